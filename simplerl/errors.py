@@ -1,0 +1,29 @@
+"""Errors a user can act on: each message says what, the numbers and the remedy."""
+
+
+class SimpleRLError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(SimpleRLError, ValueError):
+    """A recipe, an override or a combination of settings is wrong."""
+
+
+class DataError(SimpleRLError, ValueError):
+    """A data set is missing, damaged, or not in the form it should be."""
+
+
+class EngineError(SimpleRLError, RuntimeError):
+    """An inference engine broke its contract; the message names the request."""
+
+
+class CheckpointError(SimpleRLError, RuntimeError):
+    """A checkpoint is torn, missing, or does not fit this run."""
+
+
+class NonFiniteError(SimpleRLError, ArithmeticError):
+    """A loss or a gradient is NaN or Inf; the update was refused and the weights are untouched."""
+
+
+class DependencyError(SimpleRLError, ImportError):
+    """A package is missing or outside the supported range."""
