@@ -1,0 +1,195 @@
+"""The training batch, ragged: flat tensors and lengths. Padding is decided by the learner, at the last moment.
+
+N sequences hold S tokens in all, R of them response tokens. Response-level tensors are flat [R], so no mask is
+needed anywhere: what is not a response token is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from simplerl.types import GradedRollout
+
+T = TypeVar("T", bound="Batch")
+
+
+def _level(name: str) -> dict[str, str]:
+    return {"level": name}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Graded rollouts as tensors."""
+
+    tokens: Tensor = field(metadata=_level("token"))
+    """[S] int64, each sequence's prompt and then its response."""
+
+    prompt_lengths: Tensor = field(metadata=_level("sequence"))
+    """[N] int64."""
+
+    response_lengths: Tensor = field(metadata=_level("sequence"))
+    """[N] int64, all >= 1."""
+
+    groups: Tensor = field(metadata=_level("sequence"))
+    """[N] int64: responses to the same prompt share a number."""
+
+    rewards: Tensor = field(metadata=_level("sequence"))
+    """[N] float32, one scalar per response."""
+
+    cut: Tensor = field(metadata=_level("sequence"))
+    """[N] bool: the response ended at the length limit."""
+
+    sampled_logprobs: Tensor = field(metadata=_level("response"))
+    """[R] float32, the engine's."""
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[N] tokens per sequence."""
+        return self.prompt_lengths + self.response_lengths
+
+    def select(self, rows: Tensor) -> Self:
+        """The batch of these rows, in this order."""
+        index = {
+            "sequence": rows,
+            "token": ragged_index(self.lengths, rows),
+            "response": ragged_index(self.response_lengths, rows),
+        }
+        chosen = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            chosen[item.name] = None if value is None else value[index[item.metadata["level"]]]
+        return type(self)(**chosen)
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device."""
+        moved = {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self)(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+
+    def extend(self, cls: type[T], **more: Tensor | None) -> T:
+        """This batch with what the next stage adds."""
+        return cls(**{item.name: getattr(self, item.name) for item in fields(self)}, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored(Batch):
+    """A batch with what the learner's models say of it before the first update."""
+
+    old_logprobs: Tensor = field(metadata=_level("response"))
+    """[R] float32, the learner's own at sampling time."""
+
+    ref_logprobs: Tensor | None = field(metadata=_level("response"))
+    """[R] float32 of the reference policy, where the algorithm has one."""
+
+    values: Tensor | None = field(metadata=_level("response"))
+    """[R] float32: the critic's value of the state before each response token, where there is a critic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credited(Scored):
+    """A batch ready to train on."""
+
+    advantages: Tensor = field(metadata=_level("response"))
+    """[R] float32."""
+
+    returns: Tensor | None = field(metadata=_level("response"))
+    """[R] float32: the critic's targets, where there is a critic."""
+
+
+def collate(groups: list[list[GradedRollout]]) -> Batch:
+    """Graded rollouts [P][G] as one batch of N = sum of group sizes."""
+    rows = [(number, graded) for number, group in enumerate(groups) for graded in group]
+    rollouts = [graded.rollout for _, graded in rows]
+    return Batch(
+        tokens=torch.tensor([t for r in rollouts for t in (*r.prompt.token_ids, *r.token_ids)]),
+        prompt_lengths=torch.tensor([len(r.prompt.token_ids) for r in rollouts]),
+        response_lengths=torch.tensor([len(r.token_ids) for r in rollouts]),
+        groups=torch.tensor([number for number, _ in rows]),
+        rewards=torch.tensor([graded.reward for _, graded in rows], dtype=torch.float32),
+        cut=torch.tensor([r.finish_reason == "length" for r in rollouts]),
+        sampled_logprobs=torch.tensor([p for r in rollouts for p in r.sampled_logprobs], dtype=torch.float32),
+    )
+
+
+# --- ragged tensors ---------------------------------------------------------------------------------------------------
+
+
+def ragged_index(lengths: Tensor, rows: Tensor) -> Tensor:
+    """Where the elements of `rows` stand in a flat tensor whose rows have `lengths`: [sum of lengths[rows]]."""
+    starts = lengths.cumsum(0) - lengths
+    chosen = lengths[rows]
+    offsets = torch.arange(int(chosen.sum()), device=lengths.device) - torch.repeat_interleave(chosen.cumsum(0) - chosen, chosen)
+    return torch.repeat_interleave(starts[rows], chosen) + offsets
+
+
+def row_of(lengths: Tensor) -> Tensor:
+    """The row each element of a flat tensor belongs to: [R]."""
+    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+
+
+def last_index(lengths: Tensor) -> Tensor:
+    """Where each row's last element stands in a flat tensor: [N]."""
+    return lengths.cumsum(0) - 1
+
+
+def row_sum(values: Tensor, lengths: Tensor) -> Tensor:
+    """The sum over each row: [N]."""
+    return values.new_zeros(len(lengths)).index_add_(0, row_of(lengths), values)
+
+
+def _inside(lengths: Tensor, width: int) -> Tensor:
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def to_padded(values: Tensor, lengths: Tensor, fill: float = 0.0) -> Tensor:
+    """[N, T] with each row on the left and `fill` to its right."""
+    width = int(lengths.max())
+    padded = values.new_full((len(lengths), width), fill)
+    padded[_inside(lengths, width)] = values
+    return padded
+
+
+def from_padded(padded: Tensor, lengths: Tensor) -> Tensor:
+    """The flat tensor [R] of a right-padded one."""
+    return padded[_inside(lengths, padded.shape[1])]
+
+
+def token_budget_split(lengths: Tensor, budget: int) -> list[Tensor]:
+    """Rows in groups of similar length, each at most `budget` tokens once padded; a longer row stands alone."""
+    groups: list[list[int]] = []
+    for row in torch.sort(lengths, descending=True, stable=True).indices.tolist():
+        # Rows come longest first, so a group's first row is its width.
+        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= budget:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [torch.tensor(group) for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """What a model is run on: right-padded ids and where the response tokens are predicted from."""
+
+    ids: Tensor
+    """[n, T] int64; causal attention never looks to the right, so padding there needs no mask."""
+
+    where: Tensor
+    """[R] int64 into the flattened [n * T]: the position before each response token."""
+
+    targets: Tensor
+    """[R] int64, the response tokens."""
+
+
+def pad_batch(batch: Batch) -> Padded:
+    """A batch padded to its longest sequence."""
+    ids = to_padded(batch.tokens, batch.lengths)
+    rows = row_of(batch.response_lengths)
+    offsets = torch.arange(len(rows), device=rows.device) - (batch.response_lengths.cumsum(0) - batch.response_lengths)[rows]
+    where = rows * ids.shape[1] + batch.prompt_lengths[rows] - 1 + offsets
+    return Padded(ids, where, ids.flatten()[where + 1])
