@@ -1,0 +1,1 @@
+"""Training sets: one file each, with a `Config` and `load(config)`."""
