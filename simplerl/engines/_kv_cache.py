@@ -1,0 +1,136 @@
+"""A key-value cache of slots: one row per sequence, each with its own length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+# Lengths are rounded up to this many keys; masked kernels want aligned rows.
+_ALIGN = 8
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGN) * _ALIGN
+
+
+class _SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, [slots, kv_heads, capacity, head_dim]."""
+
+    def __init__(self, cache: SlotCache, key_shape: Sequence[int], value_shape: Sequence[int]) -> None:
+        super().__init__()
+        self._cache = cache
+        # Zeros, not garbage: a masked key has weight 0, and 0 x NaN would still be NaN.
+        self.keys = torch.zeros(key_shape, dtype=cache.mask.dtype, device=cache.mask.device)
+        self.values = torch.zeros(value_shape, dtype=cache.mask.dtype, device=cache.mask.device)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Writes one key and value per live row, [rows, kv_heads, 1, head_dim]; returns those to attend to."""
+        cache, rows = self._cache, len(key_states)
+        for store, new in ((self.keys, key_states), (self.values, value_states)):
+            store.view(-1, store.shape[-1]).index_copy_(0, cache.where, new.reshape(-1, store.shape[-1]))
+        return self.keys[:rows, :, : cache.width], self.values[:rows, :, : cache.width]
+
+    def write(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
+        """The first keys and values of fresh rows, [len(rows), kv_heads, length, head_dim]."""
+        self.keys[rows, :, : keys.shape[2]] = keys
+        self.values[rows, :, : values.shape[2]] = values
+
+    def move(self, sources: Tensor, targets: Tensor, width: int) -> None:
+        self.keys[targets, :, :width] = self.keys[sources, :, :width]
+        self.values[targets, :, :width] = self.values[sources, :, :width]
+
+    def grow(self, extra: int) -> None:
+        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
+        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._cache.width, 0
+
+    def get_seq_length(self) -> int:
+        return self._cache.width
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+    get_max_cache_shape = get_max_length
+
+
+class SlotCache(Cache):
+    """The cache of a batch whose live rows are always the first ones.
+
+    `mask` is additive, [slots, 1, 1, capacity]: 0 on keys a row has, -inf elsewhere. It changes by one element per
+    row and step. Capacity grows by halves as rows get longer, so that a high token limit costs nothing by itself.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        capacity: int,
+        shapes: Sequence[tuple[int, int, int]],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """`shapes` has (kv_heads, key_dim, value_dim) of each layer; every layer has as many heads."""
+        capacity = _aligned(capacity)
+        self.mask = torch.full((slots, 1, 1, capacity), -torch.inf, dtype=dtype, device=device)
+        self.width = 0
+        self.where = torch.empty(0, dtype=torch.long, device=device)
+        layers = [_SlotLayer(self, (slots, h, capacity, k), (slots, h, capacity, v)) for h, k, v in shapes]
+        self._lanes = torch.arange(slots * shapes[0][0], device=device).view(slots, -1)
+        super().__init__(layers=layers)
+
+    @property
+    def slots(self) -> int:
+        return len(self.mask)
+
+    @property
+    def capacity(self) -> int:
+        return self.mask.shape[-1]
+
+    def clear(self) -> None:
+        """Forgets every row."""
+        self.mask.fill_(-torch.inf)
+        self.width = 0
+
+    def advance(self, positions: Tensor, longest: int) -> Tensor:
+        """Readies the write of one key per live row at `positions` [rows]; returns the mask [rows, 1, 1, width].
+
+        `longest` is the largest position plus one, known without asking the device.
+        """
+        self._reserve(longest)
+        rows = len(positions)
+        self.width = _aligned(longest)
+        self.where = (self._lanes[:rows] * self.capacity + positions[:, None]).view(-1)
+        mask = self.mask[:rows, :, :, : self.width]
+        mask.scatter_(3, positions[:, None, None, None], 0.0)
+        return mask
+
+    def write(self, rows: Tensor, lengths: Tensor, layers: Sequence[tuple[Tensor, Tensor]], longest: int) -> None:
+        """Fills fresh rows with right-padded keys and values of their prompts; none when no prompt has any."""
+        self._reserve(longest)
+        for layer, (keys, values) in zip(self.layers, layers, strict=bool(layers)):
+            layer.write(rows, keys, values)
+        known = torch.arange(self.capacity, device=self.mask.device) < lengths[:, None]
+        self.mask[rows] = torch.where(known, 0.0, -torch.inf)[:, None, None].to(self.mask.dtype)
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copies rows onto others that are no longer live."""
+        self.mask[targets] = self.mask[sources]
+        for layer in self.layers:
+            layer.move(sources, targets, self.width)
+
+    def _reserve(self, length: int) -> None:
+        if length <= self.capacity:
+            return
+        extra = _aligned(max(length, self.capacity * 3 // 2)) - self.capacity
+        self.mask = torch.nn.functional.pad(self.mask, (0, extra), value=-torch.inf)
+        for layer in self.layers:
+            layer.grow(extra)

@@ -1,0 +1,63 @@
+"""What every inference engine offers. An engine is handed requests and gives finished rollouts back one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from simplerl.config import PluginConfig
+from simplerl.errors import EngineError
+from simplerl.types import Request, Rollout
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EngineConfig(PluginConfig):
+    """Settings every engine has."""
+
+    max_batch: int = 256
+    """Sequences decoded at once."""
+
+
+class Engine(Protocol):
+    """A source of rollouts. Rollouts may finish in any order; which ones, and what they say, depends on the
+    requests and their order alone, never on timing."""
+
+    def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        """Starts the requests and yields each rollout as it finishes."""
+        ...
+
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
+        """Replaces every weight, by its `transformers` name. Later rollouts carry `version`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def generate(engine: Engine, requests: Sequence[Request]) -> list[Rollout]:
+    """Every rollout, in the order of the requests. Raises `EngineError` when the engine breaks its contract."""
+    finished: dict[str, Rollout] = {}
+    for rollout in engine.submit(requests):
+        finished[rollout.request_id] = checked(rollout)
+    missing = [request.id for request in requests if request.id not in finished]
+    if missing:
+        raise EngineError(f"{len(missing)} of {len(requests)} requests never finished, the first is {missing[0]}")
+    return [finished[request.id] for request in requests]
+
+
+def checked(rollout: Rollout) -> Rollout:
+    """The rollout, if it has one finite log-prob per token and at least one token."""
+    tokens, logprobs = len(rollout.token_ids), len(rollout.sampled_logprobs)
+    if tokens != logprobs:
+        raise EngineError(
+            f"rollout of {rollout.request_id} has {tokens} tokens but {logprobs} log-probs; "
+            "the engine must return one per token"
+        )
+    if tokens == 0:
+        raise EngineError(f"rollout of {rollout.request_id} has no tokens; an end token counts as one")
+    for position, value in enumerate(rollout.sampled_logprobs):
+        if not math.isfinite(value):
+            raise EngineError(f"rollout of {rollout.request_id}: the log-prob of token {position} is {value}")
+    return rollout

@@ -1,0 +1,48 @@
+"""The embedded engine: batched decoding with a key-value cache, in this process, for any full-attention model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from simplerl.engines.base import EngineConfig
+
+if TYPE_CHECKING:
+    from simplerl.engines._torch_engine import TorchEngine
+
+
+class Config(EngineConfig):
+    """Settings of the embedded engine."""
+
+    name: Literal["embedded"] = "embedded"
+
+    max_batch: int = Field(256, ge=1)
+    """Sequences decoded at once."""
+
+    prefill_tokens: int = Field(16384, ge=1)
+    """Prompt tokens run through the model at once, padding included; it bounds memory, not results."""
+
+
+def build(
+    config: Config,
+    model_path: str,
+    tokenizer: Any,
+    *,
+    dtype: str,
+    device: str,
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> TorchEngine:
+    """An engine with its own copy of the model in `model_path`, a `transformers` folder.
+
+    `dtype` is "float32" or "bfloat16", `attention` "sdpa" or "eager"; "flash_attention_2" runs as sdpa, because rows
+    of different lengths are decoded under a mask. Raises `EngineError` for a model this engine cannot decode rightly.
+    """
+    from simplerl.engines._causal_model import CausalModel
+    from simplerl.engines._torch_engine import TorchEngine
+
+    model = CausalModel.load(
+        model_path, dtype=dtype, device=device, attention=attention, trust_remote_code=trust_remote_code
+    )
+    return TorchEngine(model, tokenizer, max_batch=config.max_batch, prefill_tokens=config.prefill_tokens)

@@ -1,0 +1,84 @@
+"""Tiny random models, a character tokenizer and requests for the engine's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from simplerl.engines import embedded
+from simplerl.types import Problem, Prompt, Request, Sampling
+
+SPECIAL = ("<pad>", "<eos>", "<end>")
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-*/=() <>#."
+VOCABULARY = len(SPECIAL) + len(LETTERS)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character, after <pad> 0, <eos> 1 and <end> 2."""
+    core = Tokenizer(models.WordLevel({t: i for i, t in enumerate([*SPECIAL, *LETTERS])}, unk_token="<pad>"))
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", additional_special_tokens=["<end>"]
+    )
+
+
+def model(family: str = "qwen2", *, tied: bool = False, scale: float = 0.3, seed: int = 0, **more: Any) -> Any:
+    """A random model whose distributions are neither flat nor certain."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": tied,
+        "initializer_range": scale,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        **more,
+    }
+    made = Qwen2ForCausalLM(Qwen2Config(**settings)) if family == "qwen2" else LlamaForCausalLM(LlamaConfig(**settings))
+    return made.eval()
+
+
+def save(made: Any, folder: Path) -> str:
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+def load(folder: str, dtype: torch.dtype = torch.float32) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def engine(folder: str, *, dtype: str = "float32", attention: str = "sdpa", **settings: Any) -> Any:
+    config = embedded.Config(**settings)
+    return embedded.build(config, folder, tokenizer(), dtype=dtype, device="cpu", attention=attention)
+
+
+def prompt(ids: list[int], name: str = "p") -> Prompt:
+    return Prompt(problem=Problem(id=name, question="", answer=""), text="", token_ids=tuple(ids))
+
+
+def request(name: str, ids: list[int], seed: int = 0, **sampling: Any) -> Request:
+    return Request(id=name, prompt=prompt(ids, name), sampling=Sampling(**{"max_tokens": 24, **sampling}), seed=seed)
+
+
+def prompts(number: int, *, shortest: int = 1, longest: int = 12, seed: int = 0) -> list[list[int]]:
+    """Random prompts of different lengths, without special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(shortest, longest + 1, (number,), generator=generator).tolist()
+    return [torch.randint(len(SPECIAL), VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
