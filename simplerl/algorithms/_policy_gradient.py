@@ -1,0 +1,50 @@
+"""What PPO and GRPO share: the clipped surrogate, the KL and entropy terms, and their statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simplerl.algorithms.base import AlgorithmConfig
+from simplerl.functional.batch import Credited
+from simplerl.functional.losses import (
+    Totals,
+    clip_share,
+    clipped_surrogate,
+    kl_estimate,
+    policy_ratio,
+    token_weights,
+)
+
+
+def surrogate_loss(
+    config: AlgorithmConfig, limit: int, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate + KL loss - entropy bonus on a part of a minibatch; `limit` is the longest response allowed."""
+    weights = token_weights(part.response_lengths, config.aggregation, totals, constant=limit)
+    clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+    loss = clipped_surrogate(logprobs, part.old_logprobs, part.advantages, weights, **clip)
+    stats = ratio_stats(logprobs, part, totals, clip) | {"loss/policy": loss.detach()}
+    stats["entropy"] = entropy.detach().sum() / totals.tokens
+    if config.kl_loss_coef and part.ref_logprobs is not None:
+        estimates = kl_estimate(logprobs, part.ref_logprobs, config.kl_loss_estimator, part.old_logprobs)
+        kl_loss = (weights * estimates).sum()
+        stats["loss/kl"] = kl_loss.detach()
+        loss = loss + config.kl_loss_coef * kl_loss
+    if config.entropy_coef:
+        loss = loss - config.entropy_coef * (weights * entropy).sum()
+    return loss, stats
+
+
+@torch.no_grad()
+def ratio_stats(logprobs: Tensor, part: Credited, totals: Totals, clip: dict[str, float]) -> dict[str, Tensor]:
+    """Shares and means over the minibatch's tokens (they add up over its parts) and a maximum."""
+    ratio = policy_ratio(logprobs, part.old_logprobs)
+    difference = logprobs - part.old_logprobs
+    clipped = clip_share(logprobs, part.old_logprobs, part.advantages, **clip)
+    return {
+        "ratio/mean": ratio.sum() / totals.tokens,
+        "ratio/max": (ratio - 1).abs().max(),
+        "ratio/clip_share": clipped.sum() / totals.tokens,
+        "kl/old": (torch.expm1(difference) - difference).sum() / totals.tokens,
+    }
