@@ -1,0 +1,144 @@
+"""The learner: models and optimisers. It is handed batches and a loss, and knows neither rewards nor algorithms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from simplerl.config import Recipe
+from simplerl.errors import NonFiniteError
+from simplerl.functional.batch import Batch, Credited, Padded, Scored, pad_batch, ragged_index, token_budget_split
+from simplerl.functional.losses import Totals
+from simplerl.policy.models import PolicyModel, ValueModel, load_causal_lm
+from simplerl.policy.optim import Optimiser
+from simplerl.types import Metrics
+
+Stats = dict[str, Tensor]
+
+
+class Loss(Protocol):
+    """What the learner needs of an algorithm."""
+
+    needs_critic: bool
+    needs_reference: bool
+
+    def policy_loss(
+        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+    ) -> tuple[Tensor, Stats]: ...
+
+    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, Stats]: ...
+
+
+class Learner:
+    """Actor, and where the loss needs them critic and reference, on one device."""
+
+    def __init__(self, recipe: Recipe, loss: Loss, horizon: int, device: torch.device) -> None:
+        self.device = device
+        self.autocast = recipe.model.dtype == "bfloat16"
+        self.budget = recipe.train.micro_batch_tokens
+        self.temperature = recipe.rollout.temperature if recipe.train.logprob_temperature == "sampling" else 1.0
+        causal_lm = load_causal_lm(recipe.model).to(device)
+        self.critic = ValueModel(deepcopy(causal_lm)).to(device) if loss.needs_critic else None
+        self.reference = PolicyModel(deepcopy(causal_lm)).requires_grad_(False) if loss.needs_reference else None
+        self.actor = PolicyModel(causal_lm)
+        self.optimisers = {"actor": Optimiser("actor", self.actor, recipe.actor, horizon)}
+        if self.critic is not None:
+            self.optimisers["critic"] = Optimiser("critic", self.critic, recipe.critic, horizon)
+
+    # --- scoring --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def annotate(self, batch: Batch) -> Scored:
+        """The batch with the learner's own log-probs, the reference's and the critic's values."""
+        critic, reference = self.critic, self.reference
+        return batch.extend(
+            Scored,
+            old_logprobs=self._score(batch, lambda p: self.actor(p, self.temperature)[0]),
+            ref_logprobs=self._score(batch, lambda p: reference(p, self.temperature)[0]) if reference else None,
+            values=self._score(batch, critic) if critic else None,
+        )
+
+    def _score(self, batch: Batch, model: Callable[[Padded], Tensor]) -> Tensor:
+        """A model's number for every response token [R], computed in micro-batches and put back in order."""
+        result = torch.zeros(int(batch.response_lengths.sum()))
+        for rows in token_budget_split(batch.lengths, self.budget):
+            part = batch.select(rows).to(self.device)
+            with self._precision():
+                scores = model(pad_batch(part))
+            result[ragged_index(batch.response_lengths, rows)] = scores.cpu()
+        return result
+
+    # --- updating -------------------------------------------------------------------------------------------------
+
+    def update(self, minibatch: Credited, loss: Loss, *, train_actor: bool = True) -> Metrics:
+        """One optimiser step of actor and critic. Raises `NonFiniteError` before any weight has moved."""
+        totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
+        stats: Stats = {}
+        for rows in token_budget_split(minibatch.lengths, self.budget):
+            part = minibatch.select(rows).to(self.device)
+            padded = pad_batch(part)
+            if train_actor:
+                merge(stats, self._backward_actor(padded, part, totals, loss))
+            if self.critic is not None:
+                merge(stats, self._backward_critic(self.critic, padded, part, totals, loss))
+        return self._apply(stats, train_actor)
+
+    def _backward_actor(self, padded: Padded, part: Credited, totals: Totals, loss: Loss) -> Stats:
+        with self._precision():
+            logprobs, entropy = self.actor(padded, self.temperature)
+        value, stats = loss.policy_loss(logprobs, entropy, part, totals)
+        value.backward()
+        return stats
+
+    def _backward_critic(self, critic: ValueModel, padded: Padded, part: Credited, totals: Totals, loss: Loss) -> Stats:
+        with self._precision():
+            values = critic(padded)
+        value, stats = loss.value_loss(values, part, totals)
+        value.backward()
+        return stats
+
+    def _apply(self, stats: Stats, train_actor: bool) -> Metrics:
+        """Checks every loss and gradient first and only then steps, so a refused update changes nothing."""
+        metrics = {name: value.item() for name, value in stats.items()}
+        active = [o for name, o in self.optimisers.items() if train_actor or name != "actor"]
+        try:
+            for name, value in metrics.items():
+                if name.startswith("loss/") and not math.isfinite(value):
+                    raise NonFiniteError(f"{name} is {value}; the update was refused")
+            for optimiser in active:
+                metrics |= optimiser.metrics(optimiser.clip_gradients())
+            for optimiser in active:
+                optimiser.step()
+        finally:
+            self.actor.zero_grad(set_to_none=True)
+            if self.critic is not None:
+                self.critic.zero_grad(set_to_none=True)
+        return metrics
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps taken by all models together."""
+        return sum(optimiser.updates for optimiser in self.optimisers.values())
+
+    # --- weights --------------------------------------------------------------------------------------------------
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights by their `transformers` names, tied ones once."""
+        yield from ((name, p.detach()) for name, p in self.actor.causal_lm.named_parameters())
+
+
+def merge(stats: Stats, more: Stats) -> None:
+    """Adds a part's statistics: sums add up, names that end in /max keep the largest."""
+    for name, value in more.items():
+        if name not in stats:
+            stats[name] = value
+        else:
+            stats[name] = torch.maximum(stats[name], value) if name.endswith("/max") else stats[name] + value
