@@ -1,0 +1,67 @@
+"""The diagnostics of a step, under stable names (docs/metrics.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from simplerl.analysis.styles import style_shares
+from simplerl.types import GradedRollout, Metrics
+
+if TYPE_CHECKING:
+    from simplerl.functional.batch import Scored
+
+VERDICTS = ("correct", "wrong", "no_answer", "error")
+
+
+def share(flags: Iterable[bool]) -> float:
+    """The share of true flags."""
+    return fmean(map(float, flags))
+
+
+def rollout_metrics(graded: Sequence[GradedRollout]) -> Metrics:
+    """Reward, verdicts, lengths and styles of a rollout batch."""
+    metrics = {
+        "reward/mean": fmean(g.reward for g in graded),
+        "reward/accuracy": share(g.verdict.label == "correct" for g in graded),
+        "tokens/prompt": float(sum(len(g.rollout.prompt.token_ids) for g in graded)),
+        "tokens/response": float(sum(len(g.rollout.token_ids) for g in graded)),
+    }
+    metrics |= {f"verdict/{label}": share(g.verdict.label == label for g in graded) for label in VERDICTS}
+    metrics |= {f"style/{name}": value for name, value in style_shares([g.rollout.text for g in graded]).items()}
+    return metrics | length_metrics(graded)
+
+
+def length_metrics(graded: Sequence[GradedRollout]) -> Metrics:
+    """Mean response tokens of all, correct, wrong and cut responses (left out where there are none)."""
+    kinds = {
+        "mean": list(graded),
+        "correct": [g for g in graded if g.verdict.label == "correct"],
+        "wrong": [g for g in graded if g.verdict.label != "correct"],
+        "cut": [g for g in graded if g.rollout.finish_reason == "length"],
+    }
+    metrics = {f"length/{kind}": fmean(len(g.rollout.token_ids) for g in some) for kind, some in kinds.items() if some}
+    metrics["length/clip_ratio"] = len(kinds["cut"]) / len(graded)
+    return metrics
+
+
+def score_metrics(batch: Scored) -> Metrics:
+    """What engine and learner, and learner and reference, say differently of the same tokens."""
+    import torch
+
+    difference = batch.old_logprobs - batch.sampled_logprobs
+    metrics = {
+        "mismatch/mean": difference.abs().mean().item(),
+        "mismatch/max": difference.abs().max().item(),
+        "mismatch/kl": (torch.expm1(difference) - difference).mean().item(),
+    }
+    if batch.ref_logprobs is not None:
+        metrics["kl/reference"] = (batch.old_logprobs - batch.ref_logprobs).mean().item()
+    return metrics
+
+
+def mean_of(updates: Sequence[Metrics]) -> Metrics:
+    """Metrics of several updates as one: means, and the largest of names that end in /max."""
+    names = {name for update in updates for name in update}
+    return {name: (max if name.endswith("/max") else fmean)([u[name] for u in updates if name in u]) for name in names}

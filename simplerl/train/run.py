@@ -1,0 +1,248 @@
+"""A whole run: resume, steps, evaluations, checkpoints, records, a clean end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from simplerl import checkpoint
+from simplerl.config import Recipe
+from simplerl.environment import describe, rss_gib
+from simplerl.errors import NonFiniteError
+from simplerl.evaluation.held_out import HeldOut, evaluate
+from simplerl.functional.batch import row_sum
+from simplerl.policy.state import learner_state, restore_learner
+from simplerl.records import RunFolder, rollout_row
+from simplerl.seeding import seed_for
+from simplerl.trackers import Trackers
+from simplerl.train import build
+from simplerl.train.clock import Clock
+from simplerl.train.trainer import StepResult
+from simplerl.types import Sampling
+from simplerl.view import View, make_view
+
+
+class Stopped(Exception):
+    """A signal asked the run to end."""
+
+
+def train(recipe: Recipe, run_dir: Path, *, plain: bool | None = None) -> Path:
+    """Trains, or goes on with, the run of a folder; returns the folder.
+
+    A signal (SIGINT, SIGTERM) ends it with a checkpoint; a second one at once.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    folder = RunFolder(run_dir)
+    with folder.lock():
+        folder.prepare(recipe, describe())
+        tokenizer = build.load_tokenizer(recipe)
+        early: list[str] = []
+        prompts = build.training_prompts(recipe, tokenizer, early.append)
+        steps = build.total_steps(recipe, len(prompts))
+        with make_view(steps, plain) as view:
+            for text in early:
+                view.notice(text)
+            with Run(recipe, folder, view, tokenizer, prompts, steps) as run, stop_signals(run.request_stop):
+                run.go()
+    return folder.path
+
+
+@contextmanager
+def stop_signals(request: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `request`; the second SIGINT or SIGTERM acts as if nothing had been set up."""
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, frame: Any) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        request()
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, view: View, tokenizer: Any, prompts: list[Any], steps: int
+    ) -> None:
+        self.recipe, self.folder, self.view, self.tokenizer, self.steps = recipe, folder, view, tokenizer, steps
+        self.stopping = False
+        self.clock = Clock(view, self._leave_if_stopping)
+        self.trainer = build.build_trainer(recipe, tokenizer, prompts, self.clock.phase)
+        self.held_out = build.held_out_sets(recipe, tokenizer)
+        self.trackers = Trackers(recipe.track, folder.path, recipe, notice=view.notice)
+        self.saved = -1
+        self.done = self._resume()
+        self.algorithm_state = self.trainer.algorithm.state()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.trackers.close()
+        self.trainer.engine.close()
+        self.trainer.verifier.close()
+
+    def request_stop(self) -> None:
+        self.stopping = True
+
+    def _leave_if_stopping(self) -> None:
+        """Called between rollouts: what was sampled so far is not needed, the step is repeated on resume."""
+        if self.stopping:
+            raise Stopped
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        try:
+            if self._evaluation_due() and not any(row["step"] == self.done for row in self.folder.read_evals()):
+                self._evaluate()
+            while self.done < self.steps and not self.stopping:
+                self._step()
+        except Stopped:
+            pass
+        except NonFiniteError:
+            self._save_if_untouched()
+            raise
+        self._save()
+        if self.done == self.steps:
+            self._export("final")
+        else:
+            self.view.notice(f"stopped after step {self.done} of {self.steps}; the same command goes on from there")
+
+    def _step(self) -> None:
+        self.clock.reset()
+        self.updates_before = self.trainer.learner.updates
+        result = self.trainer.step(self.done + 1)
+        self.done += 1
+        self.algorithm_state = self.trainer.algorithm.state()
+        self._record(result)
+        if self._evaluation_due():
+            self._evaluate()
+        if self.done % self.recipe.checkpoint.every == 0:
+            self._save()
+        every = self.recipe.checkpoint.export_every
+        if every and self.done % every == 0:
+            self._export(f"step-{self.done:06d}")
+
+    def _record(self, result: StepResult) -> None:
+        metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
+        metrics["memory/rss_gib"] = rss_gib()
+        sums = row_sum(result.batch.advantages, result.batch.response_lengths)
+        means = iter((sums / result.batch.response_lengths).tolist())
+        rows = [
+            rollout_row(self.done, graded, index, next(means))
+            for group in result.groups
+            for index, graded in enumerate(group)
+        ]
+        self.folder.write_rollouts(self.done, rows)
+        self.folder.append_metrics({"step": self.done, **dict(sorted(metrics.items()))})
+        self.trackers.log(self.done, metrics)
+        self.view.step_done(self.done, metrics)
+        first = result.groups[0][0]
+        problem = first.rollout.prompt.problem
+        self.view.sample(problem.question, problem.answer, first.rollout.text, first.verdict.label, first.reward)
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    def _evaluation_due(self) -> bool:
+        every = self.recipe.eval.every
+        return every > 0 and (self.done % every == 0 or self.done == self.steps)
+
+    def _evaluate(self) -> None:
+        rows = [
+            self._evaluate_one(held_out, temperature)
+            for held_out in self.held_out
+            for temperature in self.recipe.eval.temperatures
+        ]
+        # All rows of an evaluation follow each other, so that a kill in between leaves none or is cut on resume.
+        for row in rows:
+            self.folder.append_eval(row)
+        if rows:
+            self.trackers.log(self.done, {f"eval/{r['set']}-t{r['temperature']:g}": r["accuracy"] for r in rows})
+            self.view.eval_done(rows)
+
+    def _evaluate_one(self, held_out: HeldOut, temperature: float) -> dict[str, Any]:
+        config, rollout = self.recipe.eval, self.recipe.rollout
+        limit = config.max_tokens or rollout.max_tokens
+        sampling = Sampling(max_tokens=limit, temperature=temperature, stop=rollout.stop)
+        trainer = self.trainer
+        with self.clock.phase("eval", len(held_out.prompts)) as progress:
+            evaluation = evaluate(
+                held_out,
+                sampling,
+                trainer.engine,
+                trainer.verifier,
+                trainer.reward,
+                seed=seed_for(self.recipe.seed, "eval", f"{temperature:g}"),
+                step=self.done,
+                progress=progress,
+            )
+        rows = [rollout_row(self.done, graded, 0) for graded in evaluation.graded]
+        self.folder.write_eval_responses(self.done, held_out.name, temperature, rows)
+        return evaluation.row
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _resume(self) -> int:
+        """Restores the newest whole checkpoint; what came after it never happened. Returns the steps done."""
+        found = checkpoint.latest(self.folder.path)
+        if found is None:
+            self.folder.truncate_after(-1)
+            return 0
+        path, notices = found
+        for text in notices:
+            self.view.notice(text)
+        tensors, state = checkpoint.load(path)
+        restore_learner(self.trainer.learner, tensors, state["learner"])
+        self.trainer.algorithm.restore(state["algorithm"])
+        self.trainer.engine.load_weights(self.trainer.learner.weights(), version=state["step"])
+        self.folder.truncate_after(state["step"])
+        self.saved = int(state["step"])
+        self.view.resumed(self.saved)
+        self.view.notice(f"going on after step {state['step']} of {self.steps}, from {path.name}")
+        return self.saved
+
+    def _save(self) -> None:
+        if self.done in (0, self.saved):
+            return
+        tensors, scalars = learner_state(self.trainer.learner)
+        state = {"step": self.done, "learner": scalars, "algorithm": self.algorithm_state}
+        checkpoint.save(self.folder.path, self.done, tensors, state)
+        self.saved = self.done
+        checkpoint.prune(self.folder.path, self.recipe.checkpoint.keep)
+
+    def _save_if_untouched(self) -> None:
+        """After a refused update: the weights are those of the last step only if no update of this one came before."""
+        if self.trainer.learner.updates == self.updates_before:
+            self._save()
+        self.view.notice(f"step {self.done + 1} was refused; the newest checkpoint is of step {max(0, self.saved)}")
+
+    def _export(self, name: str) -> None:
+        """The policy as a `transformers` folder, whole or not at all."""
+        from simplerl import atomic
+
+        target = self.folder.path / "exports" / name
+        if target.exists():
+            return
+        with atomic.new_folder(target) as temporary:
+            self.trainer.learner.actor.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)

@@ -1,0 +1,113 @@
+"""One step of reinforcement learning, for every algorithm: each line of `Trainer.step` is a stage of the data's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from simplerl.algorithms.base import Algorithm
+from simplerl.config import Recipe
+from simplerl.data.stream import PromptStream
+from simplerl.engines.base import Engine
+from simplerl.errors import EngineError
+from simplerl.functional.batch import Credited, Scored, collate
+from simplerl.policy.learner import Learner
+from simplerl.rewards.base import Reward
+from simplerl.sampling import graded_rollouts, grouped, make_requests
+from simplerl.seeding import permutation
+from simplerl.train.metrics import mean_of, rollout_metrics, score_metrics
+from simplerl.types import GradedRollout, Metrics, Prompt, Sampling
+from simplerl.verifier.base import Verifier
+
+Phase = Callable[[str, int], AbstractContextManager[Callable[[GradedRollout], None] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step leaves for the records."""
+
+    groups: list[list[GradedRollout]]
+    batch: Credited
+    metrics: Metrics
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Everything a step needs, and nothing that remembers: the state is in the learner and the algorithm."""
+
+    recipe: Recipe
+    stream: PromptStream[Prompt]
+    engine: Engine
+    verifier: Verifier
+    reward: Reward
+    algorithm: Algorithm
+    learner: Learner
+    phase: Phase = lambda name, total: nullcontext()
+
+    def step(self, step: int) -> StepResult:
+        """Rollout batch number `step` (from 1): sample, grade, score, assign credit, update, hand over the weights."""
+        train, rollout = self.recipe.train, self.recipe.rollout
+        prompts = self.stream.take(step - 1, rollout.prompts_per_step)  # [P]
+        groups = self.sample(prompts, step)  # [P][G], graded
+        with self.phase("score", rollout.sequences):
+            batch = self.learner.annotate(collate(groups))  # old and reference log-probs, values
+        self.check_mismatch(batch)
+        batch, metrics = self.algorithm.assign_credit(batch)  # advantages, returns
+
+        updates = []
+        with self.phase("update", train.epochs * rollout.sequences):
+            for epoch in range(train.epochs):
+                order = torch.tensor(permutation(len(batch), self.recipe.seed, "minibatch", step, epoch))
+                for rows in order.split(train.minibatch_size):
+                    minibatch = batch.select(rows)
+                    actor_too = step > train.critic_warmup_steps
+                    updates.append(self.learner.update(minibatch, self.algorithm, train_actor=actor_too))
+
+        self.engine.load_weights(self.learner.weights(), version=step)
+        flat = [graded for group in groups for graded in group]
+        metrics = rollout_metrics(flat) | score_metrics(batch) | metrics | mean_of(updates)
+        return StepResult(groups, batch, metrics)
+
+    def sample(self, prompts: list[Prompt], step: int) -> list[list[GradedRollout]]:
+        """Graded groups, one per prompt; groups that teach nothing are replaced as often as the algorithm asks."""
+        groups = self._sample_round(prompts, step, 0)
+        for attempt in range(1, self.algorithm.resample_rounds + 1):
+            dull = [i for i, g in enumerate(groups) if not self.algorithm.informative([x.reward for x in g])]
+            if not dull:
+                break
+            fresh = self._sample_round(self.stream.extra(step, attempt, len(dull)), step, attempt)
+            for i, group in zip(dull, fresh, strict=True):
+                groups[i] = group
+        return groups
+
+    def _sample_round(self, prompts: list[Prompt], step: int, attempt: int) -> list[list[GradedRollout]]:
+        rollout = self.recipe.rollout
+        sampling = Sampling(
+            max_tokens=rollout.max_tokens,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            n=rollout.samples_per_prompt,
+            stop=rollout.stop,
+        )
+        purpose = ("sample", step) if attempt == 0 else ("resample", step, attempt)
+        requests = make_requests(prompts, sampling, self.recipe.seed, *purpose)
+        with self.phase("rollout", len(requests)) as progress:
+            graded = graded_rollouts(self.engine, requests, self.verifier, self.reward, progress or (lambda _: None))
+        return list(grouped(graded, rollout.samples_per_prompt))
+
+    def check_mismatch(self, batch: Scored) -> None:
+        """Engine and learner must agree on what was sampled, where both speak of the same distribution."""
+        rollout, train = self.recipe.rollout, self.recipe.train
+        same = train.logprob_temperature == "sampling" or rollout.temperature == 1.0
+        if not same or rollout.top_p < 1 or rollout.top_k:
+            return
+        mean = (batch.old_logprobs - batch.sampled_logprobs).abs().mean().item()
+        if not mean <= train.mismatch_limit:
+            raise EngineError(
+                f"engine and learner disagree: mean |log-prob difference| {mean:.3g} over {len(batch.old_logprobs)} "
+                f"tokens exceeds train.mismatch_limit={train.mismatch_limit:g}; its weights or precision are off"
+            )

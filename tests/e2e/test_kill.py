@@ -1,0 +1,157 @@
+"""Killed at any moment, a run goes on as if nothing had happened: the numbers are bit-identical."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pyarrow.parquet
+import pytest
+from safetensors.torch import load_file
+
+from simplerl.config import validate_recipe
+from simplerl.records import RunFolder
+
+KILLS = 20
+STEPS = 14
+
+
+def make_recipe(tiny_model):
+    return validate_recipe(
+        {
+            "seed": 3,
+            "model": {"path": str(tiny_model)},
+            "data": {"source": "arithmetic"},
+            "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
+            "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},
+            "train": {"steps": STEPS, "minibatch_size": 8, "epochs": 2, "critic_warmup_steps": 1},
+            "actor": {"learning_rate": 1e-3},
+            "critic": {"learning_rate": 1e-3},
+            "eval": {"every": 3, "sets": [{"name": "arithmetic-test", "limit": 16}], "temperatures": [0.0, 1.0]},
+            "checkpoint": {"every": 2, "keep": 2},
+        }
+    )
+
+
+def run(recipe, folder):
+    import torch
+
+    from simplerl.train.run import train
+
+    # Silence: the parent reads files, never logs.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    torch.set_num_threads(1)
+    train(recipe, folder, plain=True)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Children that start in milliseconds, from a server that has imported everything once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["simplerl.train.run", "transformers.models.qwen2.modeling_qwen2"])
+    return context
+
+
+def timeless(row):
+    return {name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))}
+
+
+def contents(folder):
+    records = RunFolder(folder)
+    tables = {
+        str(path.relative_to(folder)): pyarrow.parquet.read_table(path).to_pylist()
+        for path in sorted(folder.glob("*/*.parquet"))
+    }
+    return {
+        "metrics": [timeless(row) for row in records.read_metrics()],
+        "evals": records.read_evals(),
+        "tables": tables,
+    }
+
+
+def finish(processes, recipe, folder):
+    child = processes.Process(target=run, args=(recipe, folder))
+    child.start()
+    child.join(300)
+    assert child.exitcode == 0, folder.with_suffix(".log").read_text()[-3000:]
+
+
+def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_path, capsys):
+    recipe, whole, torn = make_recipe(tiny_model), tmp_path / "whole", tmp_path / "torn"
+    begun = time.monotonic()
+    finish(processes, recipe, whole)
+    longest = time.monotonic() - begun
+
+    moments, rng = [], random.Random(0)
+    while len(moments) < KILLS:
+        child = processes.Process(target=run, args=(recipe, torn))
+        child.start()
+        child.join(rng.uniform(0.02, 0.35) * longest)
+        if not child.is_alive():
+            # It got to its end in between: the rest of the kills need another run.
+            assert child.exitcode == 0
+            assert contents(torn) == contents(whole)
+            torn = tmp_path / f"torn-{len(moments)}"
+            continue
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        leftovers = [path.name for path in torn.rglob("*tmp*")]
+        moments.append((len(RunFolder(torn).read_metrics()), len(leftovers)))
+    finish(processes, recipe, torn)
+
+    assert contents(torn) == contents(whole)
+    assert [row["step"] for row in RunFolder(torn).read_metrics()] == list(range(1, STEPS + 1))
+    final = "exports/final/model.safetensors"
+    a, b = load_file(torn / final), load_file(whole / final)
+    assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+    with capsys.disabled():
+        print(f"\n{len(moments)} kills; lines of metrics and half-written files at each: {moments}")
+
+
+def wait_for(condition, seconds=120):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on_from_there(processes, tiny_model, tmp_path, number):
+    recipe, whole, stopped = make_recipe(tiny_model), tmp_path / "whole", tmp_path / "stopped"
+    finish(processes, recipe, whole)
+
+    child = processes.Process(target=run, args=(recipe, stopped))
+    child.start()
+    wait_for(lambda: len(RunFolder(stopped).read_metrics()) >= 5)
+    os.kill(child.pid, number)
+    child.join(60)
+    assert child.exitcode == 0
+    done = len(RunFolder(stopped).read_metrics())
+    assert 5 <= done < STEPS
+    newest = max((stopped / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["step"] == done
+
+    finish(processes, recipe, stopped)
+    assert contents(stopped) == contents(whole)
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(processes, tiny_model, tmp_path):
+    recipe, whole, torn = make_recipe(tiny_model), tmp_path / "whole", tmp_path / "torn"
+    finish(processes, recipe, whole)
+    child = processes.Process(target=run, args=(recipe, torn))
+    child.start()
+    wait_for(lambda: (torn / "checkpoints" / "step-000006").exists())
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+
+    newest = max((torn / "checkpoints").iterdir())
+    weights = newest / "actor.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    finish(processes, recipe, torn)
+
+    assert contents(torn) == contents(whole)
