@@ -1,0 +1,147 @@
+"""Reads a run folder, also while it is being written. Files only; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simplerl.errors import DataError
+from simplerl.records import RunFolder
+
+Row = Mapping[str, Any]
+GREEDY = 0.0
+RESPONSE_COLUMNS = (
+    "problem_id", "sample_index", "question", "answer", "text", "response_tokens", "finish_reason", "extracted",
+    "verdict",
+)  # fmt: skip
+
+
+class Series(NamedTuple):
+    """One quantity against the training step: two float arrays of equal length, steps ascending."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+class EvalKey(NamedTuple):
+    """What an evaluation row is of."""
+
+    set: str
+    temperature: float
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run folder holds so far. Rows are in the order of their steps, one per step (and set, temperature).
+
+    `environments` has one entry per session: a run that was resumed has several.
+    """
+
+    path: Path
+    recipe_text: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    environments: tuple[Row, ...] = ()
+    metrics: tuple[Row, ...] = ()
+    evals: tuple[Row, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def last_step(self) -> int:
+        return int(max((row["step"] for row in (*self.metrics, *self.evals)), default=0))
+
+    @cached_property
+    def keys(self) -> tuple[EvalKey, ...]:
+        """What was evaluated, in the order of its first appearance."""
+        return tuple(dict.fromkeys(EvalKey(row["set"], float(row["temperature"])) for row in self.evals))
+
+    @property
+    def main_set(self) -> str | None:
+        """The held-out set the summary is about: the first one evaluated."""
+        return self.keys[0].set if self.keys else None
+
+    @property
+    def main_temperature(self) -> float | None:
+        """The temperature at which length and styles are followed: the highest one evaluated on the main set."""
+        return max((key.temperature for key in self.keys if key.set == self.main_set), default=None)
+
+    @property
+    def has_greedy(self) -> bool:
+        return any(key == (self.main_set, GREEDY) for key in self.keys)
+
+    def eval_rows(self, temperature: float | None = None, name: str | None = None) -> list[Row]:
+        """Evaluations of a set (default the main one) at a temperature (default the main one), by step."""
+        key = (name or self.main_set, self.main_temperature if temperature is None else temperature)
+        return [row for row in self.evals if (row["set"], float(row["temperature"])) == key]
+
+    def metric(self, name: str) -> Series:
+        """A quantity of `metrics.jsonl`; steps without it are left out."""
+        return _series(self.metrics, name)
+
+    def evaluation(self, name: str, temperature: float | None = None, set_name: str | None = None) -> Series:
+        """A quantity of `evals.jsonl` at a temperature, see `eval_rows`."""
+        return _series(self.eval_rows(temperature, set_name), name)
+
+    def eval_responses(self, step: int, temperature: float) -> list[Row]:
+        """The responses of one evaluation of the main set; empty when none were kept."""
+        import pyarrow.parquet as parquet
+
+        wanted = [("set", "==", self.main_set), ("temperature", "==", temperature)]
+        files = [path for number, path in RunFolder(self.path).eval_files() if number == step]
+        columns = list(RESPONSE_COLUMNS)
+        return [row for path in files for row in parquet.read_table(path, columns=columns, filters=wanted).to_pylist()]
+
+
+def read_run(path: Path) -> RunData:
+    """Reads a run folder. Raises `DataError` when it is none or has no finished step, `SimpleRLError` when damaged."""
+    folder = RunFolder(path)
+    if not folder.exists:
+        raise DataError(f"{path} is not a run folder: it has no recipe.toml; give the folder of `simplerl train`")
+    run = RunData(
+        path=folder.path.resolve(),
+        recipe_text=(folder.path / "recipe.toml").read_text(encoding="utf-8"),
+        recipe=folder.read_recipe(),
+        environments=tuple(folder.read_environments()),
+        metrics=_latest(folder.read_metrics(), lambda row: row["step"]),
+        evals=_latest(folder.read_evals(), lambda row: (row["step"], row["set"], row["temperature"])),
+    )
+    if not run.metrics and not run.evals:
+        raise DataError(f"{path} has no finished step yet; try again when its first step is done")
+    return run
+
+
+def _latest(rows: Iterable[Row], key: Callable[[Row], Any]) -> tuple[Row, ...]:
+    """One row per key, the last written (a resume writes a step again), in the order of steps."""
+    by_key = {key(row): row for row in rows}
+    return tuple(sorted(by_key.values(), key=lambda row: row["step"]))
+
+
+def _series(rows: Sequence[Row], name: str) -> Series:
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    pairs = [pair for pair in pairs if np.isfinite(pair[1])]
+    steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+    return Series(steps, values)
+
+
+def mean_of(series: Sequence[Series]) -> Series:
+    """Mean over runs at the steps that all of them have."""
+    tables = [dict(zip(one.steps.tolist(), one.values.tolist(), strict=True)) for one in series]
+    steps = sorted(set.intersection(*map(set, tables))) if tables else []
+    return Series(np.array(steps), np.array([np.mean([table[step] for table in tables]) for step in steps]))
+
+
+# Settings that do not change what is learned.
+_ASIDE = ("seed", "description", "checkpoint", "track")
+
+
+def same_experiment(runs: Sequence[RunData]) -> bool:
+    """Whether the runs differ in nothing but their seed, so that their mean means something."""
+    recipes = [{key: value for key, value in run.recipe.items() if key not in _ASIDE} for run in runs]
+    return all(recipe == recipes[0] for recipe in recipes)

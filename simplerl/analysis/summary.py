@@ -1,0 +1,210 @@
+"""What happened in a run, in plain words: every sentence is computed from its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+from simplerl.analysis.dynamics import Change, change, length_dynamics, training_seconds
+from simplerl.analysis.run_data import GREEDY, Row, RunData
+
+STYLE_WORDS = {"code": "with program code", "unboxed": "without a boxed answer", "reflection": "with a self-check"}
+PHASES = ("rollout", "score", "update")
+# Smaller moves of the mean length are not worth a sentence.
+NOTABLE = 0.02
+
+
+class Fact(NamedTuple):
+    """A headline: what it is of, where it began, where it ended."""
+
+    label: str
+    first: str
+    last: str
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.0523 as "5.2 %"; shares that are exactly 0 or 1 without decimals."""
+    return f"{100 * share:.{0 if share in (0, 1) else digits}f}\N{NO-BREAK SPACE}%"
+
+
+def duration(seconds: float) -> str:
+    """547.3 as "9 min 7 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return "\N{NO-BREAK SPACE}".join(f"{value}\N{NO-BREAK SPACE}{unit}" for value, unit in parts if value) or "0 s"
+
+
+def interval(row: Row) -> str:
+    """The accuracy of an evaluation with its 95 % interval: "5.8 % [4.1, 8.2]"."""
+    return f"{percent(row['accuracy'])} [{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}]"
+
+
+def spread(values: Sequence[float], show: object = percent) -> str:
+    """One value, or the lowest and the highest of several runs."""
+    words = list(dict.fromkeys(show(value) for value in sorted(values)))  # type: ignore[operator]
+    return words[0] if len(words) == 1 else f"{words[0]}\N{EN DASH}{words[-1]}"
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def summarise(runs: Sequence[RunData]) -> list[str]:
+    """The summary of one run, or of several of the same recipe (their lowest and highest values)."""
+    sentences = [*_progress(runs)]
+    if not runs[0].evals:
+        sentences += ["No held-out evaluation was made (eval.every is 0), so all numbers are of training responses."]
+        sentences += _training_reward(runs)
+    else:
+        temperatures = dict.fromkeys((GREEDY, runs[0].main_temperature) if runs[0].has_greedy else (None,))
+        for temperature in temperatures:
+            sentences += _accuracy(runs, temperature)
+        for style in STYLE_WORDS:
+            sentences += _style(runs, style)
+        sentences += _length(runs)
+    return [*sentences, *_reward_rule(runs), *_errors(runs), *_time(runs)]
+
+
+def _progress(runs: Sequence[RunData]) -> list[str]:
+    sentences = []
+    for run in runs:
+        planned = run.recipe.get("train", {}).get("steps")
+        if planned and run.last_step < planned:
+            sentences.append(f"{run.name} is at step {run.last_step} of {planned}: these are its numbers so far.")
+    return sentences
+
+
+def _accuracy(runs: Sequence[RunData], temperature: float | None) -> list[str]:
+    rows = [run.eval_rows(temperature) for run in runs]
+    if any(len(one) < 2 for one in rows):
+        return []
+    heat = runs[0].main_temperature if temperature is None else temperature
+    how = "Greedy accuracy" if heat == GREEDY else f"Accuracy at temperature {heat:g}"
+    where = f"on {rows[0][0]['n']:,} held-out problems ({runs[0].main_set})"
+    if len(runs) == 1:
+        first, last = rows[0][0], rows[0][-1]
+        return [f"{how} {where} {_moved(first, last)} {interval(first)} to {interval(last)} (95 % intervals)."]
+    firsts, lasts = [one[0]["accuracy"] for one in rows], [one[-1]["accuracy"] for one in rows]
+    return [f"{how} {where} went from {spread(firsts)} to {spread(lasts)} in {len(runs)} runs."]
+
+
+def _moved(first: Row, last: Row) -> str:
+    if last["accuracy_low"] > first["accuracy_high"]:
+        return "rose from"
+    return "fell from" if last["accuracy_high"] < first["accuracy_low"] else "did not clearly change:"
+
+
+def _style(runs: Sequence[RunData], style: str) -> list[str]:
+    changes = _changes(runs, style)
+    if not changes:
+        return []
+    first, last = (spread([one[index] for one in changes]) for index in (0, 1))
+    sentence = f"Held-out responses {STYLE_WORDS[style]} went from {first} to {last}"
+    if style == "reflection" and (half := _reaches_half(runs)):
+        sentence += f"; from step {half} on they were at least half of all"
+    return [sentence + "."]
+
+
+def _changes(runs: Sequence[RunData], name: str) -> list[Change]:
+    changes = [change(run, name) for run in runs]
+    return [one for one in changes if one] if all(changes) else []
+
+
+def _reaches_half(runs: Sequence[RunData]) -> str:
+    """The first evaluation from which on self-checks stay in at least half of the responses."""
+    steps = []
+    for run in runs:
+        series = run.evaluation("reflection")
+        below = (series.values < 0.5).nonzero()[0]
+        start = int(below[-1]) + 1 if below.size else 0
+        if start in (0, len(series.steps)):
+            return ""
+        steps.append(series.steps[start])
+    return spread(steps, "{:.0f}".format)
+
+
+def _length(runs: Sequence[RunData]) -> list[str]:
+    found = [length_dynamics(run.eval_rows()) for run in runs]
+    if not all(found):
+        return []
+    lengths = [one for one in found if one]
+    start, lowest, final = (spread([one[index] for one in lengths], "{:.0f}".format) for index in (0, 1, 3))
+    fall, rise = (spread(values, _whole) for values in ([one.fall for one in lengths], [one.rise for one in lengths]))
+    steps = spread([one.lowest_step for one in lengths], "{:.0f}".format)
+    fell, rose = (min(values) >= NOTABLE for values in ([x.fall for x in lengths], [x.rise for x in lengths]))
+    if fell and rose:
+        return [
+            f"Mean response length, over three evaluations at a time, first fell from {start} to {lowest} tokens "
+            f"(by {fall}, around step {steps}), then rose to {final} (by {rise})."
+        ]
+    verb = "fell" if fell else "rose" if rose else "went"
+    return [f"Mean response length, over three evaluations at a time, {verb} from {start} to {final} tokens."]
+
+
+def _whole(share: float) -> str:
+    return percent(share, 0)
+
+
+def _training_reward(runs: Sequence[RunData]) -> list[str]:
+    series = [run.metric("reward/mean").values for run in runs]
+    if not all(values.size for values in series):
+        return []
+    first, last = (spread([values[index] for values in series], "{:.2f}".format) for index in (0, -1))
+    return [f"The mean training reward went from {first} to {last}."]
+
+
+def _reward_rule(runs: Sequence[RunData]) -> list[str]:
+    rewards = [run.recipe.get("reward") for run in runs]
+    names = {reward.get("name") if isinstance(reward, dict) else reward for reward in rewards}
+    if names != {"simplerl"}:
+        return []
+    return ["The reward knows only the box and the answer; nothing in it mentions style or length."]
+
+
+def _errors(runs: Sequence[RunData]) -> list[str]:
+    worst = max((run.metric("verdict/error").values.max(initial=0) for run in runs), default=0)
+    if not worst:
+        return []
+    return [f"The verifier failed on up to {percent(worst)} of a step's responses; they are counted apart from wrong."]
+
+
+def _time(runs: Sequence[RunData]) -> list[str]:
+    seconds = [training_seconds(run) for run in runs]
+    if not all(seconds):
+        return []
+    each = median(value for run in runs for value in run.metric("time/total").values)
+    phases = {phase: sum(run.metric(f"time/{phase}").values.sum() for run in runs) / sum(seconds) for phase in PHASES}
+    parts = ", ".join(f"{_whole(share)} {phase}" for phase, share in phases.items() if share >= 0.01)
+    steps = spread([len(run.metrics) for run in runs], "{:.0f}".format)
+    return [f"Training took {spread(seconds, duration)} for {steps} steps (median {each:.1f} s a step: {parts})."]
+
+
+# --- headlines --------------------------------------------------------------------------------------------------------
+
+
+def headlines(runs: Sequence[RunData]) -> list[Fact]:
+    """The few numbers to read first."""
+    facts = []
+    for label, name, temperature in (
+        ("Greedy accuracy", "accuracy", GREEDY),
+        ("Sampled accuracy", "accuracy", None),
+        ("Program code", "code", None),
+        ("Self-checks", "reflection", None),
+        ("No boxed answer", "unboxed", None),
+    ):
+        changes = [change(run, name, temperature) for run in runs]
+        if all(changes):
+            firsts, lasts = zip(*(one for one in changes if one), strict=True)
+            facts.append(Fact(label, _about(firsts), _about(lasts)))
+    lengths = [length_dynamics(run.eval_rows()) for run in runs]
+    if all(lengths):
+        starts, lows, _, ends = zip(*(one for one in lengths if one), strict=True)
+        tokens = "{:.0f}".format
+        label = f"Tokens, lowest {tokens(sum(lows) / len(runs))}"
+        facts.append(Fact(label, tokens(sum(starts) / len(runs)), tokens(sum(ends) / len(runs))))
+    return facts
+
+
+def _about(values: Sequence[float]) -> str:
+    return _whole(sum(values) / len(values))

@@ -1,0 +1,31 @@
+"""`simplerl report`: a page and pictures of one run or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simplerl.cli.console import say
+
+
+def report(
+    run: Annotated[list[Path], typer.Argument(help="Run folders; runs of one recipe are shown with their mean.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page [default: RUN/report.html, or report.html for several runs].")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Also write each figure as PNG and SVG into this folder.")] = None,
+) -> None:
+    """Write a self-contained HTML page that shows how a run learned, also while it is still running."""
+    from simplerl.analysis.report import write_figures, write_report
+    from simplerl.analysis.run_data import read_run, same_experiment
+    from simplerl.analysis.summary import summarise
+
+    runs = [read_run(folder) for folder in run]
+    page = write_report(runs, out or (run[0] if len(run) == 1 else Path()) / "report.html")
+    for group in [runs] if same_experiment(runs) else [[each] for each in runs]:
+        say("\n".join(summarise(group)))
+    say(f"report: {page}")
+    for path in write_figures(runs, png) if png else []:
+        say(f"figure: {path}")
