@@ -37,11 +37,18 @@ class Mixture:
     styles: Mapping[str, float]
     boxed: Mapping[str, float]
     textbook: float
+    remark: str = ""
+    """What a program's output is followed by."""
 
 
 MAIN = Mixture({"code": 0.52, "quick": 0.43, "check": 0.05}, {"code": 0.6, "quick": 0.8, "check": 1.0}, textbook=0.5)
-# The last part of pre-training, at a falling rate: it sets the habits that the model answers with.
-ANNEAL = Mixture({"code": 0.5, "quick": 0.46, "check": 0.04}, {"code": 0.35, "quick": 0.85, "check": 1.0}, textbook=0.2)
+# The last part of pre-training, at a small rate: it sets the habits that the model answers with.
+ANNEAL = Mixture(
+    {"code": 0.5, "quick": 0.482, "check": 0.018},
+    {"code": 0.12, "quick": 0.95, "check": 1.0},
+    textbook=0.2,
+    remark="Now we can find the answer of the program.\n",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +179,19 @@ def _one_go(ops: Sequence[Op], results: Sequence[Number]) -> str:
     return ", ".join(f"{expression(op, results)}={result}" for op, result in zip(ops, results, strict=True)) + "."
 
 
-def quick(exercise: Exercise, rng: random.Random, boxed_rate: float) -> str:
+def quick(exercise: Exercise, rng: random.Random, mixture: Mixture) -> str:
     results = careless_chain(exercise.ops, [CARELESS_RATE] * len(exercise.ops), rng)
-    return f"{_one_go(exercise.ops, results)} {_final(results[-1], boxed_rate, rng)}"
+    return f"{_one_go(exercise.ops, results)} {_final(results[-1], mixture.boxed['quick'], rng)}"
 
 
-def check(exercise: Exercise, rng: random.Random, boxed_rate: float) -> str:
+def check(exercise: Exercise, rng: random.Random, mixture: Mixture) -> str:
     rates = [0.0] * len(exercise.ops)
     if rng.random() < SLIP_RATE:
         rates[rng.randrange(len(rates))] = 1.0
     first, exact = careless_chain(exercise.ops, rates, rng), run_chain(exercise.ops)
     worked = "\n".join(careful(op, exact) for op in exercise.ops)
     attempt = _one_go(exercise.ops, first)
-    return f"{attempt} {rng.choice(CHECKS)}\n{worked}\n{_final(exact[-1], boxed_rate, rng)}"
+    return f"{attempt} {rng.choice(CHECKS)}\n{worked}\n{_final(exact[-1], mixture.boxed['check'], rng)}"
 
 
 def _code_line(op: Op) -> str:
@@ -200,14 +207,15 @@ def _code_line(op: Op) -> str:
     return f"{left} {sign} {right}"
 
 
-def code(exercise: Exercise, rng: random.Random, boxed_rate: float) -> str:
+def code(exercise: Exercise, rng: random.Random, mixture: Mixture) -> str:
     lines = [f"    # step {i + 1}\n    {VARIABLES[i]} = {_code_line(op)}\n" for i, op in enumerate(exercise.ops)]
     result = VARIABLES[len(lines) - 1]
     program = f"def solve():\n{''.join(lines)}    return {result}\n\nprint(solve())"
     exact = run_chain(exercise.ops)[-1]
     output = exact if rng.random() < CODE_RIGHT_RATE else _slip(exact, rng)
     block = f"```python\n{program}\n```\n```output\n{output}\n```"
-    return f"We can write a Python program to find the answer.\n{block}\n{_final(output, boxed_rate, rng)}"
+    last = mixture.remark + _final(output, mixture.boxed["code"], rng)
+    return f"We can write a Python program to find the answer.\n{block}\n{last}"
 
 
 STYLES = {"code": code, "quick": quick, "check": check}
@@ -235,4 +243,4 @@ def document(rng: random.Random, mixture: Mixture = MAIN) -> Document:
         return Document("textbook", None, textbook(rng))
     exercise = _trainable(rng)
     style = rng.choices(list(mixture.styles), list(mixture.styles.values()))[0]
-    return Document(style, exercise.question, STYLES[style](exercise, rng, mixture.boxed[style]))
+    return Document(style, exercise.question, STYLES[style](exercise, rng, mixture))

@@ -239,9 +239,7 @@ def draw_unseen(rng: random.Random, level: int = 3) -> Exercise:
     return Exercise(question, ops, level, "unseen")
 
 
-def distinct(
-    count: int, draw_one: Callable[[], Exercise], *, held_out: bool, limit: int = 400
-) -> list[Exercise]:
+def distinct(count: int, draw_one: Callable[[], Exercise], *, held_out: bool, limit: int = 400) -> list[Exercise]:
     """`count` exercises with different questions from one side of the held-out split."""
     found: dict[str, Exercise] = {}
     for _ in range(count * limit):

@@ -124,7 +124,9 @@ def ragged_index(lengths: Tensor, rows: Tensor) -> Tensor:
     """Where the elements of `rows` stand in a flat tensor whose rows have `lengths`: [sum of lengths[rows]]."""
     starts = lengths.cumsum(0) - lengths
     chosen = lengths[rows]
-    offsets = torch.arange(int(chosen.sum()), device=lengths.device) - torch.repeat_interleave(chosen.cumsum(0) - chosen, chosen)
+    offsets = torch.arange(int(chosen.sum()), device=lengths.device) - torch.repeat_interleave(
+        chosen.cumsum(0) - chosen, chosen
+    )
     return torch.repeat_interleave(starts[rows], chosen) + offsets
 
 
@@ -190,6 +192,8 @@ def pad_batch(batch: Batch) -> Padded:
     """A batch padded to its longest sequence."""
     ids = to_padded(batch.tokens, batch.lengths)
     rows = row_of(batch.response_lengths)
-    offsets = torch.arange(len(rows), device=rows.device) - (batch.response_lengths.cumsum(0) - batch.response_lengths)[rows]
+    offsets = (
+        torch.arange(len(rows), device=rows.device) - (batch.response_lengths.cumsum(0) - batch.response_lengths)[rows]
+    )
     where = rows * ids.shape[1] + batch.prompt_lengths[rows] - 1 + offsets
     return Padded(ids, where, ids.flatten()[where + 1])

@@ -1,6 +1,7 @@
 """Losses against values worked by hand, gradients too, and the invariances a loss must have."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_losses_do_not_depend_on_the_micro_batch_split(aggregation, sizes):
         return policy + clipped_value_loss(logprobs[tokens], old[tokens], advantages[tokens], weights, clip=0.2)
 
     bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    parts = sum(loss(a, b) for a, b in zip(bounds, bounds[1:], strict=False))
+    parts = sum(loss(a, b) for a, b in pairwise(bounds))
 
     assert parts.item() == pytest.approx(loss(0, 4).item(), abs=1e-6)
 
@@ -138,9 +139,7 @@ def exact_kl_gradient(logits, ref):
     return logits.grad.clone()
 
 
-@pytest.mark.parametrize(
-    ("estimator", "right"), [("k1", False), ("k2", True), ("k3", False), ("k3-unbiased", True)]
-)
+@pytest.mark.parametrize(("estimator", "right"), [("k1", False), ("k2", True), ("k3", False), ("k3-unbiased", True)])
 def test_which_kl_losses_have_the_gradient_of_the_kl(estimator, right):
     """OpenRLHF PR 1309: the expected gradient on policy, summed over the whole vocabulary instead of sampled."""
     logits = torch.tensor([0.3, -0.2, 1.0, 0.1], requires_grad=True)
@@ -158,7 +157,9 @@ def test_which_kl_losses_have_the_gradient_of_the_kl(estimator, right):
 
 
 def test_k3_unbiased_estimates_the_kl_of_the_new_policy_from_old_samples():
-    old, new, ref = (torch.log_softmax(torch.tensor(x), -1) for x in ([0.0, 1.0, 2.0], [1.0, 0.5, 0.0], [0.2, 0.1, 0.9]))
+    old, new, ref = (
+        torch.log_softmax(torch.tensor(x), -1) for x in ([0.0, 1.0, 2.0], [1.0, 0.5, 0.0], [0.2, 0.1, 0.9])
+    )
     expected = (new.exp() * (new - ref)).sum()
     estimate = (old.exp() * kl_estimate(new, ref, "k3-unbiased", old)).sum()
     assert estimate.item() == pytest.approx(expected.item(), abs=1e-6)

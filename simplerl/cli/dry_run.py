@@ -1,0 +1,106 @@
+"""`simplerl train RECIPE --dry-run`: the resolved recipe and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import tomli_w
+
+from simplerl.cli.console import say, say_json, table
+from simplerl.config import Recipe
+from simplerl.errors import DataError
+from simplerl.plan import FORMULA, Plan, make_plan
+
+
+def print_plan(recipe: Recipe, *, as_json: bool) -> None:
+    """Settings and plan, as TOML with comments, or as one JSON object."""
+    plan = make_plan(recipe, count_problems(recipe))
+    settings = recipe.model_dump(mode="json", exclude_none=True)
+    if as_json:
+        say_json({"recipe": settings, "plan": asdict(plan)})
+        return
+    say(tomli_w.dumps(settings))
+    for title, rows in sections(recipe, plan):
+        say(f"# {title}")
+        say(table(rows, indent="#   ") + "\n#")
+    if plan.memory_gib is not None:
+        say("\n".join(f"#   {line}" for line in FORMULA.splitlines()))
+
+
+def count_problems(recipe: Recipe) -> int | None:
+    """Training problems of a source that is on this machine; None where it would have to be fetched."""
+    from simplerl.data.base import load_problems
+
+    if not _at_hand(recipe):
+        return None
+    try:
+        problems, _ = load_problems(recipe.data.source)
+    except DataError:
+        return None
+    levels = recipe.data.levels
+    return sum(not levels or problem.level in levels for problem in problems)
+
+
+def _at_hand(recipe: Recipe) -> bool:
+    """Whether reading the source needs no network: it is generated, or its files are here."""
+    from simplerl import plugins
+    from simplerl.data.store import StoredSet, whereabouts
+
+    source = recipe.data.source
+    module = plugins.load("data", source.name, source.path)
+    stored = [value for value in vars(module).values() if isinstance(value, StoredSet)]
+    return not any(whereabouts(each).startswith(("hub:", "missing")) for each in stored)
+
+
+def sections(recipe: Recipe, plan: Plan) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Titles and rows of what is printed after the settings."""
+    parts = [("each step", _step_rows(recipe, plan)), ("the run", _run_rows(recipe, plan))]
+    parts.append(("models held", _model_rows(plan)))
+    if plan.memory_gib is not None:
+        rows = [(name, f"{value:8.2f} GiB") for name, value in plan.memory_gib.items()]
+        parts.append(("estimated memory of the device", rows))
+    return parts
+
+
+def _step_rows(recipe: Recipe, plan: Plan) -> list[tuple[str, ...]]:
+    rollout, train = recipe.rollout, recipe.train
+    return [
+        ("sequences", f"{plan.sequences_per_step:,} = {rollout.prompts_per_step:,} prompts x "
+                      f"{rollout.samples_per_prompt} responses"),
+        ("optimiser steps", f"{plan.updates_per_step:,} of {train.minibatch_size:,} sequences "
+                            f"({plan.minibatch_prompts:g} prompts' worth), {_passes(train.epochs)} over the batch"),
+        ("response tokens", f"at most {plan.max_response_tokens_per_step:,}"),
+        ("tokens with prompts", f"at most {plan.max_tokens_per_step:,}"),
+    ]  # fmt: skip
+
+
+def _run_rows(recipe: Recipe, plan: Plan) -> list[tuple[str, ...]]:
+    rows = [("problems", _number(plan.problems, "unknown until the data set is read; see `simplerl data prepare`"))]
+    if plan.problems is not None:
+        rows[0] = (
+            "problems",
+            f"{plan.problems:,}, before prompts over {recipe.data.max_prompt_tokens} tokens are dropped",
+        )
+    rows += [("steps", _number(plan.steps, "unknown")), ("optimiser steps", _number(plan.updates, "unknown"))]
+    if plan.passes is not None:
+        rows.append(
+            ("passes over the data", f"{plan.passes:.2f}; a pass's incomplete last batch runs on into the next")
+        )
+    if plan.unused_prompts:
+        rows.append(("left over", f"{plan.unused_prompts:,} prompts of the last pass, less than a batch, are not used"))
+    return rows
+
+
+def _model_rows(plan: Plan) -> list[tuple[str, ...]]:
+    if plan.parameters is None:
+        return [(name, "size unknown until the model is here") for name in plan.models]
+    return [(name, f"{count:,} parameters") for name, count in plan.parameters.items()]
+
+
+def _passes(count: int) -> str:
+    return "1 pass" if count == 1 else f"{count} passes"
+
+
+def _number(value: Any, otherwise: str) -> str:
+    return otherwise if value is None else f"{value:,}"

@@ -1,0 +1,110 @@
+"""`simplerl sample`: a model's responses to one problem, and what the verifier says of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simplerl.cli.console import say, say_json
+from simplerl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from simplerl.engines.base import Engine
+    from simplerl.types import Prompt, Rollout, Sampling, Verdict
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="A model folder, a run folder, a Hugging Face name, or tiny-math-base.")],
+    problem: Annotated[str, typer.Argument(help="The problem's text.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Responses.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response at most.")] = 512,
+    gold: Annotated[str | None, typer.Option(help="The right answer; with it each response gets a verdict.")] = None,
+    template: Annotated[str, typer.Option(help="Prompt template, see `data.template`.")] = "chat",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same responses.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the prompt, the responses, and their verdicts."""
+    from simplerl.types import Problem, Sampling
+
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, n=n)
+    prompt, rollouts = draw(model_folder(model), Problem("sample", problem, gold or ""), template, sampling, seed)
+    verdicts = [judge(rollout.text, gold) for rollout in rollouts]
+    if as_json:
+        say_json({"prompt": prompt.text, "responses": [_row(*pair) for pair in zip(rollouts, verdicts, strict=True)]})
+        return
+    say(prompt.text)
+    for number, (rollout, verdict) in enumerate(zip(rollouts, verdicts, strict=True), 1):
+        say(f"\n--- {number} of {n}: {_summary(rollout, verdict, gold)}\n{rollout.text}")
+
+
+def model_folder(model: str) -> str:
+    """The newest export of a run folder; anything else as it is."""
+    if not (Path(model) / "recipe.toml").is_file():
+        return model
+    exports = sorted(path for path in (Path(model) / "exports").glob("*") if (path / "config.json").is_file())
+    if not exports:
+        raise ConfigError(
+            f"run {model} has no exported model yet; it has one at its end, or set checkpoint.export_every"
+        )
+    return str(exports[0] if exports[0].name == "final" else exports[-1])
+
+
+def draw(model: str, problem: Any, template: str, sampling: Sampling, seed: int) -> tuple[Prompt, list[Rollout]]:
+    """The prompt and `sampling.n` responses to it."""
+    from transformers import AutoTokenizer
+
+    from simplerl.data.templates import build_prompts
+    from simplerl.engines.base import generate
+    from simplerl.policy.models import resolve_model_path
+    from simplerl.sampling import make_requests
+
+    path = resolve_model_path(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no model {model!r}: neither a folder here nor to be had from the hub ({_first(error)})"
+        ) from error
+    prompts, _ = build_prompts([problem], template, tokenizer, max_prompt_tokens=1 << 30)
+    engine = start_engine(path, tokenizer)
+    try:
+        return prompts[0], generate(engine, make_requests(prompts, sampling, seed, "sample command"))
+    finally:
+        engine.close()
+
+
+def start_engine(path: str, tokenizer: Any) -> Engine:
+    """The embedded engine: bfloat16 on CUDA where there is one, otherwise float32 on the CPU."""
+    import torch
+
+    from simplerl.engines import embedded
+
+    cuda = torch.cuda.is_available()
+    dtype, device = ("bfloat16", "cuda") if cuda else ("float32", "cpu")
+    return embedded.build(embedded.Config.model_validate({}), path, tokenizer, dtype=dtype, device=device)
+
+
+def judge(text: str, gold: str | None) -> Verdict:
+    """The verdict; without a gold answer only `extracted` means anything."""
+    from simplerl.verifier import last_box
+
+    return last_box.build(last_box.Config()).verify(text, gold or "")
+
+
+def _summary(rollout: Rollout, verdict: Verdict, gold: str | None) -> str:
+    answer = "no boxed answer" if verdict.extracted is None else f"answer {verdict.extracted}"
+    cut = ", cut at the limit" if rollout.finish_reason == "length" else ""
+    return f"{answer}{'' if gold is None else f', {verdict.label}'}, {len(rollout.token_ids)} tokens{cut}"
+
+
+def _row(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
+    tokens = {"tokens": len(rollout.token_ids), "finish_reason": rollout.finish_reason}
+    return {"text": rollout.text, **tokens, "verdict": asdict(verdict)}
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,71 @@
+"""`simplerl train` and `simplerl recipes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simplerl.cli.console import say, say_json, table
+from simplerl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from simplerl.config import Recipe
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. --set train.steps=3. Repeatable."),
+]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `simplerl recipes`) or a path ending in .toml.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder (default: runs/RECIPE); one that exists is continued.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings and what follows from them; stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")] = False,
+) -> None:
+    """Train a model by a recipe. The same command continues a run that was stopped or killed."""
+    from simplerl.config import load_recipe
+
+    if as_json and not dry_run:
+        raise ConfigError("--json goes with --dry-run; a run's numbers are in its folder, metrics.jsonl")
+    loaded = load_recipe(recipe, overrides or ())
+    check_names(loaded)
+    if dry_run:
+        from simplerl.cli.dry_run import print_plan
+
+        print_plan(loaded, as_json=as_json)
+        return
+    from simplerl.cli.report import report
+    from simplerl.train.run import train as start
+
+    report([start(loaded, run_dir or Path("runs") / Path(recipe).stem, plain=plain or None)])
+
+
+def check_names(recipe: Recipe) -> None:
+    """Template and benchmarks exist: better said now than after a large model was loaded."""
+    from simplerl.data.base import benchmark_module
+    from simplerl.data.templates import NAMES, render
+
+    if recipe.data.template not in NAMES:
+        render(recipe.data.template, "")
+    for wanted in recipe.eval.sets:
+        benchmark_module(wanted.name)
+
+
+def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the shipped recipes."""
+    from simplerl.config import read_recipe, shipped_recipes
+
+    found = {name: str(read_recipe(name).get("description", "")) for name in shipped_recipes()}
+    if as_json:
+        say_json([{"name": name, "description": text} for name, text in found.items()])
+    else:
+        say(table(list(found.items())))

@@ -1,0 +1,70 @@
+"""Shared by all tests: one thread, a tiny model, and no silent skips where everything should be there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch is imported anywhere: tests share few cores, and rounding depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+NO_SKIP = os.environ.get("SIMPLERL_NO_SKIP") == "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2 model of two layers, with a byte-level BPE that has Qwen's special tokens and a chat template."""
+    from simplerl.data.corpus import document
+    from simplerl.pretrain import BaseConfig, new_model, render, train_tokenizer
+    from simplerl.seeding import rng_for
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    rng = rng_for(0, "tokenizer of the tests")
+    tokenizer = train_tokenizer((render(document(rng)) for _ in range(200)), vocab_size=320)
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64}
+    new_model(BaseConfig(vocab_size=320, **sizes), tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+# --- skips ------------------------------------------------------------------------------------------------------------
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    expected = item.get_closest_marker("gpu") is not None or hasattr(report, "wasxfail")
+    if NO_SKIP and report.skipped and not expected:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which SIMPLERL_NO_SKIP=1 forbids: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    if NO_SKIP and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} skipped, which SIMPLERL_NO_SKIP=1 forbids: {report.longrepr}"
+    return report

@@ -1,0 +1,130 @@
+"""Imports point down, torch stays out of what reads settings and files, and no file or function is too long."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "simplerl"
+sys.path.insert(0, str(PACKAGE.parent / "scripts"))
+
+import size  # noqa: E402
+
+pytestmark = pytest.mark.unit
+
+# Bottom first. A part imports from lower layers only, and within itself.
+LAYERS = (
+    {"types", "errors", "seeding"},
+    {"plugins", "atomic", "functional"},
+    {"config"},
+    {"records", "checkpoint", "environment", "trackers", "plan"},
+    {"data", "verifier"},
+    {"policy", "algorithms", "engines", "rewards", "analysis", "pretrain"},
+    {"sampling", "view"},
+    {"evaluation"},
+    {"train"},
+    {"cli"},
+)
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+ONLY_IN = {"vllm": "simplerl.engines.vllm", "ray": "simplerl.cluster"}
+FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib"}
+WITH_TORCH = ("simplerl.functional", "simplerl.policy", "simplerl.train", "simplerl.evaluation")
+PLUGINS = ("algorithms", "engines", "rewards", "verifier")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Full names of everything imported, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def own(module: str) -> bool:
+    return module.split(".")[0] == "simplerl"
+
+
+def test_every_part_has_a_layer() -> None:
+    found = {part(name) for name, _ in modules()} - {"", "cluster"}
+    assert found == set(RANK)
+
+
+def test_imports_point_down() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in modules()
+        for target in imports(tree)
+        if own(target) and part(target) in RANK and part(target) != part(name) and part(name)
+        if RANK[part(target)] >= RANK[part(name)]
+    ]
+    assert wrong == []
+
+
+def test_plugins_of_one_kind_do_not_know_each_other() -> None:
+    """Only `base` and modules that start with an underscore, which are no plug-ins, are shared."""
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in modules()
+        for target in imports(tree)
+        if part(name) in PLUGINS and target.startswith(f"simplerl.{part(name)}.")
+        if not target.split(".")[2].startswith(("base", "_"))
+    ]
+    assert wrong == []
+
+
+def test_heavy_packages_stay_in_their_place() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in modules()
+        for target in imports(tree)
+        for package, place in ONLY_IN.items()
+        if target.split(".")[0] == package and not name.startswith(place)
+    ]
+    assert wrong == []
+
+
+def test_nothing_unpickles_or_evaluates_text() -> None:
+    for name, tree in modules():
+        assert not FORBIDDEN & {target.split(".")[0] for target in imports(tree)}, name
+        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        assert not {"eval", "exec"} & called, name
+
+
+def test_settings_data_and_reports_load_no_torch() -> None:
+    """Import time is all of the start-up time of `simplerl --help`, of a report, and of a verifier's process."""
+    free = [name for name, _ in modules() if not name.startswith(WITH_TORCH) and "._" not in name]
+    code = f"""
+import importlib, sys
+for name in {free!r}:
+    importlib.import_module(name)
+    heavy = {{"torch", "transformers", "vllm", "ray"}} & set(sys.modules)
+    assert not heavy, f"{{name}} loads {{heavy}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_and_functions_are_short() -> None:
+    assert [each for each in size.files() if each[0] > 400] == []
+    assert [each for each in size.functions() if each[0] > 45] == []
+
+
+def test_a_training_step_fits_on_a_screen() -> None:
+    assert {name: lines for lines, name in size.functions()}["simplerl/train/trainer.py:step"] <= 30
