@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
@@ -34,7 +34,7 @@ class PluginConfig(Frozen):
     """A file of your own outside the package, instead of a shipped plug-in."""
 
 
-def _plugin_config(kind: str, value: object) -> object:
+def _plugin_config(kind: str, key: str, value: object) -> object:
     """Settings given as a name or a table, validated by the `Config` of the plug-in they name."""
     if isinstance(value, PluginConfig):
         return value
@@ -46,18 +46,22 @@ def _plugin_config(kind: str, value: object) -> object:
     if "name" not in table:
         raise ConfigError(f"{kind}: needs `name`; available: {', '.join(plugins.available(kind))}")
     module = plugins.load(kind, table["name"], table.get("path"))
-    return getattr(module, "Config", PluginConfig).model_validate(table)
+    config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
+    try:
+        return config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(explain(error, config, f"{key}.")) from None
 
 
-def _plugin(kind: str) -> Any:
-    return BeforeValidator(partial(_plugin_config, kind))
+def _plugin(kind: str, key: str) -> Any:
+    return BeforeValidator(partial(_plugin_config, kind, key))
 
 
-AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms")]
-RewardField = Annotated[SerializeAsAny[PluginConfig], _plugin("rewards")]
-VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers")]
-EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines")]
-SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data")]
+AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms", "algorithm")]
+RewardField = Annotated[SerializeAsAny[PluginConfig], _plugin("rewards", "reward")]
+VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers", "verifier")]
+EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines", "engine")]
+SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.source")]
 
 
 class ModelConfig(Frozen):
@@ -94,27 +98,27 @@ class DataConfig(Frozen):
     template: str = "chat"
     """Prompt template: qwen25-math-cot, qwen25-math-cot-v0, qwen-boxed, abel, or chat (the tokenizer's own)."""
 
-    max_prompt_tokens: int = Field(1024, ge=1)
+    max_prompt_tokens: int = Field(default=1024, ge=1)
     """Longer prompts are dropped and counted."""
 
 
 class RolloutConfig(Frozen):
     """How responses are sampled for training."""
 
-    prompts_per_step: int = Field(1024, ge=1)
+    prompts_per_step: int = Field(default=1024, ge=1)
     """Different problems per rollout batch."""
 
-    samples_per_prompt: int = Field(8, ge=1)
+    samples_per_prompt: int = Field(default=8, ge=1)
     """Responses per problem."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the learner's log-probs use it too unless `train.logprob_temperature` says otherwise."""
 
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
     """0 keeps every token."""
 
-    max_tokens: int = Field(3000, ge=1)
+    max_tokens: int = Field(default=3000, ge=1)
     """Response tokens at most; a response cut there is graded as it stands."""
 
     stop: tuple[str, ...] = ("</s>", "<|im_end|>", "<|endoftext|>")
@@ -130,44 +134,44 @@ class OptimiserConfig(Frozen):
 
     learning_rate: float = Field(gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
+    warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the schedule's optimiser steps spent in linear warm-up."""
 
-    floor: float = Field(0.1, ge=0, le=1)
+    floor: float = Field(default=0.1, ge=0, le=1)
     """The cosine ends at this share of the learning rate."""
 
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
 
 
 class TrainConfig(Frozen):
     """How long, and how each rollout batch is used."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Rollout batches to train on; empty: `episodes` passes over the data."""
 
-    episodes: int = Field(1, ge=1)
+    episodes: int = Field(default=1, ge=1)
     """Passes over the data; they set the schedule's horizon. An incomplete last batch of a pass runs on into the
     next pass, so every problem is used equally often."""
 
-    minibatch_size: int = Field(128, ge=1)
+    minibatch_size: int = Field(default=128, ge=1)
     """Sequences per optimiser step; must divide the sequences of a rollout batch."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(default=1, ge=1)
     """Passes over each rollout batch."""
 
-    micro_batch_tokens: int = Field(8192, ge=1)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens a model sees at once, padding included. Results do not depend on it."""
 
-    critic_warmup_steps: int = Field(0, ge=0)
+    critic_warmup_steps: int = Field(default=0, ge=0)
     """First so many steps train the critic alone; the actor is frozen."""
 
     logprob_temperature: Literal["sampling", "one"] = "sampling"
     """Temperature of the learner's log-probs: that of sampling, or 1 as in the released v0 code."""
 
-    mismatch_limit: float = Field(0.5, gt=0)
+    mismatch_limit: float = Field(default=0.5, gt=0)
     """Largest mean |engine - learner| log-prob difference; beyond it the run stops."""
 
     @property
@@ -179,34 +183,34 @@ class EvalSet(Frozen):
     """One benchmark evaluated during training."""
 
     name: str
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Only the first so many problems."""
 
 
 class EvalConfig(Frozen):
     """Evaluation of the current policy during training; it never touches training's random choices."""
 
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Evaluate before the first step and after every so many; 0 never."""
 
     sets: tuple[EvalSet, ...] = ()
     temperatures: tuple[float, ...] = (0.0,)
     """0 is greedy."""
 
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     """Empty: as in training."""
 
 
 class CheckpointConfig(Frozen):
     """What is kept to go on from, and what for others."""
 
-    every: int = Field(4, ge=1)
+    every: int = Field(default=4, ge=1)
     """Steps between checkpoints."""
 
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Complete checkpoints kept; older ones are deleted."""
 
-    export_every: int = Field(0, ge=0)
+    export_every: int = Field(default=0, ge=0)
     """Steps between exported `transformers` folders; 0 exports at the end only."""
 
 
@@ -280,6 +284,8 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"recipe {path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path} is not UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {path} is not valid TOML: {error}") from None
 
@@ -303,6 +309,8 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str
         node = table
         for key in keys[:-1]:
             child = node.get(key, {})
+            if not isinstance(child, str | Mapping):
+                raise ConfigError(f"--set {text!r}: {key}={child!r} is a value and has no settings of its own")
             node[key] = {"name": child} if isinstance(child, str) else dict(child)
             node = node[key]
         # Another plug-in has other settings: naming one drops those of the one before.
@@ -321,29 +329,34 @@ def validate_recipe(table: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
-        raise ConfigError("\n".join(map(_explain, error.errors()))) from None
+        raise ConfigError(explain(error, Recipe)) from None
 
 
-def _explain(problem: Any) -> str:
-    """One validation error in words a user can act on."""
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Validation errors in words a user can act on, one line each; `prefix` leads to the model's own keys."""
+    return "\n".join(_explain(problem, model, prefix) for problem in error.errors())
+
+
+def _explain(problem: Any, model: type[BaseModel], prefix: str) -> str:
     inner = problem.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return str(inner)
-    key = ".".join(map(str, problem["loc"]))
+    key = prefix + ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{key}={problem['input']!r}: there is no such setting{_nearest(problem['loc'])}"
+        return f"{key}={problem['input']!r}: there is no such setting{_nearest(problem['loc'], model)}"
     if problem["type"] == "missing":
         return f"{key}: is required"
     return f"{key}={problem['input']!r}: {problem['msg']}"
 
 
-def _nearest(location: Sequence[Any]) -> str:
+def _nearest(location: Sequence[Any], model: type[BaseModel]) -> str:
     import difflib
 
-    node: Any = Recipe
+    node: Any = model
     for key in location[:-1]:
         field = getattr(node, "model_fields", {}).get(key)
-        node = field.annotation if field else None
+        # A number leads into a tuple of blocks.
+        node = next(iter(get_args(node)), None) if isinstance(key, int) else field.annotation if field else None
     names = list(getattr(node, "model_fields", {}))
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     if close:

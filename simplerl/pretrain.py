@@ -37,13 +37,13 @@ class BaseConfig(Frozen):
     seed: int = 0
     """Seed of the corpus, the initial weights and the order of documents."""
 
-    documents: int = Field(200_000, ge=1)
+    documents: int = Field(default=200_000, ge=1)
     """Documents of the main corpus, each seen once."""
 
-    anneal_documents: int = Field(12_000, ge=0)
+    anneal_documents: int = Field(default=12_000, ge=0)
     """Documents of the last part, which sets the habits the model answers with."""
 
-    vocab_size: int = Field(448, ge=300)
+    vocab_size: int = Field(default=448, ge=300)
     """Tokens of the byte-level BPE, special tokens included."""
 
     hidden_size: int = 160
@@ -52,13 +52,13 @@ class BaseConfig(Frozen):
     intermediate_size: int = 448
     max_position_embeddings: int = 1024
 
-    batch_tokens: int = Field(2048, ge=256)
+    batch_tokens: int = Field(default=2048, ge=256)
     """Tokens per optimiser step."""
 
-    learning_rate: float = Field(2e-3, gt=0)
-    anneal_learning_rate: float = Field(3e-4, gt=0)
-    warmup: float = Field(0.02, ge=0, lt=1)
-    weight_decay: float = Field(0.05, ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    anneal_learning_rate: float = Field(default=3e-4, gt=0)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
 
 
 def render(doc: Document) -> str:

@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 class AlgorithmConfig(PluginConfig):
     """Settings every policy-gradient algorithm has."""
 
-    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The ratio is clipped at 1 - this."""
 
-    clip_high: float = Field(0.2, gt=0)
+    clip_high: float = Field(default=0.2, gt=0)
     """The ratio is clipped at 1 + this; larger than clip_low is DAPO's clip-higher."""
 
     aggregation: Literal["sequence-mean", "token-mean", "constant"] = "sequence-mean"
     """How token losses become one number, over the global minibatch."""
 
-    kl_loss_coef: float = Field(0.0, ge=0)
+    kl_loss_coef: float = Field(default=0.0, ge=0)
     """Weight of the KL to the reference policy as a loss; 0 has none."""
 
     kl_loss_estimator: Literal["k1", "k2", "k3", "k3-unbiased"] = "k3-unbiased"
     """k1's gradient vanishes in expectation, k3's is that of the reverse order; k3-unbiased's is right."""
 
-    entropy_coef: float = Field(0.0, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus."""
 
 

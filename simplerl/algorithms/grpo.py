@@ -34,14 +34,14 @@ class Config(AlgorithmConfig):
     scale_by_std: bool = True
     """Divide by the group's standard deviation; Dr.GRPO does not."""
 
-    resample_rounds: int = Field(0, ge=0)
+    resample_rounds: int = Field(default=0, ge=0)
     """Dynamic sampling: groups whose rewards are all equal are replaced by groups of fresh prompts, so often at most;
     those still equal then stay, with advantages of 0."""
 
-    overlong_buffer: int = Field(0, ge=0)
+    overlong_buffer: int = Field(default=0, ge=0)
     """Soft overlong penalty: over the last so many tokens before the limit the reward falls linearly."""
 
-    overlong_penalty: float = Field(1.0, ge=0)
+    overlong_penalty: float = Field(default=1.0, ge=0)
     """What a response at the limit loses."""
 
     def check_recipe(self, recipe: Recipe) -> None:

@@ -24,29 +24,29 @@ class Config(AlgorithmConfig):
 
     name: Literal["ppo"] = "ppo"
 
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
     """Lambda of GAE for the policy's advantages."""
 
-    value_lam: float | None = Field(None, ge=0, le=1)
+    value_lam: float | None = Field(default=None, ge=0, le=1)
     """Lambda of the critic's targets; empty: the policy's. 1 gives unbiased returns (VC-PPO, arXiv:2503.01491)."""
 
-    adaptive_lam_alpha: float | None = Field(None, gt=0)
+    adaptive_lam_alpha: float | None = Field(default=None, gt=0)
     """Length-adaptive lambda 1 - 1 / (alpha l) for the policy (VAPO, arXiv:2504.05118); empty: `lam`."""
 
-    value_clip: float | None = Field(0.2, gt=0)
+    value_clip: float | None = Field(default=0.2, gt=0)
     """The critic's clip; empty: none."""
 
-    kl_coef: float = Field(0.01, ge=0)
+    kl_coef: float = Field(default=0.01, ge=0)
     """Per-token KL (k1) to the reference policy, taken from the reward; 0 loads no reference."""
 
-    kl_target: float | None = Field(None, gt=0)
+    kl_target: float | None = Field(default=None, gt=0)
     """Adapt kl_coef to hold this KL per token (arXiv:1909.08593, section 2.2); empty: fixed."""
 
-    kl_horizon: int = Field(10_000, ge=1)
+    kl_horizon: int = Field(default=10_000, ge=1)
     """Sequences over which the adaptive coefficient moves."""
 
-    reward_clip: float | None = Field(10.0, gt=0)
+    reward_clip: float | None = Field(default=10.0, gt=0)
     """A response's reward is clipped to plus or minus this."""
 
     whiten_advantages: bool = True

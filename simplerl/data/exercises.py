@@ -105,7 +105,7 @@ def _ordered(rng: random.Random, digits: int) -> tuple[int, int]:
 def _integer(rng: random.Random, level: int) -> Draw:
     if level <= 2:
         a, b = _ordered(rng, 2 if level == 1 else 3)
-        sign = rng.choice("+-")
+        sign: Literal["+", "-"] = rng.choice(("+", "-"))
         return f"Compute {a}{sign}{b}.", (Op(sign, a, b),)
     if level == 3:
         a, b, c = _number(rng, 3), _number(rng, 3), _number(rng, 3)
@@ -152,7 +152,7 @@ def _fraction(rng: random.Random, level: int) -> Draw:
     while True:
         b, d = rng.randrange(2, 10), rng.randrange(2, 10)
         a, c = rng.randrange(1, b), rng.randrange(1, d)
-        kind: OpKind = "frac-" if level == 5 else "frac+"
+        kind: Literal["frac+", "frac-"] = "frac-" if level == 5 else "frac+"
         if level <= 3:
             d, c = b, rng.randrange(1, b)
         cross = a * d - c * b if kind == "frac-" else a * d + c * b

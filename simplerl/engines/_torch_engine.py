@@ -78,6 +78,7 @@ class TorchEngine:
         finally:
             self._running -= 1
 
+    @torch.inference_mode()  # A cache that has grown is an inference tensor.
     def _cache_for(self, requests: Sequence[Request], slots: int) -> SlotCache:
         """An empty cache of at least so many slots: the one kept, or a new one.
 

@@ -17,10 +17,10 @@ class Config(EngineConfig):
 
     name: Literal["embedded"] = "embedded"
 
-    max_batch: int = Field(256, ge=1)
+    max_batch: int = Field(default=256, ge=1)
     """Sequences decoded at once."""
 
-    prefill_tokens: int = Field(16384, ge=1)
+    prefill_tokens: int = Field(default=16384, ge=1)
     """Prompt tokens run through the model at once, padding included; it bounds memory, not results."""
 
 

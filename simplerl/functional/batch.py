@@ -7,7 +7,7 @@ needed anywhere: what is not a response token is not there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class Batch:
             "token": ragged_index(self.lengths, rows),
             "response": ragged_index(self.response_lengths, rows),
         }
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
             chosen[item.name] = None if value is None else value[index[item.metadata["level"]]]
@@ -69,12 +69,13 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The batch on a device."""
-        moved = {item.name: getattr(self, item.name) for item in fields(self)}
-        return type(self)(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+        own: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self)(**{name: None if value is None else value.to(device) for name, value in own.items()})
 
     def extend(self, cls: type[T], **more: Tensor | None) -> T:
         """This batch with what the next stage adds."""
-        return cls(**{item.name: getattr(self, item.name) for item in fields(self)}, **more)
+        own: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        return cls(**own, **more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

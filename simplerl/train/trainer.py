@@ -1,4 +1,4 @@
-"""One step of reinforcement learning, for every algorithm: each line of `Trainer.step` is a stage of the data's life."""
+"""One step of reinforcement learning, for every algorithm: each line of `Trainer.step` is one of its stages."""
 
 from __future__ import annotations
 

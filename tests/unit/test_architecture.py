@@ -62,7 +62,7 @@ def own(module: str) -> bool:
 
 
 def test_every_part_has_a_layer() -> None:
-    found = {part(name) for name, _ in modules()} - {"", "cluster"}
+    found = {part(name) for name, _ in modules()} - {""}
     assert found == set(RANK)
 
 

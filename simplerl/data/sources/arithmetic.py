@@ -16,7 +16,7 @@ class Config(SourceConfig):
 
     name: Literal["arithmetic"] = "arithmetic"
 
-    size: int = Field(8000, ge=1)
+    size: int = Field(default=8000, ge=1)
     """Problems, in equal shares of the levels."""
 
     levels: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field((3, 4, 5), min_length=1)

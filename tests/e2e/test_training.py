@@ -1,0 +1,105 @@
+"""The real `Trainer.step`, from a recipe to the files a run leaves."""
+
+import os
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from simplerl.config import load_recipe, validate_recipe
+from simplerl.errors import NonFiniteError
+from simplerl.records import RunFolder
+from simplerl.train import run as runs
+
+pytestmark = pytest.mark.e2e
+
+# Low token ids are right: a random model can learn that in seconds, and only through its own samples.
+REWARD = '''
+def reward(rollout, verdict):
+    """Share of tokens below 100."""
+    return sum(token < 100 for token in rollout.token_ids) / len(rollout.token_ids)
+'''
+
+
+def recipe_table(tiny_model, reward_file, algorithm):
+    return {
+        "model": {"path": str(tiny_model)},
+        "data": {"source": "arithmetic"},
+        "rollout": {"prompts_per_step": 8, "samples_per_prompt": 8, "max_tokens": 12},
+        "reward": {"path": str(reward_file)},
+        "algorithm": algorithm,
+        "train": {"steps": 20, "minibatch_size": 16},
+        "actor": {"learning_rate": 3e-3, "schedule": "constant"},
+        "critic": {"learning_rate": 3e-3, "schedule": "constant"},
+        "checkpoint": {"every": 6},
+    }
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"name": "ppo", "kl_coef": 0.001, "lam": 0.95},
+        {"name": "grpo", "resample_rounds": 1, "overlong_buffer": 4, "overlong_penalty": 0.0, "clip_high": 0.28},
+    ],
+    ids=["ppo", "grpo"],
+)
+def test_training_raises_the_reward(tiny_model, tmp_path, algorithm):
+    reward_file = tmp_path / "low_tokens.py"
+    reward_file.write_text(REWARD)
+    folder = runs.train(validate_recipe(recipe_table(tiny_model, reward_file, algorithm)), tmp_path / "run", plain=True)
+
+    rows = RunFolder(folder).read_metrics()
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert rows[0]["reward/mean"] < 0.5
+    assert rows[-1]["reward/mean"] > rows[0]["reward/mean"] + 0.25
+    assert max(row["mismatch/max"] for row in rows) < 1e-4
+
+    exported = AutoModelForCausalLM.from_pretrained(folder / "exports" / "final")
+    assert len(AutoTokenizer.from_pretrained(folder / "exports" / "final")) == exported.config.vocab_size
+    assert all(torch.isfinite(p).all() for p in exported.parameters())
+
+
+@pytest.mark.skipif("SIMPLERL_DATA" not in os.environ, reason="needs the real MATH problems: set SIMPLERL_DATA")
+def test_the_v0_recipe_runs_on_a_small_model_and_the_real_problems(tiny_model, tmp_path):
+    small = [
+        f"model.path={tiny_model}",
+        "model.attention=sdpa",
+        "model.device=cpu",
+        "data.max_prompt_tokens=900",
+        "eval.every=0",
+        "rollout.prompts_per_step=4",
+        "rollout.samples_per_prompt=2",
+        "rollout.max_tokens=16",
+        "train.minibatch_size=4",
+        "train.steps=2",
+    ]
+    folder = runs.train(load_recipe("simplerl-zero-qwen2.5-math-7b", small), tmp_path / "run", plain=True)
+    rows = RunFolder(folder).read_metrics()
+    assert [row["step"] for row in rows] == [1, 2]
+    # A random model never boxes.
+    assert rows[0]["reward/mean"] == -1
+    assert rows[0]["kl/reference"] == 0 != rows[1]["kl/reference"]
+    # The learner's log-probs leave the sampling temperature of 0.6 out, as v0's do.
+    assert rows[0]["mismatch/mean"] > 0.01
+
+
+def test_a_refused_update_stops_the_run_with_the_weights_of_the_step_before(tiny_model, tmp_path, monkeypatch):
+    reward_file = tmp_path / "low_tokens.py"
+    reward_file.write_text(REWARD)
+    recipe = validate_recipe(recipe_table(tiny_model, reward_file, "ppo"))
+    real = runs.build.build_reward
+
+    def broken(config):
+        calls = iter(range(10**6))
+        reward = real(config)
+        # The third step's first response.
+        return lambda rollout, verdict: float("nan") if next(calls) == 2 * 64 else reward(rollout, verdict)
+
+    monkeypatch.setattr(runs.build, "build_reward", broken)
+    with pytest.raises(NonFiniteError, match=r"is nan; the update was refused"):
+        runs.train(recipe, tmp_path / "run", plain=True)
+    monkeypatch.undo()
+
+    assert (tmp_path / "run" / "checkpoints" / "step-000002" / "manifest.json").exists()
+    runs.train(recipe, tmp_path / "run", plain=True)
+    assert [row["step"] for row in RunFolder(tmp_path / "run").read_metrics()] == list(range(1, 21))
