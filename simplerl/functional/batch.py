@@ -69,13 +69,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The batch on a device."""
-        own: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        return type(self)(**{name: None if value is None else value.to(device) for name, value in own.items()})
+        moved: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            moved[item.name] = None if value is None else value.to(device)
+        return type(self)(**moved)
 
     def extend(self, cls: type[T], **more: Tensor | None) -> T:
         """This batch with what the next stage adds."""
-        own: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        return cls(**own, **more)
+        everything: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)} | more
+        return cls(**everything)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
