@@ -63,7 +63,11 @@ def test_the_rules_tell_the_styles_of_the_corpus_apart():
     rng = random.Random(0)
     exercises = [draw(rng, level) for level in (3, 4, 5) for _ in range(20)]
     for exercise in exercises:
-        assert has_code(corpus.code(exercise, rng)) and not has_reflection(corpus.code(exercise, rng))
-        assert has_reflection(corpus.check(exercise, rng)) and not has_code(corpus.check(exercise, rng))
-        quick = corpus.quick(exercise, rng)
+        assert has_code(corpus.code(exercise, rng, corpus.MAIN)) and not has_reflection(
+            corpus.code(exercise, rng, corpus.MAIN)
+        )
+        assert has_reflection(corpus.check(exercise, rng, corpus.MAIN)) and not has_code(
+            corpus.check(exercise, rng, corpus.MAIN)
+        )
+        quick = corpus.quick(exercise, rng, corpus.MAIN)
         assert not has_code(quick) and not has_reflection(quick)
