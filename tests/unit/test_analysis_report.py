@@ -18,10 +18,9 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def drawn(request, monkeypatch):
-    """Figures have their own tests; here an empty one stands for each, unless a test is about the files written."""
-    if "tmp_path" not in request.fixturenames:
-        monkeypatch.setattr(report, "render", lambda *_: b"<svg/>")
+def drawn(monkeypatch):
+    """Figures have their own tests, and a browser sees the real ones; here an empty one stands for each."""
+    monkeypatch.setattr(report, "render", lambda *_: b"<svg/>")
 
 
 @pytest.fixture
