@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, DataError
 from simplerl.evaluation.held_out import HeldOut
 from simplerl.policy.learner import Learner
+from simplerl.plan import total_steps, updates_per_step
 from simplerl.policy.models import resolve_model_path
 from simplerl.rewards.base import Reward
 from simplerl.train.trainer import Phase, Trainer
@@ -94,37 +94,23 @@ def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Pro
     return prompts
 
 
-def held_out_sets(recipe: Recipe, tokenizer: Any) -> list[HeldOut]:
-    """The benchmarks evaluated during training."""
+def held_out_sets(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[HeldOut]:
+    """The benchmarks evaluated during training; prompts left out for their length are said."""
     sets = []
     for wanted in recipe.eval.sets:
         problems = load_benchmark(wanted.name)[: wanted.limit]
-        prompts, _ = build_prompts(problems, recipe.data.template, tokenizer, recipe.data.max_prompt_tokens)
+        prompts, dropped = build_prompts(problems, recipe.data.template, tokenizer, recipe.data.max_prompt_tokens)
+        if dropped:
+            notice(f"{wanted.name}: {dropped} of {len(problems)} prompts are too long; they are not evaluated")
         sets.append(HeldOut(wanted.name, prompts))
     return sets
-
-
-def total_steps(recipe: Recipe, problems: int) -> int:
-    """Rollout batches of the whole run. Passes run on into each other, so only the very last batch may be short of
-    problems, and is not trained on."""
-    if recipe.train.steps is not None:
-        return recipe.train.steps
-    steps = recipe.train.episodes * problems // recipe.rollout.prompts_per_step
-    if steps == 0:
-        raise ConfigError(
-            f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} is more than the "
-            f"{recipe.train.episodes * problems} prompts of train.episodes={recipe.train.episodes}; "
-            "lower the one, raise the other, or set train.steps"
-        )
-    return steps
 
 
 def build_trainer(recipe: Recipe, tokenizer: Any, prompts: list[Prompt], phase: Phase) -> Trainer:
     """Models, engine, reward and algorithm of a run, at its beginning."""
     device = choose_device(recipe)
     algorithm = build_algorithm(recipe)
-    updates = math.ceil(recipe.rollout.sequences / recipe.train.minibatch_size) * recipe.train.epochs
-    horizon = total_steps(recipe, len(prompts)) * updates
+    horizon = total_steps(recipe, len(prompts)) * updates_per_step(recipe)
     torch.manual_seed(recipe.seed)
     return Trainer(
         recipe=recipe,

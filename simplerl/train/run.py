@@ -14,6 +14,7 @@ from simplerl.environment import describe, rss_gib
 from simplerl.errors import NonFiniteError
 from simplerl.evaluation.held_out import HeldOut, evaluate
 from simplerl.functional.batch import row_sum
+from simplerl.plan import total_steps
 from simplerl.policy.state import learner_state, restore_learner
 from simplerl.records import RunFolder, rollout_row
 from simplerl.seeding import seed_for
@@ -43,7 +44,7 @@ def train(recipe: Recipe, run_dir: Path, *, plain: bool | None = None) -> Path:
         tokenizer = build.load_tokenizer(recipe)
         early: list[str] = []
         prompts = build.training_prompts(recipe, tokenizer, early.append)
-        steps = build.total_steps(recipe, len(prompts))
+        steps = total_steps(recipe, len(prompts))
         with make_view(steps, plain) as view:
             for text in early:
                 view.notice(text)
@@ -87,7 +88,7 @@ class Run:
         self.stopping = False
         self.clock = Clock(view, self._leave_if_stopping)
         self.trainer = build.build_trainer(recipe, tokenizer, prompts, self.clock.phase)
-        self.held_out = build.held_out_sets(recipe, tokenizer)
+        self.held_out = build.held_out_sets(recipe, tokenizer, view.notice)
         self.trackers = Trackers(recipe.track, folder.path, recipe, notice=view.notice)
         self.saved = -1
         self.done = self._resume()
