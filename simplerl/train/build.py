@@ -17,8 +17,8 @@ from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, DataError
 from simplerl.evaluation.held_out import HeldOut
-from simplerl.policy.learner import Learner
 from simplerl.plan import total_steps, updates_per_step
+from simplerl.policy.learner import Learner
 from simplerl.policy.models import resolve_model_path
 from simplerl.rewards.base import Reward
 from simplerl.train.trainer import Phase, Trainer
