@@ -32,7 +32,9 @@ def load_causal_lm(config: ModelConfig) -> PreTrainedModel:
     )
     model.config.use_cache = False
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers 5.23 renamed it; releases before know the old name only.
+        old_name = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", old_name)({"use_reentrant": False})
     return cast(PreTrainedModel, model.train().requires_grad_(True))
 
 
