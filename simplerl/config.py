@@ -174,10 +174,6 @@ class TrainConfig(Frozen):
     mismatch_limit: float = Field(default=0.5, gt=0)
     """Largest mean |engine - learner| log-prob difference; beyond it the run stops."""
 
-    @property
-    def has_fixed_length(self) -> bool:
-        return self.steps is not None
-
 
 class EvalSet(Frozen):
     """One benchmark evaluated during training."""

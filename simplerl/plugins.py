@@ -17,7 +17,6 @@ from types import ModuleType
 
 from simplerl.errors import ConfigError
 
-KINDS = ("algorithms", "benchmarks", "data", "engines", "rewards", "verifiers")
 _FOLDERS = {"benchmarks": "simplerl.data.benchmarks", "data": "simplerl.data.sources", "verifiers": "simplerl.verifier"}
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from safetensors.torch import load_file
 
+from simplerl.atomic import TEMPORARY
 from simplerl.config import validate_recipe
 from simplerl.records import RunFolder
 
@@ -98,7 +99,7 @@ def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model,
             continue
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        leftovers = [path.name for path in torn.rglob("*tmp*")]
+        leftovers = [path.name for path in torn.rglob(f"{TEMPORARY}*")]
         moments.append((len(RunFolder(torn).read_metrics()), len(leftovers)))
     finish(processes, recipe, torn)
 
