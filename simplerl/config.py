@@ -227,7 +227,7 @@ class Recipe(Frozen):
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     engine: EngineField = Field(default="embedded")  # type: ignore[assignment]
-    verifier: VerifierField = Field(default="last-box")  # type: ignore[assignment]
+    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
     reward: RewardField = Field(default="simplerl")  # type: ignore[assignment]
     algorithm: AlgorithmField = Field(default="ppo")  # type: ignore[assignment]
     train: TrainConfig = TrainConfig()

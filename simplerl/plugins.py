@@ -17,7 +17,7 @@ from types import ModuleType
 
 from simplerl.errors import ConfigError
 
-_FOLDERS = {"benchmarks": "simplerl.data.benchmarks", "data": "simplerl.data.sources", "verifiers": "simplerl.verifier"}
+_FOLDERS = {"benchmarks": "simplerl.data.benchmarks", "data": "simplerl.data.sources", "verifiers": "simplerl.verifier.kinds"}
 
 
 def package_of(kind: str) -> str:

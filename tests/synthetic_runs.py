@@ -101,7 +101,7 @@ def _responses(step: int, temperature: float, rng: random.Random, hostile: bool)
         row = {"step": step, "set": "arithmetic-test", "temperature": temperature, "problem_id": f"arithmetic/{index}"}
         row |= {"sample_index": 0, "prompt": "Question: ...", "question": f"What is {300 + index}+{40 + 3 * index}?"}
         row |= {"answer": answer, "text": text + HOSTILE * hostile, "prompt_tokens": 20, "response_tokens": len(text)}
-        row |= {"finish_reason": "stop", "extracted": boxed or None, "verdict": verdict, "method": "last-box"}
+        row |= {"finish_reason": "stop", "extracted": boxed or None, "verdict": verdict, "method": "box, value"}
         rows.append(row | {"reward": {"correct": 1.0, "wrong": -0.5, "no_answer": -1.0}[verdict], "level": 3})
     return rows
 

@@ -90,9 +90,13 @@ def start_engine(path: str, tokenizer: Any) -> Engine:
 
 def judge(text: str, gold: str | None) -> Verdict:
     """The verdict; without a gold answer only `extracted` means anything."""
-    from simplerl.verifier import last_box
+    from simplerl.verifier.kinds import math
 
-    return last_box.build(last_box.Config()).verify(text, gold or "")
+    verifier = math.build(math.Config())
+    try:
+        return verifier.verify(text, gold or "")
+    finally:
+        verifier.close()
 
 
 def _summary(rollout: Rollout, verdict: Verdict, gold: str | None) -> str:

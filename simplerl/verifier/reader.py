@@ -1,0 +1,99 @@
+"""A cursor over the tokens of one answer."""
+
+from __future__ import annotations
+
+from simplerl.verifier.tokens import Commas, Token, tokenize
+from simplerl.verifier.tree import Node
+
+SEPARATORS = {",", ";", "and", "or"}
+IGNORED = {"$", "\\$", "\\(", "\\)", "\\[", "\\]", "\\ ", "\\/", "\\-", "\\@"}
+
+
+class Unreadable(ValueError):
+    """Not the notation of an answer."""
+
+
+class Beyond(Unreadable):
+    """Mathematics that only the symbolic path can read."""
+
+
+class Reader:
+    """Where a parser is in its text.
+
+    `bars`: how many `|` are open; `conditions`: how many sets, where `:` is "such that"; `depth`: how deep it nests.
+    """
+
+    def __init__(self, text: str, commas: Commas, depth: int = 0) -> None:
+        self.text, self.depth = text, depth
+        self.commas: Commas = commas
+        self.tokens = [t for t in tokenize(text, commas) if t.text not in IGNORED]
+        self.at = 0
+        self.bars = 0
+        self.conditions = 0
+
+    @property
+    def next(self) -> Token:
+        return self.tokens[self.at]
+
+    def take(self) -> Token:
+        if self.next.kind == "end":
+            raise Unreadable("ends too early")
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def accept(self, *texts: str) -> bool:
+        if self.next.text in texts and self.next.kind != "end":
+            self.at += 1
+            return True
+        return False
+
+    def expect(self, *texts: str) -> str:
+        if self.next.text not in texts:
+            raise Unreadable(f"{self.next.text!r} where one of {texts} should be")
+        return self.take().text
+
+    def group_text(self) -> str:
+        """The raw text of a braced group, or of the next token."""
+        if not self.accept("{"):
+            return self.take().text
+        start, depth = self.next.start, 1
+        while depth:
+            token = self.take()
+            depth += {"{": 1, "}": -1}.get(token.text, 0)
+        return self.text[start : self.tokens[self.at - 1].start]
+
+    # What the parts of the grammar ask of each other.
+
+    def answer(self) -> Node:
+        raise NotImplementedError
+
+    def listing(self) -> Node:
+        raise NotImplementedError
+
+    def relation(self) -> Node:
+        raise NotImplementedError
+
+    def sum(self) -> Node:
+        raise NotImplementedError
+
+    def power(self) -> Node:
+        raise NotImplementedError
+
+    def signed_power(self) -> Node:
+        raise NotImplementedError
+
+    def starts_factor(self) -> bool:
+        raise NotImplementedError
+
+    def starts_unit(self, node: Node) -> bool:
+        raise NotImplementedError
+
+    def juxtaposed(self, left: Node) -> Node:
+        raise NotImplementedError
+
+    def joiner(self) -> str:
+        raise NotImplementedError
+
+    def inner(self, text: str) -> Node:
+        """What a piece of text inside this one says, read by a parser of its own."""
+        raise NotImplementedError
