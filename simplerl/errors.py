@@ -25,5 +25,9 @@ class NonFiniteError(SimpleRLError, ArithmeticError):
     """A loss or a gradient is NaN or Inf; the update was refused and the weights are untouched."""
 
 
+class RemoteError(SimpleRLError, RuntimeError):
+    """A service gave no answer for as long as it was asked, or one of no use."""
+
+
 class DependencyError(SimpleRLError, ImportError):
     """A package is missing or outside the supported range."""

@@ -11,7 +11,7 @@ from typing import Any
 from simplerl import checkpoint
 from simplerl.config import Recipe
 from simplerl.environment import describe, rss_gib
-from simplerl.errors import NonFiniteError
+from simplerl.errors import NonFiniteError, RemoteError
 from simplerl.evaluation.held_out import HeldOut, evaluate
 from simplerl.functional.batch import row_sum
 from simplerl.plan import total_steps
@@ -93,6 +93,7 @@ class Run:
         self.saved = -1
         self.done = self._resume()
         self.algorithm_state = self.trainer.algorithm.state()
+        self.updates_before = self.trainer.learner.updates
 
     def __enter__(self) -> Run:
         return self
@@ -101,6 +102,8 @@ class Run:
         self.trackers.close()
         self.trainer.engine.close()
         self.trainer.verifier.close()
+        # A reward may be a plain function.
+        getattr(self.trainer.reward, "close", lambda: None)()
 
     def request_stop(self) -> None:
         self.stopping = True
@@ -120,7 +123,7 @@ class Run:
                 self._step()
         except Stopped:
             pass
-        except NonFiniteError:
+        except (NonFiniteError, RemoteError):
             self._save_if_untouched()
             raise
         self._save()
@@ -131,10 +134,10 @@ class Run:
 
     def _step(self) -> None:
         self.clock.reset()
-        self.updates_before = self.trainer.learner.updates
         result = self.trainer.step(self.done + 1)
         self.done += 1
         self.algorithm_state = self.trainer.algorithm.state()
+        self.updates_before = self.trainer.learner.updates
         self._record(result)
         if self._evaluation_due():
             self._evaluate()
@@ -232,10 +235,10 @@ class Run:
         checkpoint.prune(self.folder.path, self.recipe.checkpoint.keep)
 
     def _save_if_untouched(self) -> None:
-        """After a refused update: the weights are those of the last step only if no update of this one came before."""
+        """After a step that broke off: the weights are those of the step before only if it made no update yet."""
         if self.trainer.learner.updates == self.updates_before:
             self._save()
-        self.view.notice(f"step {self.done + 1} was refused; the newest checkpoint is of step {max(0, self.saved)}")
+        self.view.notice(f"step {self.done + 1} was not done; the newest checkpoint is of step {max(0, self.saved)}")
 
     def _export(self, name: str) -> None:
         """The policy as a `transformers` folder, whole or not at all."""

@@ -52,7 +52,7 @@ CASES = {
     ),
     "unknown reward": (
         "reward=simplrl",
-        "rewards: no 'simplrl'; did you mean 'simplerl'? Available: accuracy, simplerl. "
+        "rewards: no 'simplrl'; did you mean 'simplerl'? Available: accuracy, http, simplerl. "
         f"A new one is a new file in simplerl/rewards/, {MINE}",
     ),
     "unknown engine": (

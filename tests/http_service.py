@@ -1,0 +1,103 @@
+"""A real HTTP server on 127.0.0.1 that does to each request what a test wants."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`how`: whole; or the connection is dropped instead, torn in the middle, stalls, drips or floods."""
+
+    body: Any = None
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    how: Literal["whole", "drop", "tear", "stall", "drip", "flood"] = "whole"
+
+    @property
+    def content(self) -> bytes:
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+
+
+class Service:
+    """Answers with `answer(question)`. Keeps what was posted, with the headers, in the order of arrival."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Reply], port: int = 0) -> None:
+        self.answer = answer
+        self.posted: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.released = threading.Event()
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler_of(self))
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def port(self) -> int:
+        return self.server.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/ask"
+
+    def __enter__(self) -> Service:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.released.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def replies(*queue: Reply) -> Callable[[dict[str, Any]], Reply]:
+    """These one after the other; the last one for all that comes later."""
+    left = list(queue)
+    return lambda question: left.pop(0) if len(left) > 1 else left[0]
+
+
+def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        timeout = 30
+
+        def do_POST(self) -> None:
+            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with service.lock:
+                service.posted.append(question)
+                service.headers.append(dict(self.headers))
+            reply = service.answer(question)
+            self.close_connection = reply.how != "whole"
+            if reply.how == "stall":
+                service.released.wait(30)
+            elif reply.how != "drop":
+                self.send(reply)
+
+        def send(self, reply: Reply) -> None:
+            extra = {"tear": 10, "drip": 10**6, "flood": 10**12}.get(reply.how, 0)
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(reply.content) + extra), **reply.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.content)
+            while reply.how == "drip" and not service.released.wait(0.02):
+                self.wfile.write(b" ")
+            while reply.how == "flood":
+                self.wfile.write(b" " * 65536)
+
+        def handle(self) -> None:
+            # The client may have lost its patience.
+            with suppress(ConnectionError):
+                super().handle()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,347 @@
+"""A real server on 127.0.0.1 fails in every way there is, and a client that asks again only where that may help."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from http_service import Reply, Service, replies
+
+from simplerl import http
+from simplerl.config import validate_recipe
+from simplerl.errors import ConfigError, RemoteError
+from simplerl.rewards import http as rewards
+from simplerl.types import Problem, Prompt, Rollout, Verdict
+from simplerl.verifier.kinds import http as verifiers
+
+pytestmark = pytest.mark.unit
+
+GOOD = Reply({"reward": 0.5})
+PROBLEM = Problem("p/1", "What is 3+4?", "7")
+ROLLOUT = Rollout("r", Prompt(PROBLEM, "Q", (1,)), (2,), (-0.5,), "It is \\boxed{7}.", "stop", 0)
+RECIPE = {
+    "model": {"path": "none"},
+    "data": {"source": "arithmetic"},
+    "verifier": {"name": "http", "url": "http://127.0.0.1/"},
+}
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(http, "LONGEST_WAIT", 0.004)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds the client would have slept between attempts."""
+    seconds: list[float] = []
+    monkeypatch.setattr(http, "sleep_using_event", lambda event: seconds.append)
+    return seconds
+
+
+def client_of(service: Service, **settings: Any) -> http.Client:
+    return http.Client(http.Endpoint(url=service.url, **settings))
+
+
+def ask(service: Service, **settings: Any) -> dict[str, Any]:
+    client = client_of(service, **settings)
+    try:
+        return client.ask({"n": 1}, dict)
+    finally:
+        client.close()
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_json_is_posted_and_the_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", " secret\n")
+    with Service(replies(GOOD)) as service:
+        client = client_of(service, key_variable="MY_KEY")
+        # A lone surrogate is no UTF-8.
+        assert client.ask({"text": "é\ud800∞"}, lambda answer: answer["reward"]) == 0.5
+        client.close()
+    assert service.posted == [{"text": "é?∞"}]
+    assert service.headers[0]["Authorization"] == "Bearer secret"
+    assert service.headers[0]["Content-Type"] == "application/json"
+
+
+def test_a_key_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(ConfigError, match="key_variable=MY_KEY: there is no such environment variable"):
+        http.Client(http.Endpoint(url="http://127.0.0.1/", key_variable="MY_KEY"))
+
+
+@pytest.mark.parametrize(
+    "url, fault",
+    [
+        ("ftp://host/x", "must be http://HOST"),
+        ("127.0.0.1:8000", "no address|must be http://HOST"),
+        ("http:///x", "must be http://HOST"),
+        ("http://host:port/x", "is no address"),
+        ("https://me:secret@host/x", "use key_variable"),
+    ],
+)
+def test_addresses_are_checked_with_the_recipe(url: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=rf"reward\.url=.*({fault})"):
+        validate_recipe(RECIPE | {"reward": {"name": "http", "url": url}})
+
+
+# --- asking again -----------------------------------------------------------------------------------------------------
+
+PASSING = [
+    Reply("busy", 500),
+    Reply("busy", 503),
+    Reply("slower, please", 429),
+    Reply(how="drop"),
+    Reply({"reward": 1}, how="tear"),
+    Reply(how="stall"),
+    Reply(b" ", how="drip"),
+]
+
+
+@pytest.mark.parametrize("failure", PASSING, ids=lambda reply: f"{reply.status}-{reply.how}")
+def test_what_may_pass_is_asked_again(failure: Reply) -> None:
+    slow = failure.how in ("stall", "drip")
+    with Service(replies(failure, failure, GOOD)) as service:
+        assert ask(service, timeout_seconds=0.4 if slow else 60) == {"reward": 0.5}
+    assert len(service.posted) == 3 or (slow and len(service.posted) > 3)
+
+
+def test_a_service_that_stays_away_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    endpoint = http.Endpoint(url=f"http://127.0.0.1:{port}/ask", give_up_seconds=0.05)
+    with pytest.raises(RemoteError) as caught:
+        http.Client(endpoint).ask({}, dict)
+    assert f"{endpoint.url} gave no answer in " in str(caught.value)
+    assert "(give_up_seconds=0.05); the last failure: ConnectError: " in str(caught.value)
+    assert "Start it again, then run the same command: a run goes on from its last checkpoint" in str(caught.value)
+
+
+def test_the_error_counts_attempts_and_quotes_the_last_answer(slept: list[float]) -> None:
+    with Service(replies(Reply("overloaded", 503))) as service:
+        with pytest.raises(RemoteError, match=r"in 1 attempts .*503 Service Unavailable '\"overloaded\"'"):
+            ask(service, give_up_seconds=0)
+        assert (len(service.posted), slept) == (1, [])
+        with pytest.raises(RemoteError, match=r"gave no answer in (\d+) attempts") as caught:
+            ask(service, give_up_seconds=0.2)
+    assert f"in {len(service.posted) - 1} attempts" in str(caught.value)
+    assert len(slept) == len(service.posted) - 2 > 1
+
+
+def test_waits_double_at_most_and_end_at_a_limit(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
+    monkeypatch.setattr(http, "FIRST_WAIT", 1.0)
+    monkeypatch.setattr(http, "LONGEST_WAIT", 5.0)
+    with Service(replies(*[Reply(status=500)] * 30, GOOD)) as service:
+        ask(service, give_up_seconds=1e6)
+    assert len(slept) == 30
+    assert all(0 <= wait <= min(2**attempt, 5) for attempt, wait in enumerate(slept))
+    assert len(set(slept)) == 30, "threads that failed together must not come back together"
+
+
+def test_retry_after_is_honoured(slept: list[float]) -> None:
+    with Service(replies(Reply(status=429, headers={"Retry-After": "7"}), GOOD)) as service:
+        ask(service)
+    assert slept == [7.0]
+
+
+def test_a_service_that_asks_for_more_time_than_there_is_is_not_waited_for(slept: list[float]) -> None:
+    with (
+        Service(replies(Reply(status=503, headers={"Retry-After": "601"}))) as service,
+        pytest.raises(RemoteError, match="in 1 attempts"),
+    ):
+        ask(service, give_up_seconds=600)
+    assert slept == []
+
+
+def test_retry_after_may_be_a_date_or_nonsense() -> None:
+    assert http._retry_after(" 2.5 ") == 2.5
+    assert 3500 < http._retry_after(formatdate(time.time() + 3600, usegmt=True)) <= 3600
+    assert http._retry_after(formatdate(time.time() - 3600, usegmt=True)) == 0
+    assert [http._retry_after(text) for text in ("", "soon", "nan", "-3")] == [0, 0, 0, 0]
+
+
+def test_an_outage_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    bad = Reply(status=502)
+    with Service(replies(bad, bad, bad, GOOD, GOOD, bad, GOOD)) as service:
+        client = client_of(service)
+        assert [client.ask({}, dict)["reward"] for _ in range(3)] == [0.5, 0.5, 0.5]
+        client.close()
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records if record.name == http.__name__] == [
+        f"{service.url} does not answer",
+        f"{service.url} does not answer",
+    ]
+
+
+def test_once_one_question_is_lost_the_others_are_not_waited_for() -> None:
+    """The second is refused while the first waits for an hour that the service asked for."""
+    waiting = threading.Event()
+
+    def answer(question: dict[str, Any]) -> Reply:
+        if question["n"] == 1:
+            waiting.set()
+            return Reply(status=503, headers={"Retry-After": "3600"})
+        return Reply(status=400)
+
+    with Service(answer) as service, ThreadPoolExecutor(1) as threads:
+        client = client_of(service, give_up_seconds=1e6)
+        first = threads.submit(client.ask, {"n": 1}, dict)
+        assert waiting.wait(30)
+        with pytest.raises(RemoteError, match="400"):
+            client.ask({"n": 2}, dict)
+        with pytest.raises(RemoteError, match="503"):
+            first.result(30)
+        client.close()
+
+
+# --- what asking again does not mend ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])
+def test_a_refusal_is_final(status: int) -> None:
+    with (
+        Service(replies(Reply(b"a" * 200 + b"b" * 200, status))) as service,
+        pytest.raises(RemoteError, match=rf"refused: it answered {status} .*'a{{200}}'\. Mend it there, then run"),
+    ):
+        ask(service)
+    assert len(service.posted) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(status: int) -> None:
+    with Service(replies(GOOD)) as other:
+        moved = Reply(b"", status, {"Location": other.url})
+        with Service(replies(moved)) as service, pytest.raises(RemoteError, match=rf"{status} .* to {other.url}"):
+            ask(service)
+    assert (len(service.posted), other.posted) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "content, fault",
+    [
+        (b"<html>hello</html>", "unexpected character"),
+        (b"", "empty"),
+        (b'{"reward": 1', "unexpected end"),
+        (b'{"reward": NaN}', "unexpected character"),
+        (b'{"reward": -Infinity}', "no digit"),
+        (b'{"reward": 1e999}', "infinity"),
+        (b"[1.0]", "it is a list, not an object"),
+        (b"\xff\xfe{}", "UTF-8"),
+        (b" " * (1 << 20) + b"{}", "longer than 1,048,576 bytes"),
+    ],
+)
+def test_an_answer_of_no_use_is_final(content: bytes, fault: str) -> None:
+    with Service(replies(Reply(content))) as service, pytest.raises(RemoteError) as caught:
+        ask(service)
+    assert len(service.posted) == 1
+    shown = repr(content.decode("utf-8", "replace")[:200])
+    assert str(caught.value).startswith(f"{service.url}: no use in 200 OK {shown}: ")
+    assert fault in str(caught.value)
+
+
+def test_an_answer_without_end_is_not_read() -> None:
+    with (
+        Service(replies(Reply(b"{", how="flood"))) as service,
+        pytest.raises(RemoteError, match="longer than 1,048,576 bytes"),
+    ):
+        ask(service)
+    assert len(service.posted) == 1
+
+
+# --- the reward -------------------------------------------------------------------------------------------------------
+
+
+def reward_of(service: Service, verdict: Verdict, **settings: Any) -> float:
+    config = validate_recipe(RECIPE | {"reward": {"name": "http", "url": service.url, **settings}}).reward
+    reward = rewards.build(config)
+    try:
+        return reward(ROLLOUT, verdict)
+    finally:
+        reward.close()
+
+
+def test_a_reward_is_asked_for_with_all_that_is_known() -> None:
+    with Service(replies(Reply({"reward": -3, "why": "because"}))) as service:
+        assert reward_of(service, Verdict("correct", "7", "string")) == -3.0
+        assert reward_of(service, Verdict("no_answer")) == -3.0
+    known = {"problem_id": "p/1", "question": "What is 3+4?", "answer": "7", "response": "It is \\boxed{7}."}
+    assert service.posted == [
+        {**known, "verdict": "correct", "extracted": "7", "finish_reason": "stop"},
+        {**known, "verdict": "no_answer", "extracted": None, "finish_reason": "stop"},
+    ]
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, [1], {}])
+def test_a_reward_is_a_number(value: Any) -> None:
+    with (
+        Service(replies(Reply({"reward": value}))) as service,
+        pytest.raises(RemoteError, match=r'200 OK .*"reward" is .*, not a number'),
+    ):
+        reward_of(service, Verdict("wrong"))
+
+
+def test_a_reward_without_an_address_is_a_mistake_in_the_recipe() -> None:
+    with pytest.raises(ConfigError, match=r"reward\.url: is required"):
+        validate_recipe(RECIPE | {"reward": "http"})
+
+
+# --- the verifier -----------------------------------------------------------------------------------------------------
+
+
+def verifier_of(service: Service, **settings: Any) -> verifiers.HttpVerifier:
+    return verifiers.build(verifiers.Config(url=service.url, **settings))
+
+
+def test_verdicts_come_from_the_service() -> None:
+    answers = replies(
+        Reply({"verdict": "correct", "extracted": "7", "method": "judge"}), Reply({"verdict": "no_answer"})
+    )
+    with Service(answers) as service:
+        verifier = verifier_of(service)
+        first, second = verifier.verify("I say 7", "7"), verifier.verify("", "7")
+        verifier.close()
+    assert (first.label, first.extracted, first.method) == ("correct", "7", "judge")
+    assert (second.label, second.extracted, second.method) == ("no_answer", None, "http")
+    assert first.seconds > 0
+    assert service.posted == [{"response": "I say 7", "gold": "7"}, {"response": "", "gold": "7"}]
+
+
+@pytest.mark.parametrize(
+    "answer, fault",
+    [
+        ({"verdict": "right"}, "\"verdict\" is 'right', not one of correct, wrong, no_answer, error"),
+        ({"verdict": ["correct"]}, '"verdict" is'),
+        ({}, '"verdict" is None'),
+        ({"verdict": "wrong", "extracted": 7}, '"extracted" is 7, not a string'),
+        ({"verdict": "wrong", "method": {}}, '"method" is {}, not a string'),
+    ],
+)
+def test_a_verdict_that_is_none(answer: dict[str, Any], fault: str) -> None:
+    with Service(replies(Reply(answer))) as service:
+        verifier = verifier_of(service)
+        with pytest.raises(RemoteError, match=fault):
+            verifier.submit("x", "7").result(30)
+        verifier.close()
+
+
+def test_as_many_questions_as_allowed_are_asked_at_once() -> None:
+    """Nobody is answered before four have come."""
+    together = threading.Barrier(4)
+
+    def answer(question: dict[str, Any]) -> Reply:
+        together.wait(30)
+        return Reply({"verdict": "correct", "extracted": question["response"]})
+
+    with Service(answer) as service:
+        verifier = verifier_of(service, concurrency=4)
+        verdicts = [verifier.submit(str(n), "7") for n in range(12)]
+        assert [verdict.result(30).extracted for verdict in verdicts] == [str(n) for n in range(12)]
+        verifier.close()
