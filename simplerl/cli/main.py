@@ -12,6 +12,7 @@ import simplerl
 from simplerl.cli import base, data
 from simplerl.cli.console import say, say_error
 from simplerl.cli.doctor import doctor
+from simplerl.cli.grade import grade
 from simplerl.cli.report import report
 from simplerl.cli.sample import sample
 from simplerl.cli.train import recipes, train
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, recipes, sample, report, doctor):
+for command in (train, recipes, sample, grade, report, doctor):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
