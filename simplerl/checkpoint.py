@@ -59,7 +59,7 @@ def latest(folder: Path) -> tuple[Path, list[str]] | None:
     start such a run over from nothing is for the user to decide.
     """
     faults = []
-    for path in reversed(_checkpoints(folder).values()):
+    for path in reversed(checkpoints(folder).values()):
         fault = find_fault(path)
         if fault is None:
             return path, [f"{text}; using {path.name}" for text in faults]
@@ -115,10 +115,10 @@ def prune(folder: Path, keep: int) -> list[str]:
     Returns the names deleted. Sizes alone are compared here: a full check after every save would read everything.
     """
     whole, doomed = [], []
-    for path in _checkpoints(folder).values():
+    for path in checkpoints(folder).values():
         (whole if find_fault(path, checksums=False) is None else doomed).append(path)
     doomed += whole[: max(0, len(whole) - max(1, keep))]
-    kept = set(_checkpoints(folder).values()) - set(doomed)
+    kept = set(checkpoints(folder).values()) - set(doomed)
     doomed += [p for p in _folder(folder).glob(f"{atomic.REPLACED}*") if p not in kept and p not in doomed]
     for path in doomed:
         atomic.remove(path)
@@ -191,7 +191,7 @@ def _folder(folder: Path) -> Path:
     return Path(folder) / "checkpoints"
 
 
-def _checkpoints(folder: Path) -> dict[int, Path]:
+def checkpoints(folder: Path) -> dict[int, Path]:
     """Checkpoint folders by step, oldest first. A replaced one counts only while nothing stands in its place."""
     found: dict[int, Path] = {}
     for path in sorted(_folder(folder).glob("*")):  # ".old-step-..." sorts before "step-..."

@@ -13,14 +13,10 @@ Readers may come at any moment: files appear whole, and a torn last line is not 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import socket
-import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +24,12 @@ import orjson
 
 from simplerl import atomic
 from simplerl.config import Recipe
-from simplerl.errors import ConfigError, SimpleRLError
+from simplerl.errors import ConfigError
+from simplerl.files import Row, line, locked, read_lines, write_parquet
 from simplerl.types import GradedRollout
 
 if TYPE_CHECKING:
-    import pyarrow
-
-Row = Mapping[str, Any]
+    pass
 
 MAY_CHANGE = ("track.", "checkpoint.")
 """Settings that a resumed run may change: they do not touch what is computed."""
@@ -131,44 +126,29 @@ class RunFolder:
         atomic.write_json(self.path / "environment.json", [*self.read_environments(), dict(environment)])
         self._write_recipe(recipe)
 
-    @contextmanager
-    def lock(self, patience: float = 3.0) -> Iterator[None]:
-        """Holds the folder for this process; the kernel lets go of it when the process dies, however it dies.
-
-        Waits `patience` seconds, because a killed process with much memory takes a moment to be gone.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        # A forked worker would keep the lock after its parent has died.
-        inherited = _closed_in_children(descriptor)
-        try:
-            _acquire(descriptor, self.path, patience)
-            yield
-        finally:
-            inherited.discard(descriptor)
-            os.close(descriptor)
+    def lock(self, patience: float = 3.0) -> AbstractContextManager[None]:
+        """Holds the folder for this process, see `simplerl.files.locked`."""
+        return locked(self.path, patience)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Row) -> None:
         """One durable line of `metrics.jsonl`; `row` has "step". NaN and Inf are written as null."""
-        atomic.append_line(self.path / "metrics.jsonl", _line(row))
+        atomic.append_line(self.path / "metrics.jsonl", line(row))
 
     def append_eval(self, row: Row) -> None:
         """One durable line of `evals.jsonl`; `row` has "step", "set" and "temperature"."""
-        atomic.append_line(self.path / "evals.jsonl", _line(row))
+        atomic.append_line(self.path / "evals.jsonl", line(row))
 
     def write_rollouts(self, step: int, rows: Sequence[Row]) -> Path:
         """Every response of a training step, see `rollout_row`."""
-        return _write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
+        return write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
 
     def write_eval_responses(self, step: int, set_name: str, temperature: float, rows: Sequence[Row]) -> Path:
         """Every response of one evaluation, see `rollout_row`; set and temperature are added to each."""
         name = re.sub(r"[^\w.-]", "_", set_name)
         path = self.path / "evals" / f"step-{step:06d}-{name}-t{temperature:g}.parquet"
-        return _write_parquet(
-            path, [{**row, "set": set_name, "temperature": temperature} for row in rows], EVAL_COLUMNS
-        )
+        return write_parquet(path, [{**row, "set": set_name, "temperature": temperature} for row in rows], EVAL_COLUMNS)
 
     def truncate_after(self, step: int) -> None:
         """Forgets all that came after a step: lines, files of responses, checkpoints, torn lines, leftovers.
@@ -206,10 +186,10 @@ class RunFolder:
         return entries if isinstance(entries, list) else []
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return list(_read_lines(self.path / "metrics.jsonl"))
+        return list(read_lines(self.path / "metrics.jsonl"))
 
     def read_evals(self) -> list[dict[str, Any]]:
-        return list(_read_lines(self.path / "evals.jsonl"))
+        return list(read_lines(self.path / "evals.jsonl"))
 
     def rollout_files(self) -> list[tuple[int, Path]]:
         """Complete files of training responses as (step, path), in order."""
@@ -251,32 +231,12 @@ def _flat(table: Row, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _line(row: Row) -> bytes:
-    # Names in a fixed order: where a row was gathered through a set, Python's hash seed would decide it.
-    first = {key: row[key] for key in ("step", "set", "temperature") if key in row}
-    return orjson.dumps(first | dict(sorted(row.items())), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file; a last line without its newline is still being written and is not read."""
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")[:-1]
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield orjson.loads(line)
-        except ValueError as error:
-            # A crash can leave a last line of zeros; anywhere else the file is damaged and the user should know.
-            if number < len(lines):
-                raise SimpleRLError(f"{path}, line {number} is damaged: {error}") from error
+# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def _truncate_lines(path: Path, step: int) -> None:
     if path.exists():
-        kept = [_line(row) + b"\n" for row in _read_lines(path) if row["step"] <= step]
+        kept = [line(row) + b"\n" for row in read_lines(path) if row["step"] <= step]
         atomic.write_bytes(path, b"".join(kept))
 
 
@@ -284,63 +244,3 @@ def _named_by_step(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
     """What stands in a folder under a name that begins with step-N, in order; temporary names begin otherwise."""
     found = ((_STEP_NAME.match(path.name, len(prefix)), path) for path in folder.glob(f"{prefix}step-*"))
     return sorted((int(match[1]), path) for match, path in found if match)
-
-
-def _write_parquet(path: Path, rows: Sequence[Row], columns: Mapping[str, str]) -> Path:
-    import pyarrow.parquet
-
-    with atomic.new_file(path) as temporary:
-        pyarrow.parquet.write_table(_table(rows, columns), temporary, compression="zstd")
-    return path
-
-
-def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
-    import pyarrow
-
-    unknown = sorted({key for row in rows for key in row} - kinds.keys())
-    if unknown:
-        raise ValueError(f"responses have no column {', '.join(unknown)}; known: {', '.join(kinds)}")
-    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
-    columns = [[_encodable(row.get(name)) for row in rows] for name in kinds]
-    arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-    return pyarrow.Table.from_arrays(arrays, schema=schema)
-
-
-def _encodable(value: Any) -> Any:
-    """Text without lone surrogates, which UTF-8 cannot hold and a byte-level tokenizer may produce."""
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
-
-
-# --- the lock ---------------------------------------------------------------------------------------------------------
-
-_held: set[int] = set()
-
-
-def _closed_in_children(descriptor: int) -> set[int]:
-    if not _held and not getattr(_close_held, "registered", False):
-        os.register_at_fork(after_in_child=_close_held)
-        _close_held.registered = True  # type: ignore[attr-defined]
-    _held.add(descriptor)
-    return _held
-
-
-def _close_held() -> None:
-    while _held:
-        os.close(_held.pop())
-
-
-def _acquire(descriptor: int, folder: Path, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-                raise SimpleRLError(
-                    f"{folder} is in use by {holder}; wait for it, stop it, or name another folder with --run-dir"
-                ) from None
-            time.sleep(0.05)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
