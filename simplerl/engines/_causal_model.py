@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from simplerl.engines import _attention
 from simplerl.engines._kv_cache import SlotCache
@@ -29,6 +30,7 @@ class CausalModel:
 
     @classmethod
     def load(cls, path: str, *, dtype: str, device: str, attention: str, trust_remote_code: bool) -> CausalModel:
+        disable_progress_bar()  # it would be written into the live view
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),

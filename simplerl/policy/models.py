@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from simplerl.config import ModelConfig
 from simplerl.functional.batch import Padded
@@ -23,6 +24,7 @@ def resolve_model_path(path: str) -> str:
 
 def load_causal_lm(config: ModelConfig) -> PreTrainedModel:
     """The base model with float32 master weights, dropout off (log-probs must repeat)."""
+    disable_progress_bar()  # it would be written into the live view
     model = AutoModelForCausalLM.from_pretrained(
         resolve_model_path(config.path),
         dtype=torch.float32,

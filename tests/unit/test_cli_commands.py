@@ -191,6 +191,7 @@ def test_base_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.splitlines()[-1] == f"model: {out}"
     assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "qwen2"
     assert AutoTokenizer.from_pretrained(out).chat_template
+    capsys.readouterr()
     assert run(["base", "build", "--out", str(out)]) == 2
     assert capsys.readouterr().err == f"error: {out} already holds a model; name another folder with --out\n"
 
