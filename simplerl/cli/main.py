@@ -10,6 +10,7 @@ import typer
 
 import simplerl
 from simplerl.cli import base, data
+from simplerl.cli.compare import compare
 from simplerl.cli.console import say, say_error
 from simplerl.cli.doctor import doctor
 from simplerl.cli.grade import grade
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, recipes, sample, grade, report, doctor):
+for command in (train, recipes, sample, grade, compare, report, doctor):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
