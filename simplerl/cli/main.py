@@ -13,6 +13,7 @@ from simplerl.cli import base, data
 from simplerl.cli.compare import compare
 from simplerl.cli.console import say, say_error
 from simplerl.cli.doctor import doctor
+from simplerl.cli.eval import evaluate
 from simplerl.cli.grade import grade
 from simplerl.cli.report import report
 from simplerl.cli.sample import sample
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (train, recipes, sample, grade, compare, report, doctor):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
 

@@ -1,0 +1,147 @@
+"""`simplerl eval`: benchmarks under published settings, every response kept, every number with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simplerl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from simplerl.evaluation.subjects import Subject
+    from simplerl.evaluation.suite import Plan
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model folder, a run folder, a Hugging Face name, or tiny-math-base."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="simplerl-v0, simplerl-v1, arithmetic, or a .toml.")] = None,
+    benchmarks: Annotated[
+        str | None, typer.Option(help="Comma-separated, instead of the suite's; a path of a JSONL is one of yours.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt template [default: the suite's].")] = None,
+    engine: Annotated[str, typer.Option(help="Inference engine.")] = "embedded",
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Samples per problem.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a response at most.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed on the same engine gives the same table.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many problems of each benchmark.")] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="Of a run folder: all, or steps such as 20,40.")] = None,
+    trained: Annotated[bool | None, typer.Option(help="Use the suite's settings for trained models.")] = None,
+    from_responses: Annotated[
+        Path | None, typer.Option(help="Grade recorded responses (JSONL) instead of asking a model.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the evaluation [default: evals/MODEL-SUITE].")] = None,
+    cache: Annotated[bool, typer.Option(help="Reuse responses that were generated before.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Evaluate a model. The same command goes on with an evaluation that was stopped or killed."""
+    if (model is None) == (from_responses is None):
+        raise ConfigError("name a MODEL, or recorded responses with --from-responses FILE, and not both")
+    if from_responses is not None:
+        results = [grade_file(from_responses, out)]
+    else:
+        decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        asked = Asked(suite, names_in(benchmarks), template, engine, decoding, seed, limit, trained)
+        results = evaluate_model(str(model), checkpoints, asked, out, cache=cache)
+    from simplerl.cli.eval_table import print_results
+
+    print_results(results, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options say; None is the suite's business."""
+
+    suite: str | None
+    benchmarks: tuple[str, ...]
+    template: str | None
+    engine: str
+    decoding: dict[str, Any]
+    seed: int
+    limit: int | None
+    trained: bool | None
+
+
+def grade_file(path: Path, out: Path | None) -> dict[str, Any]:
+    from simplerl.evaluation.recorded import grade_recorded
+
+    return grade_recorded(path, out or Path("evals") / path.name.partition(".")[0])
+
+
+def evaluate_model(
+    model: str, checkpoints: str | None, asked: Asked, out: Path | None, *, cache: bool
+) -> list[dict[str, Any]]:
+    """One evaluation, or one per checkpoint in a folder of its own."""
+    from simplerl.evaluation.subjects import subjects
+
+    found = subjects(model, checkpoints)
+    suite = asked.suite or ("arithmetic" if model == "tiny-math-base" or is_miniature(found[0]) else "simplerl-v0")
+    plans = [make_plan(each, suite, asked) for each in found]
+    folder = out or Path("evals") / f"{Path(model).name}-{Path(suite).stem}"
+    folders = [folder / f"step-{each.step:06d}" if checkpoints else folder for each in found]
+    return run_all(found, plans, folders, cache=cache)
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def is_miniature(subject: Subject) -> bool:
+    """A run of the embedded base."""
+    from simplerl.records import RunFolder
+
+    run = RunFolder(Path(subject.name.partition("@")[0]))
+    return run.exists and run.read_recipe().get("model", {}).get("path", "tiny-math-base") == "tiny-math-base"
+
+
+def make_plan(subject: Subject, suite_name: str, asked: Asked) -> Plan:
+    """The resolved plan. Weights of a training run are trained unless said otherwise."""
+    from simplerl import plugins
+    from simplerl.data.templates import PLAIN, render
+    from simplerl.evaluation.subjects import model_hash
+    from simplerl.evaluation.suite import Decoding, Plan, load_suite, parts_of
+    from simplerl.records import RunFolder
+
+    plugins.load("engines", asked.engine)
+    suite = load_suite(suite_name)
+    template = asked.template or suite.template
+    if template != "chat" and template not in PLAIN:
+        render(template, "")
+    of_run = subject.step is not None or RunFolder(Path(subject.name)).exists
+    trained = of_run if asked.trained is None else asked.trained
+    return Plan(
+        model=subject.name,
+        model_hash=model_hash(subject),
+        step=subject.step,
+        suite=suite_name,
+        trained=trained,
+        template=template,
+        engine=asked.engine,
+        seed=asked.seed,
+        limit=asked.limit,
+        parts=parts_of(suite, asked.benchmarks, Decoding(**asked.decoding), trained=trained),
+        average=() if asked.benchmarks else suite.average,
+    )
+
+
+def run_all(found: list[Subject], plans: list[Plan], folders: list[Path], *, cache: bool) -> list[dict[str, Any]]:
+    """Every subject in turn, with one engine where they are checkpoints of one run."""
+    from simplerl.evaluation.opening import opened
+
+    results = []
+    for subject, plan, folder in zip(found, plans, folders, strict=True):
+        with opened(subject, plan, folder, use_cache=cache, notice=say_note) as session:
+            results.append(session.run())
+        say_note(f"responses and results: {folder}")
+    return results
+
+
+def say_note(text: str) -> None:
+    typer.echo(text, err=True)

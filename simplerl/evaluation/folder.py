@@ -1,0 +1,95 @@
+"""The folder of an evaluation: the plan, where it ran, and every response.
+
+    eval.toml                    the plan
+    environment.json             one entry per session
+    responses/PART.jsonl         finished responses of a part that is not finished
+    responses/PART/all.parquet   every response of a finished part
+    results.json                 the table
+
+A response is in its file the moment it is finished, so nothing is generated twice after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import tomli_w
+
+from simplerl import atomic
+from simplerl.errors import ConfigError
+from simplerl.evaluation.suite import Plan
+from simplerl.files import Row, read_lines, write_parquet
+from simplerl.records import EVAL_COLUMNS
+
+
+class EvalFolder:
+    """Reads and writes one evaluation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self, plan: Plan, environment: Row) -> None:
+        """Begins, or goes on with the evaluation that is there. Raises `ConfigError` where that is another one."""
+        stored, given = self.read_plan(), plan_table(plan)
+        if stored is not None and stored != given:
+            raise ConfigError(
+                f"{self.path} holds another evaluation:\n  " + "\n  ".join(differences(stored, given)) + "\n"
+                "Name another folder with --out"
+            )
+        path = self.path / "environment.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        atomic.write_json(path, [*before, dict(environment)])
+        atomic.write_text(self.path / "eval.toml", tomli_w.dumps(given))
+
+    def read_plan(self) -> dict[str, Any] | None:
+        path = self.path / "eval.toml"
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def is_finished(self, part: str) -> bool:
+        return self._table(part).exists()
+
+    def finished(self, part: str) -> list[dict[str, Any]]:
+        """The responses of an unfinished part that are there already."""
+        return list(read_lines(self._journal(part)))
+
+    def append(self, part: str, row: Row) -> None:
+        """Keeps one response."""
+        self._journal(part).parent.mkdir(parents=True, exist_ok=True)
+        atomic.append_line(self._journal(part), orjson.dumps(row))
+
+    def finish(self, part: str, rows: Sequence[Row]) -> None:
+        """Every response of a part, in the order of problems and samples."""
+        write_parquet(self._table(part), rows, EVAL_COLUMNS)
+        self._journal(part).unlink(missing_ok=True)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        atomic.write_json(self.path / "results.json", results)
+
+    def read(self, part: str) -> list[dict[str, Any]]:
+        """The responses of a finished part."""
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(self._table(part)).to_pylist()
+
+    def _table(self, part: str) -> Path:
+        return self.path / "responses" / part / "all.parquet"
+
+    def _journal(self, part: str) -> Path:
+        return self.path / "responses" / f"{part}.jsonl"
+
+
+def plan_table(plan: Plan) -> dict[str, Any]:
+    """The plan as TOML can hold it: None is left out."""
+    return plan.model_dump(mode="json", exclude_none=True)
+
+
+def differences(stored: Row, given: Row) -> list[str]:
+    """A line per setting that differs."""
+    keys = sorted(stored.keys() | given.keys())
+    shown = ((key, stored.get(key, "(not set)"), given.get(key, "(not set)")) for key in keys)
+    return [f"{key}: stored {old!r}, given {new!r}" for key, old, new in shown if old != new]

@@ -1,0 +1,97 @@
+"""Starts what an evaluation needs and ends it again: tokenizer, engine, verifier, cache, the folder's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import AutoTokenizer
+
+import simplerl
+from simplerl import plugins
+from simplerl.config import PluginConfig
+from simplerl.engines.base import Engine
+from simplerl.environment import describe
+from simplerl.errors import ConfigError
+from simplerl.evaluation.cache import ResponseCache, default_path
+from simplerl.evaluation.folder import EvalFolder
+from simplerl.evaluation.session import Session
+from simplerl.evaluation.subjects import Subject, load_checkpoint
+from simplerl.evaluation.suite import Part, Plan
+from simplerl.files import locked
+from simplerl.policy.models import resolve_model_path
+from simplerl.verifier.kinds import math
+
+
+@contextmanager
+def opened(
+    subject: Subject, plan: Plan, folder: Path, *, use_cache: bool, notice: Callable[[str], None]
+) -> Iterator[Session]:
+    """A session ready to run. The folder is held against other processes; an evaluation of another plan is refused."""
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        kept = EvalFolder(folder)
+        kept.prepare(plan, describe())
+        tokenizer, engine = start(plan.engine, subject)
+        stack.callback(engine.close)
+        verifier = math.build(math.Config(mode="evaluation"))
+        stack.callback(verifier.close)
+        cache = ResponseCache(default_path(), identity(plan), notice) if use_cache else None
+        if cache:
+            stack.callback(cache.close)
+        bars = stack.enter_context(Bars())
+        yield Session(plan, kept, tokenizer, engine, verifier, cache, bars.show, notice)
+
+
+def start(name: str, subject: Subject) -> tuple[Any, Engine]:
+    """Tokenizer and engine: bfloat16 on CUDA where there is one, otherwise float32 on the CPU."""
+    path = resolve_model_path(subject.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"no model {path!r}: neither a folder here nor to be had from the hub ({reason})") from error
+    module = plugins.load("engines", name)
+    config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
+    dtype, device = precision()
+    engine = module.build(config.model_validate({"name": name}), path, tokenizer, dtype=dtype, device=device)
+    if subject.weights is not None:
+        load_checkpoint(engine, subject)
+    return tokenizer, engine
+
+
+def precision() -> tuple[str, str]:
+    return ("bfloat16", "cuda") if torch.cuda.is_available() else ("float32", "cpu")
+
+
+def identity(plan: Plan) -> str:
+    """What decides responses besides the request: weights, engine, versions, precision."""
+    dtype, device = precision()
+    return f"{plan.model_hash} {plan.engine} simplerl {simplerl.__version__} torch {torch.__version__} {dtype} {device}"
+
+
+class Bars:
+    """A progress bar per part, on stderr and only on a terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, part: Part, done: int, total: int) -> None:
+        if part.name not in self._tasks:
+            self._tasks[part.name] = self._progress.add_task(part.name, total=total)
+        self._progress.update(self._tasks[part.name], completed=done)
