@@ -41,7 +41,8 @@ def point(names: set[str], index: int) -> Point:
     values = {}
     for name in names:
         unit = zlib.crc32(f"{name}/{index}".encode()) / 2**32
-        size = (0.35 + 0.6 * unit, 1.1 + 5 * unit, 20 + 40 * unit, 300 + 400 * unit)[index // 2 % 4]
+        scale = index // 2 if index < 8 else zlib.crc32(f"{name}:{index}".encode())
+        size = (0.35 + 0.6 * unit, 1.1 + 5 * unit, 20 + 40 * unit, 300 + 400 * unit)[scale % 4]
         negative = index % 2 == 1 and zlib.crc32(f"{index}:{name}".encode()) % 3 > 0
         values[name] = complex(-size if negative else size)
     return values

@@ -13,6 +13,7 @@ from simplerl.verifier.tree import Apply, Node, Number, Quantity, Symbol, walk
 
 # A digit that is no exponent of a unit.
 _NUMBER = re.compile(r"^\^|(?<![a-z^{-])\d|^-?\d")
+_UNIT_NAME = re.compile(r"[A-Za-z]+(?:[ ~/]+[A-Za-z]+)*")
 _WORD = re.compile(r"[a-z]+")
 MATHEMATICS = words.FUNCTIONS | words.GREEK | words.CONSTANTS.keys() | words.SYNONYMS.keys()
 MATHEMATICS -= {"square", "triangle"}
@@ -46,7 +47,8 @@ class Quantities(Atoms):
         here, self.at = self.at, self.at + 1
         inside = unit_name(self.group_text())
         self.at = here
-        return inside in words.UNITS or (isinstance(node, Apply) and node.op == "degree" and inside in ("C", "F"))
+        named = _UNIT_NAME.fullmatch(inside) is not None and inside not in MATHEMATICS | {"e", "i", "d"}
+        return inside in words.UNITS or (named and not any(isinstance(each, Symbol) for each in walk(node)))
 
     def divides_units(self) -> bool:
         """A single letter is a variable, but in `m/s` it is a unit."""

@@ -109,10 +109,12 @@ def _rounds(value: Node, rounded: Node) -> bool:
         return False
     places = next((d for d in range(13) if (rounded.value * 10**d).denominator == 1), 13)
     try:
-        difference = evaluate(value, {}).value - float(rounded.value)
+        exact_value = evaluate(value, {}).value
+        off = abs(exact_value - float(rounded.value))
     except (Undefined, OutOfRange, OverflowError):
         return False
-    return abs(difference) < 10.0**-places
+    cut = abs(exact_value) >= abs(rounded.value) and off < 10.0**-places
+    return cut or off <= 0.5000001 * 10.0**-places
 
 
 # --- the same relation ----------------------------------------------------------------------------------------------

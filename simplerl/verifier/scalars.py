@@ -15,6 +15,8 @@ from simplerl.verifier.tree import Apply, Based, Collection, Node, Number, Relat
 
 TOLERANCE = Fraction(1, 10_000)
 POINTS = 8
+MORE_POINTS = 32
+"""Where too few of the first are in both domains."""
 LONG_BITS = 50
 INTEGERS = 31
 ENOUGH = 2
@@ -130,7 +132,7 @@ def agree(a: Approx, b: Approx) -> bool | None:
 
 def values_at(nodes: tuple[Node, Node], names: set[str], index: int) -> tuple[Approx, Approx] | None:
     """Both values at a point where both are defined, and real unless `i` stands in one."""
-    at = point(names, index) if index < POINTS else integers(names, index)
+    at = point(names, index) if index < MORE_POINTS else integers(names, index)
     try:
         found = evaluate(nodes[0], at), evaluate(nodes[1], at)
     except (Undefined, OutOfRange):
@@ -144,13 +146,20 @@ def values_at(nodes: tuple[Node, Node], names: set[str], index: int) -> tuple[Ap
 def same_function(answer: Node, gold: Node, names: set[str]) -> bool | None:
     """Whether two expressions agree at every point where both have a value."""
     agreements = 0
-    for index in range(POINTS + (INTEGERS if steps(answer, gold) else 0)):
+    for index in indices(answer, gold):
+        if POINTS <= index < MORE_POINTS and agreements >= ENOUGH:
+            continue
         values = values_at((answer, gold), names, index)
         result = None if values is None else agree(*values)
         if result is False:
             return False
         agreements += result is True
     return True if agreements >= ENOUGH else None
+
+
+def indices(*nodes: Node) -> range:
+    """Points to compare at; step functions are compared at integers too."""
+    return range(MORE_POINTS + (INTEGERS if steps(*nodes) else 0))
 
 
 def ratio(a: Node, b: Node) -> float | None:
