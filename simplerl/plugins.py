@@ -17,7 +17,11 @@ from types import ModuleType
 
 from simplerl.errors import ConfigError
 
-_FOLDERS = {"benchmarks": "simplerl.data.benchmarks", "data": "simplerl.data.sources", "verifiers": "simplerl.verifier.kinds"}
+_FOLDERS = {
+    "benchmarks": "simplerl.data.benchmarks",
+    "data": "simplerl.data.sources",
+    "verifiers": "simplerl.verifier.kinds",
+}
 
 
 def package_of(kind: str) -> str:

@@ -15,31 +15,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from simplerl.analysis.figures import FigureSpec, Line, Panel
-from simplerl.analysis.run_data import RunData, mean_of, same_experiment
+from simplerl.analysis.panels import FigureSpec, Line, Panel
+from simplerl.analysis.run_data import RunData, experiments, extremes_of, mean_of
+from simplerl.analysis.themes import LIGHT, Theme, settings
 
 Format = Literal["svg", "png"]
+Place = Literal["center left", "outside lower left"]
+Groups = Sequence[Sequence[RunData]]
 DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.4, 1, 1.4)))
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a figure; the accents differ in lightness too, for people who do not see red and green apart."""
-
-    name: str
-    surface: str
-    ink: str
-    muted: str
-    grid: str
-    accents: tuple[str, ...]
-
-
-LIGHT = Theme(
-    "light", "#ffffff", "#16202e", "#5d6b7e", "#e6eaf0", ("#2563c9", "#d4660b", "#0b8a75", "#8248c7", "#c2315b")
-)
-DARK = Theme(
-    "dark", "#151b24", "#eef2f7", "#9aa7b8", "#2a3442", ("#6ea8ff", "#f5a04b", "#43c9ae", "#bd93f5", "#f47a9b")
-)
+PANEL_SIZE = (4.8, 3.1)
+"""Inches of a panel on its own."""
 
 
 @dataclass(frozen=True)
@@ -55,59 +40,103 @@ def render(spec: FigureSpec, runs: Sequence[RunData], format: Format, canvas: Ca
     """The figure as an SVG or PNG file; the same runs give the same bytes."""
     canvas = canvas or Canvas()
     columns = min(canvas.columns or spec.columns, len(spec.panels))
-    rows = -(-len(spec.panels) // columns)
-    width, height = canvas.panel or spec.panel_size
-    with matplotlib.rc_context(_settings(canvas.theme)):
+    size = canvas.panel or spec.panel_size
+    return _drawn(spec.panels, runs, format, canvas.theme, columns, size, legend=True)
+
+
+def render_panel(panel: Panel, runs: Sequence[RunData]) -> bytes:
+    """One panel as a light SVG file."""
+    return _drawn([panel], runs, "svg", LIGHT, 1, PANEL_SIZE, legend=False)
+
+
+def render_legend(runs: Sequence[RunData]) -> bytes:
+    """Which dash pattern is which recipe, as a light SVG file."""
+    with matplotlib.rc_context(settings(LIGHT)):
+        groups = experiments(runs)
+        figure = Figure(figsize=(PANEL_SIZE[0], 0.2 + 0.2 * -(-len(groups) // 2)))
+        _legend(figure, groups, LIGHT, "center left", columns=2)
+        return _saved(figure, "svg")
+
+
+def _drawn(
+    panels: Sequence[Panel],
+    runs: Sequence[RunData],
+    format: Format,
+    theme: Theme,
+    columns: int,
+    size: tuple[float, float],
+    *,
+    legend: bool,
+) -> bytes:
+    groups = experiments(runs)
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(settings(theme)):
         layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12, wspace=0.02, hspace=0.02)
-        figure = Figure(figsize=(width * columns, height * rows), layout=layout)
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout=layout)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for one, panel in zip(axes, spec.panels, strict=False):
-            _draw_panel(one, panel, runs, canvas.theme)
-        for unused in axes[len(spec.panels) :]:
+        for one, panel in zip(axes, panels, strict=False):
+            _draw_panel(one, panel, groups, theme)
+        for unused in axes[len(panels) :]:
             unused.set_axis_off()
-        if not same_experiment(runs):
-            _run_legend(figure, runs, canvas.theme)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=format, dpi=160, metadata={"Date": None} if format == "svg" else None)
+        if legend and len(groups) > 1:
+            _legend(figure, groups, theme, "outside lower left")
+        return _saved(figure, format)
+
+
+def _saved(figure: Figure, format: Format) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=format, dpi=160, metadata={"Date": None} if format == "svg" else None)
     return buffer.getvalue()
 
 
-def _settings(theme: Theme) -> dict[Any, Any]:
-    return {
-        "svg.hashsalt": "simplerl",
-        "font.size": 9.5,
-        "figure.facecolor": theme.surface,
-        "savefig.facecolor": theme.surface,
-        "axes.facecolor": theme.surface,
-        "axes.edgecolor": theme.muted,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.spines.left": False,
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.axisbelow": True,
-        "grid.color": theme.grid,
-        "grid.linewidth": 0.9,
-        "text.color": theme.ink,
-        "axes.labelcolor": theme.muted,
-        "xtick.color": theme.muted,
-        "ytick.color": theme.muted,
-        "ytick.left": False,
-        "lines.solid_capstyle": "round",
-        "lines.solid_joinstyle": "round",
-    }
+def _legend(figure: Figure, groups: Groups, theme: Theme, place: Place, columns: int = 4) -> None:
+    handles = [
+        Line2D([], [], color=theme.ink, linestyle=dashes, label=group_name(group))
+        for group, dashes in zip(groups, DASHES * len(groups), strict=False)
+    ]
+    figure.legend(handles=handles, loc=place, ncols=columns, frameon=False)
 
 
-def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunData], theme: Theme) -> None:
+def group_name(group: Sequence[RunData]) -> str:
+    """Runs of one recipe in a legend."""
+    return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"
+
+
+def _draw_panel(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
     axes.set_title(panel.title, loc="left", fontsize=12, fontweight="bold", pad=23)
-    axes.annotate(
-        panel.subtitle, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", color=theme.muted
-    )
-    stacked = panel.stacked and same_experiment(runs)
-    labels = (_draw_stack if stacked else _draw_lines)(axes, panel, runs, theme)
-    _set_scale(axes, panel, runs)
+    if any(line.right for line in panel.lines):
+        _draw_twin(axes, panel, groups, theme)
+        return
+    _annotate(axes, panel.subtitle, 0.0, "left", theme.muted)
+    stacked = panel.stacked and len(groups) == 1
+    labels = _draw_stack(axes, panel, groups[0], theme) if stacked else _draw_lines(axes, panel, groups, theme)
+    _set_steps(axes, groups)
+    _set_values(axes, panel.kind)
     _end_labels(axes, labels)
+
+
+def _annotate(axes: Axes, text: str, x: float, side: str, colour: str, **more: Any) -> None:
+    """Words above the axes, below the title."""
+    axes.annotate(
+        text, (x, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", color=colour, ha=side, **more
+    )
+
+
+def _draw_twin(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
+    """Two quantities of different units: each axis has the colour and the name of its line."""
+    right = axes.twinx()
+    right.grid(False)
+    right.spines["right"].set_visible(False)
+    for line in panel.lines:
+        colour, own = theme.accents[line.accent], right if line.right else axes
+        _draw_line(own, line, groups, colour)
+        own.tick_params(axis="y", colors=colour, left=False, right=False)
+        x, side = (1.0, "right") if line.right else (0.0, "left")
+        words = line.label if line.right else f"{line.label}, {panel.subtitle}"
+        _annotate(axes, words, x, side, colour, fontweight="bold", fontsize=9)
+    _set_steps(axes, groups)
+    _set_values(axes, panel.kind)
+    right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -123,41 +152,42 @@ class _Label:
     colour: str
 
 
-def _draw_lines(axes: Axes, panel: Panel, runs: Sequence[RunData], theme: Theme) -> list[_Label]:
+def _draw_lines(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> list[_Label]:
     labels = []
-    alike = same_experiment(runs)
     for line in panel.lines:
         colour = theme.accents[line.accent]
-        (_draw_together if alike else _draw_each)(axes, line, runs, colour)
+        _draw_line(axes, line, groups, colour)
         # Runs of different recipes have no value in common; the name stands at the end of the longest.
-        found = [line.pick(run) for run in runs]
-        end = mean_of(found) if alike else max(found, key=lambda series: series.steps.max(initial=-1))
+        ends = [mean_of([line.pick(run) for run in group]) for group in groups]
+        end = max(ends, key=lambda series: series.steps.max(initial=-1))
         if end.steps.size:
-            text = f"{line.label} {_show(end.values[-1], panel)}" if alike else line.label
+            text = f"{line.label} {_show(end.values[-1], panel)}" if len(groups) == 1 else line.label
             labels.append(_Label(text, end.steps[-1], end.values[-1], colour))
     return labels
 
 
-def _draw_each(axes: Axes, line: Line, runs: Sequence[RunData], colour: str) -> None:
-    """Runs of different recipes: side by side, a dash pattern each."""
-    for run, dashes in zip(runs, DASHES * len(runs), strict=False):
-        axes.plot(*line.pick(run), color=colour, linestyle=dashes, linewidth=0.8 if line.thin else 1.6)
+def _draw_line(axes: Axes, line: Line, groups: Groups, colour: str) -> None:
+    for group, dashes in zip(groups, DASHES * len(groups), strict=False):
+        series = [line.pick(run) for run in group]
+        mean = mean_of(series)
+        style: dict[str, Any] = {"color": colour, "clip_on": False}
+        width = 1.0 if line.thin else 2.2 if len(groups) == 1 else 1.6
+        axes.plot(*mean, linestyle=dashes, linewidth=width, alpha=0.5 if line.thin else 1.0, **style)
+        # A line of one point is invisible without its dot; a dense one is a string of beads with them.
+        if mean.steps.size == 1 or (line.dots and len(groups) == 1 and mean.steps.size <= 40):
+            axes.plot(*mean, "o", markersize=3.4, **style)
+        _draw_band(axes, line, group, colour, alone=len(groups) == 1)
 
 
-def _draw_together(axes: Axes, line: Line, runs: Sequence[RunData], colour: str) -> None:
-    """Runs of one recipe: thin, with their mean; a single run with its band."""
-    series = [line.pick(run) for run in runs]
-    if len(runs) > 1 and not line.thin:
-        for one in series:
-            axes.plot(*one, color=colour, linewidth=0.9, alpha=0.4)
-    mean = mean_of(series)
-    axes.plot(*mean, color=colour, linewidth=1.0 if line.thin else 2.2, alpha=0.5 if line.thin else 1.0, clip_on=False)
-    # A line of one point is invisible without its dot; a dense one is a string of beads with them.
-    if (line.dots and mean.steps.size <= 40) or mean.steps.size == 1:
-        axes.plot(*mean, "o", color=colour, markersize=3.4, clip_on=False)
-    if len(runs) == 1 and line.low and line.high:
-        low, high = line.low(runs[0]), line.high(runs[0])
-        axes.fill_between(low.steps, low.values, high.values, color=colour, alpha=0.16, linewidth=0)
+def _draw_band(axes: Axes, line: Line, group: Sequence[RunData], colour: str, *, alone: bool) -> None:
+    """From the lowest to the highest of several runs; a single run's own interval."""
+    if line.thin or (len(group) == 1 and not (alone and line.low and line.high)):
+        return
+    if line.low and line.high and len(group) == 1:
+        low, high = line.low(group[0]), line.high(group[0])
+    else:
+        low, high = extremes_of([line.pick(run) for run in group])
+    axes.fill_between(low.steps, low.values, high.values, color=colour, alpha=0.16, linewidth=0)
 
 
 def _draw_stack(axes: Axes, panel: Panel, runs: Sequence[RunData], theme: Theme) -> list[_Label]:
@@ -179,30 +209,38 @@ def _draw_stack(axes: Axes, panel: Panel, runs: Sequence[RunData], theme: Theme)
 def _show(value: float, panel: Panel) -> str:
     if panel.kind == "share":
         return f"{100 * value:.{0 if value >= 0.1 or value == 0 else 1}f} %"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
 
 
-def _set_scale(axes: Axes, panel: Panel, runs: Sequence[RunData]) -> None:
-    last = max(*(run.last_step for run in runs), 1)
-    axes.set_xlim(0, last)
+def _set_steps(axes: Axes, groups: Groups) -> None:
+    axes.set_xlim(0, max(*(run.last_step for group in groups for run in group), 1))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: "step 0" if tick == 0 else f"{tick:g}"))
+
+
+def _set_values(axes: Axes, kind: str) -> None:
     values = np.concatenate([line.get_ydata() for line in axes.lines] or [np.array([])])
-    if panel.kind == "log" and (values > 0).any():
+    if kind == "log" and (values > 0).any():
         axes.set_yscale("log")
         wide = values.max() > 50 * values[values > 0].min()
         axes.yaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=7))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-    elif panel.kind == "share":
+    elif kind == "share":
         top = axes.get_ylim()[1]
         axes.set_ylim(0, 1.0 if top > 0.6 else max(top, 0.005))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if top > 0.1 else 1, symbol=" %"))
-    elif (values >= 0).all():
+    elif kind == "number" and axes.dataLim.y0 >= 0:
         axes.set_ylim(bottom=0)
+    if kind in ("number", "free"):
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _tick(value: float, _: object) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
 def _end_labels(axes: Axes, labels: Sequence[_Label], gap: float = 0.085) -> None:
@@ -227,11 +265,3 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
         ceiling = spread[index + 1] - gap if index + 1 < len(spread) else max(1.0, heights[-1])
         spread[index] = min(spread[index], ceiling)
     return spread
-
-
-def _run_legend(figure: Figure, runs: Sequence[RunData], theme: Theme) -> None:
-    handles = [
-        Line2D([], [], color=theme.ink, linestyle=dashes, label=run.name)
-        for run, dashes in zip(runs, DASHES * len(runs), strict=False)
-    ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False)

@@ -7,18 +7,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from simplerl.analysis.run_data import GREEDY, Row, RunData
+from simplerl.analysis.plain_text import visible
+from simplerl.analysis.response_files import eval_responses
+from simplerl.analysis.run_data import GREEDY, EvalKey, Row, RunData
 from simplerl.analysis.styles import CODE, CODE_BLOCK, REFLECTION, has_code
 
 LONGEST_SHOWN = 4000
+COLUMNS = (
+    "problem_id", "sample_index", "question", "answer", "text", "response_tokens", "finish_reason", "extracted",
+    "verdict",
+)  # fmt: skip
 
-_PIECES = re.compile(
-    rf"(?P<code>{CODE_BLOCK.pattern}|{CODE.pattern})|(?P<reflection>{REFLECTION.pattern})|(?P<box>\\boxed\s*\{{[^{{}}]*\}}?)",
-    re.IGNORECASE | re.DOTALL,
-)
-# A page shows control characters as pictures of themselves, and lets none turn the direction of what follows.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {13: None, 127: 0x2421}
-_CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+MARKS = {
+    "code": f"{CODE_BLOCK.pattern}|{CODE.pattern}",
+    "reflection": REFLECTION.pattern,
+    "box": r"\\boxed\s*\{[^{}]*\}?",
+}
+"""Patterns of what is highlighted in a response; upper or lower case."""
+
+_PIECES = re.compile("|".join(f"(?P<{kind}>{rule})" for kind, rule in MARKS.items()), re.IGNORECASE | re.DOTALL)
 
 
 class Pair(NamedTuple):
@@ -55,9 +62,10 @@ def evolution(run: RunData) -> Evolution | None:
     """The pairs of the main set, greedy where that was evaluated; None without responses of two evaluations."""
     temperature = GREEDY if run.has_greedy else run.main_temperature
     steps = [int(row["step"]) for row in run.eval_rows(temperature)]
-    if temperature is None or len(steps) < 2:
+    if run.main_set is None or temperature is None or len(steps) < 2:
         return None
-    before, after = (_by_problem(run.eval_responses(step, temperature)) for step in (steps[0], steps[-1]))
+    key = EvalKey(run.main_set, temperature)
+    before, after = (_by_problem(eval_responses(run, step, key, COLUMNS)) for step in (steps[0], steps[-1]))
     pairs = [Pair(before[key], after[key]) for key in before if key in after]
     return Evolution(steps[0], steps[-1], temperature, pairs) if pairs else None
 
@@ -92,11 +100,9 @@ def _gained(pair: Pair) -> bool:
 
 
 def pieces(text: str) -> list[Piece]:
-    """The response as pieces that add up to it; what is too long to show is cut with a note of how much."""
-    shown, more = text[:LONGEST_SHOWN].translate(_CONTROLS), len(text) - LONGEST_SHOWN
-    found, end = [], 0
+    """The response as pieces that add up to it, without the middle of a very long one."""
+    shown, found, end = visible(text, LONGEST_SHOWN), [], 0
     for match in _PIECES.finditer(shown):
         found += [Piece("", shown[end : match.start()]), Piece(match.lastgroup or "", match.group())]
         end = match.end()
-    found.append(Piece("", shown[end:] + (f"\n[{more:,} more characters]" if more > 0 else "")))
-    return [piece for piece in found if piece.text]
+    return [piece for piece in (*found, Piece("", shown[end:])) if piece.text]

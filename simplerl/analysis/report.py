@@ -1,4 +1,4 @@
-"""One self-contained page about one run or several: it loads nothing from anywhere and runs no script."""
+"""One self-contained page about one run or several: it loads nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
+from markupsafe import Markup
 
-import simplerl
 from simplerl import atomic
-from simplerl.analysis import examples
-from simplerl.analysis.drawing import DARK, LIGHT, Canvas, render
+from simplerl.analysis import examples, responses
+from simplerl.analysis.drawing import Canvas, group_name, render, render_legend, render_panel
 from simplerl.analysis.dynamics import dynamics_table, length_dynamics
-from simplerl.analysis.figures import FigureSpec, describe, diagnostics_figure, dynamics_figure
-from simplerl.analysis.run_data import Row, RunData, same_experiment
+from simplerl.analysis.figures import figures
+from simplerl.analysis.page import render_page
+from simplerl.analysis.panels import FigureSpec, Panel, describe
+from simplerl.analysis.payload import pack
+from simplerl.analysis.run_data import Row, RunData, experiments, same_experiment
 from simplerl.analysis.styles import MORE_KEYWORDS, PUBLISHED_KEYWORDS
-from simplerl.analysis.summary import headlines, interval, percent, summarise
+from simplerl.analysis.summary import headlines, summarise
+from simplerl.analysis.themes import DARK, LIGHT, recoloured
+from simplerl.analysis.verdicts import LABELS, audit_sample, method_rows
 
-NARROW = Canvas(columns=1, panel=(4.7, 3.1))
 QUICKSTART_SET = "arithmetic-test"
 
 
 class Picture(NamedTuple):
-    """A figure as data URIs: light and dark, for a wide window and for a phone."""
+    """A panel as data URIs, light and dark, with its words."""
 
-    spec: FigureSpec
+    title: str
     alt: str
     light: str
     dark: str
-    narrow_light: str
-    narrow_dark: str
+
+
+class Section(NamedTuple):
+    """A figure of the page; `legend` says which run is which where that needs saying."""
+
+    spec: FigureSpec
+    pictures: list[Picture]
+    legend: Picture | None
 
 
 class EvalChange(NamedTuple):
@@ -63,55 +72,68 @@ def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:
     return written
 
 
-def render_report(runs: Sequence[RunData]) -> str:
-    """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("simplerl.analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval}
-    environment.globals["pieces"] = examples.pieces
-    return environment.get_template("report.html.j2").render(context(runs))
+def render_report(runs: Sequence[RunData], live: str = "") -> str:
+    """The page as HTML; `live` is the version of one that follows its run."""
+    found = context(runs)
+    return render_page("report.html.j2", live=live, scripts=bool(found["shown"]), **found)
 
 
 def context(runs: Sequence[RunData]) -> dict[str, Any]:
     """Everything the template shows."""
-    run = runs[0]
-    alike = same_experiment(runs)
-    past = examples.evolution(run)
+    return _about(runs) | _numbers(runs) | _texts(runs) | {"runs": runs, "sections": sections(runs)}
+
+
+def _about(runs: Sequence[RunData]) -> dict[str, Any]:
+    run, alike = runs[0], same_experiment(runs)
     return {
-        "version": simplerl.__version__,
-        "runs": runs,
         "title": run.name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(each.name for each in runs)}",
         "description": run.recipe.get("description", "") if alike else "",
-        "summaries": [("", summarise(runs))] if alike else [(each.name, summarise([each])) for each in runs],
+        "summaries": [("" if alike else group_name(group), summarise(group)) for group in experiments(runs)],
         "headlines": headlines(runs) if alike else [],
-        "pictures": [picture(spec, runs) for spec in figures(runs)],
-        "evals": [row for each in runs for row in eval_changes(each)],
-        "checks": [(each, dynamics_table(each)) for each in runs if each.main_set == QUICKSTART_SET],
-        "lengths": [(each, found) for each in runs if (found := length_dynamics(each.eval_rows()))],
-        "evolution": past,
-        "transitions": examples.transitions(past.pairs) if past else {},
-        "examples": examples.choose(past.pairs) if past else [],
         "keywords": [*PUBLISHED_KEYWORDS, *MORE_KEYWORDS],
         "differences": recipe_differences(runs),
         "environment": flatten(run.environments[-1]) if run.environments else {},
     }
 
 
-def figures(runs: Sequence[RunData]) -> list[FigureSpec]:
-    """The figures that have something to show."""
-    return [spec for spec in (dynamics_figure(runs), diagnostics_figure(runs)) if spec.panels]
+def _numbers(runs: Sequence[RunData]) -> dict[str, Any]:
+    methods = method_rows(runs)
+    return {
+        "evals": [row for each in runs for row in eval_changes(each)],
+        "checks": [(each, dynamics_table(each)) for each in runs if each.main_set == QUICKSTART_SET],
+        "lengths": [(each, found) for each in runs if (found := length_dynamics(each.eval_rows()))],
+        "methods": methods,
+        "labels": LABELS,
+        "total": sum(sum(row.counts) for row in methods),
+        "audit": audit_sample(runs),
+    }
 
 
-def picture(spec: FigureSpec, runs: Sequence[RunData]) -> Picture:
-    """A figure in the four forms a page needs."""
-    narrow = [Canvas(theme, NARROW.columns, NARROW.panel) for theme in (LIGHT, DARK)]
-    uris = [_data_uri(render(spec, runs, "svg", canvas)) for canvas in (Canvas(LIGHT), Canvas(DARK), *narrow)]
-    return Picture(spec, describe(spec, runs), *uris)
+def _texts(runs: Sequence[RunData]) -> dict[str, Any]:
+    past, shown = examples.evolution(runs[0]), responses.select(runs)
+    return {
+        "evolution": past,
+        "transitions": examples.transitions(past.pairs) if past else {},
+        "examples": examples.choose(past.pairs) if past else [],
+        "shown": len(shown),
+        "rule": responses.RULE,
+        "responses": Markup(pack(shown, [run.name for run in runs])),
+    }
+
+
+def sections(runs: Sequence[RunData]) -> list[Section]:
+    """The figures as the page shows them."""
+    several = len(experiments(runs)) > 1
+    legend = _picture("Runs", "Dash patterns of the runs", render_legend(runs)) if several else None
+    return [Section(spec, [_panel_picture(panel, runs) for panel in spec.panels], legend) for spec in figures(runs)]
+
+
+def _panel_picture(panel: Panel, runs: Sequence[RunData]) -> Picture:
+    return _picture(panel.title, describe(panel, runs), render_panel(panel, runs))
+
+
+def _picture(title: str, alt: str, svg: bytes) -> Picture:
+    return Picture(title, alt, _data_uri(svg), _data_uri(recoloured(svg, LIGHT, DARK)))
 
 
 def _data_uri(svg: bytes) -> str:

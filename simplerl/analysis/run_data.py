@@ -15,10 +15,6 @@ from simplerl.records import RunFolder
 
 Row = Mapping[str, Any]
 GREEDY = 0.0
-RESPONSE_COLUMNS = (
-    "problem_id", "sample_index", "question", "answer", "text", "response_tokens", "finish_reason", "extracted",
-    "verdict",
-)  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -26,6 +22,9 @@ class Series(NamedTuple):
 
     steps: np.ndarray
     values: np.ndarray
+
+
+EMPTY = Series(np.array([]), np.array([]))
 
 
 class EvalKey(NamedTuple):
@@ -39,7 +38,8 @@ class EvalKey(NamedTuple):
 class RunData:
     """What a run folder holds so far. Rows are in the order of their steps, one per step (and set, temperature).
 
-    `environments` has one entry per session: a run that was resumed has several.
+    `environments` has one entry per session: a run that was resumed has several. `added` are response files, with their
+    steps, of evaluations that were made afterwards.
     """
 
     path: Path
@@ -48,6 +48,7 @@ class RunData:
     environments: tuple[Row, ...] = ()
     metrics: tuple[Row, ...] = ()
     evals: tuple[Row, ...] = ()
+    added: tuple[tuple[int, Path], ...] = ()
 
     @property
     def name(self) -> str:
@@ -89,14 +90,13 @@ class RunData:
         """A quantity of `evals.jsonl` at a temperature, see `eval_rows`."""
         return _series(self.eval_rows(temperature, set_name), name)
 
-    def eval_responses(self, step: int, temperature: float) -> list[Row]:
-        """The responses of one evaluation of the main set; empty when none were kept."""
-        import pyarrow.parquet as parquet
+    def sets(self, temperature: float) -> list[str]:
+        """The sets that were evaluated at a temperature."""
+        return [key.set for key in self.keys if key.temperature == temperature]
 
-        wanted = [("set", "==", self.main_set), ("temperature", "==", temperature)]
-        files = [path for number, path in RunFolder(self.path).eval_files() if number == step]
-        columns = list(RESPONSE_COLUMNS)
-        return [row for path in files for row in parquet.read_table(path, columns=columns, filters=wanted).to_pylist()]
+    def average(self, name: str, temperature: float) -> Series:
+        """Mean over all sets of a temperature, each counted once whatever its size, at the steps all of them have."""
+        return mean_of([self.evaluation(name, temperature, each) for each in self.sets(temperature)])
 
 
 def read_run(path: Path) -> RunData:
@@ -137,6 +137,13 @@ def mean_of(series: Sequence[Series]) -> Series:
     return Series(np.array(steps), np.array([np.mean([table[step] for table in tables]) for step in steps]))
 
 
+def extremes_of(series: Sequence[Series]) -> tuple[Series, Series]:
+    """The lowest and the highest of the runs at the steps that all of them have."""
+    steps = mean_of(series).steps
+    rows = np.array([one.values[np.isin(one.steps, steps)] for one in series])
+    return Series(steps, rows.min(axis=0)), Series(steps, rows.max(axis=0))
+
+
 # Settings that do not change what is learned.
 _ASIDE = ("seed", "description", "checkpoint", "track")
 
@@ -145,3 +152,14 @@ def same_experiment(runs: Sequence[RunData]) -> bool:
     """Whether the runs differ in nothing but their seed, so that their mean means something."""
     recipes = [{key: value for key, value in run.recipe.items() if key not in _ASIDE} for run in runs]
     return all(recipe == recipes[0] for recipe in recipes)
+
+
+def experiments(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """Runs of one recipe together, in the order of their first appearance."""
+    groups: list[list[RunData]] = []
+    for run in runs:
+        home = next((group for group in groups if same_experiment([group[0], run])), None)
+        if home is None:
+            groups.append(home := [])
+        home.append(run)
+    return groups

@@ -60,6 +60,7 @@ def summarise(runs: Sequence[RunData]) -> list[str]:
         temperatures = dict.fromkeys((GREEDY, runs[0].main_temperature) if runs[0].has_greedy else (None,))
         for temperature in temperatures:
             sentences += _accuracy(runs, temperature)
+        sentences += _averages(runs)
         for style in STYLE_WORDS:
             sentences += _style(runs, style)
         sentences += _length(runs)
@@ -87,6 +88,19 @@ def _accuracy(runs: Sequence[RunData], temperature: float | None) -> list[str]:
         return [f"{how} {where} {_moved(first, last)} {interval(first)} to {interval(last)} (95 % intervals)."]
     firsts, lasts = [one[0]["accuracy"] for one in rows], [one[-1]["accuracy"] for one in rows]
     return [f"{how} {where} went from {spread(firsts)} to {spread(lasts)} in {len(runs)} runs."]
+
+
+def _averages(runs: Sequence[RunData]) -> list[str]:
+    """The mean over sets, where several were evaluated at one temperature."""
+    sentences = []
+    for heat in dict.fromkeys(key.temperature for key in runs[0].keys):
+        sets = runs[0].sets(heat)
+        found = [run.average("accuracy", heat).values for run in runs]
+        if len(sets) > 1 and all(values.size >= 2 for values in found):
+            first, last = (spread([float(values[index]) for values in found]) for index in (0, -1))
+            how = "greedy accuracy" if heat == GREEDY else f"accuracy at temperature {heat:g}"
+            sentences.append(f"On average over {len(sets)} sets, {how} went from {first} to {last}.")
+    return sentences
 
 
 def _moved(first: Row, last: Row) -> str:

@@ -18,6 +18,7 @@ from simplerl.cli.grade import grade
 from simplerl.cli.report import report
 from simplerl.cli.sample import sample
 from simplerl.cli.train import recipes, train
+from simplerl.cli.watch import watch
 from simplerl.errors import SimpleRLError
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, recipes, sample, grade, compare, report, doctor):
+for command in (train, recipes, sample, grade, compare, report, watch, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app, name="data")

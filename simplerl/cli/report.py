@@ -16,15 +16,20 @@ def report(
         Path | None, typer.Option(help="The page [default: RUN/report.html, or report.html for several runs].")
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Also write each figure as PNG and SVG into this folder.")] = None,
+    evals: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `simplerl eval RUN --checkpoints ...`, shown with the run's own; repeatable."),
+    ] = None,
 ) -> None:
     """Write a self-contained HTML page that shows how a run learned, also while it is still running."""
+    from simplerl.analysis.checkpoint_evals import with_evaluations
     from simplerl.analysis.report import write_figures, write_report
-    from simplerl.analysis.run_data import read_run, same_experiment
+    from simplerl.analysis.run_data import experiments, read_run
     from simplerl.analysis.summary import summarise
 
-    runs = [read_run(folder) for folder in run]
+    runs = with_evaluations([read_run(folder) for folder in run], evals or [])
     page = write_report(runs, out or (run[0] if len(run) == 1 else Path()) / "report.html")
-    for group in [runs] if same_experiment(runs) else [[each] for each in runs]:
+    for group in experiments(runs):
         say("\n".join(summarise(group)))
     say(f"report: {page}")
     for path in write_figures(runs, png) if png else []:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_runs import write_run
 
-from simplerl.analysis.run_data import RunData, Series, mean_of, read_run, same_experiment
+from simplerl.analysis.run_data import RunData, Series, experiments, extremes_of, mean_of, read_run, same_experiment
 from simplerl.errors import DataError, SimpleRLError
 
 
@@ -77,20 +77,25 @@ def test_a_run_without_a_finished_step_is_refused(tmp_path):
         read_run(tiny_run(tmp_path / "run"))
 
 
-def test_responses_are_those_of_the_step_and_temperature(folder):
-    run = read_run(folder)
-    rows = run.eval_responses(20, 0.0)
-    assert [row["problem_id"] for row in rows[:2]] == ["arithmetic/0", "arithmetic/1"]
-    assert len(rows) == 40
-    assert rows != run.eval_responses(20, 1.0)
-    assert run.eval_responses(7, 0.0) == []
-
-
 def test_the_mean_is_over_the_steps_all_runs_have():
     one = Series(np.array([0.0, 5.0, 10.0]), np.array([1.0, 2.0, 3.0]))
     two = Series(np.array([0.0, 5.0]), np.array([3.0, 6.0]))
     assert mean_of([one, two]) == (pytest.approx([0, 5]), pytest.approx([2.0, 4.0]))
     assert mean_of([]).steps.size == 0
+
+
+def test_the_extremes_are_over_the_same_steps():
+    one = Series(np.array([0.0, 5.0, 10.0]), np.array([1.0, 9.0, 3.0]))
+    two = Series(np.array([5.0, 10.0, 15.0]), np.array([4.0, 6.0, 0.0]))
+    low, high = extremes_of([one, two])
+    assert (low.steps.tolist(), low.values.tolist(), high.values.tolist()) == ([5, 10], [4, 3], [9, 6])
+    assert extremes_of([one, Series(np.array([]), np.array([]))])[0].steps.size == 0
+
+
+def test_runs_of_one_recipe_are_one_group():
+    recipes = [{"seed": 0, "a": 1}, {"seed": 0, "a": 2}, {"seed": 1, "a": 1}]
+    runs = [RunData(Path(str(i)), recipe=recipe) for i, recipe in enumerate(recipes)]
+    assert experiments(runs) == [[runs[0], runs[2]], [runs[1]]]
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_experiment():
@@ -101,5 +106,5 @@ def test_runs_that_differ_in_their_seed_alone_are_one_experiment():
 
 
 def test_analysis_loads_no_torch():
-    code = "import sys, simplerl.analysis.report, simplerl.cli.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, simplerl.analysis.live, simplerl.cli.watch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -90,6 +90,13 @@ def test_several_runs_give_lowest_and_highest():
     assert headlines(runs)[0] == ("Greedy accuracy", f"5{N}%", f"72{N}%")
 
 
+def test_several_sets_have_their_average():
+    evals = [row(0, 0.0, 0.05, 0, 1), row(0, 0.0, 0.15, 0, 1, set="hard"), row(0, 1.0, 0.5, 0, 1)]
+    evals += [row(5, 0.0, 0.70, 0, 1), row(5, 0.0, 0.30, 0, 1, set="hard"), row(5, 1.0, 0.5, 0, 1)]
+    sentences = [sentence for sentence in plain(summarise([run(evals)])) if "average" in sentence]
+    assert sentences == ["On average over 2 sets, greedy accuracy went from 10.0 % to 50.0 %."]
+
+
 def test_an_unfinished_run_says_so():
     running = run(metrics=[{"step": 4, "reward/mean": -0.5}], train={"steps": 60})
     assert summarise([running])[0] == "run is at step 4 of 60: these are its numbers so far."

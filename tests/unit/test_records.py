@@ -270,7 +270,10 @@ def hold(folder, *extra):
 def test_two_processes_cannot_train_into_one_folder(run):
     with hold(run.path) as child:
         pid = child.stdout.readline().strip()
-        with pytest.raises(SimpleRLError, match=f"in use by process {pid} on .*name another folder"), run.lock(patience=0):
+        with (
+            pytest.raises(SimpleRLError, match=f"in use by process {pid} on .*name another folder"),
+            run.lock(patience=0),
+        ):
             pass
         child.kill()
     with run.lock():
