@@ -95,6 +95,7 @@ def _compare(verifier: MathVerifier, answer: str, gold: str, as_json: bool) -> N
 def _grade(verifier: MathVerifier, rows: Iterator[Row], file: Path, out: Path | None, as_json: bool) -> None:
     from simplerl.cli.grading import Summary, judged
 
+    verifier.warm_up()
     summary = Summary()
     with _writer(out) as write:
         for row, verdict in judged(rows, verifier):

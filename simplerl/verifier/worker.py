@@ -26,6 +26,8 @@ Equal = Callable[[str, str], bool | None]
 
 STATUS = {True: "equal", False: "different", None: "unparsed"}
 OWNER_CHECK_SECONDS = 5
+PAUSE_SECONDS = 0.05
+NO_MORE = object()
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 # Deep enough for what people write; what is deeper is an error, not a crash.
@@ -39,15 +41,11 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no reply
     try:
         from simplerl.verifier.symbolic import equal, warm_up
-
-        warm_up()
     except Exception as error:
         send(replies, {"ready": False, "error": str(error)})
         return
-    # Frozen objects are not touched by the children's collector, so their pages stay shared.
-    gc.freeze()
     send(replies, {"ready": True})
-    for request in requests():
+    for request in requests(warm_up()):
         send(replies, judge(request, equal))
 
 
@@ -55,11 +53,14 @@ def send(descriptor: int, reply: Reply) -> None:
     os.write(descriptor, json.dumps(reply).encode() + b"\n")
 
 
-def requests() -> Iterator[Request]:
-    """The requests on standard input, until it ends or its owner is gone."""
-    owner, pending = os.getppid(), b""
+def requests(chores: Iterator[None]) -> Iterator[Request]:
+    """The requests on standard input, until it ends or its owner is gone. Chores are done while there are none."""
+    owner, pending, idle = os.getppid(), b"", False
     while os.getppid() == owner:
-        if not poll({0: select.POLLIN}, OWNER_CHECK_SECONDS):
+        if not poll({0: select.POLLIN}, OWNER_CHECK_SECONDS if idle else PAUSE_SECONDS):
+            idle = idle or next(chores, NO_MORE) is NO_MORE
+            # Frozen objects are not touched by the children's collector, so their pages stay shared.
+            gc.freeze()
             continue
         data = os.read(0, 1 << 16)
         if not data:

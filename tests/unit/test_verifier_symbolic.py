@@ -98,7 +98,7 @@ import sys
 
 from simplerl.verifier.symbolic import equal, warm_up
 
-warm_up()
+list(warm_up())
 bad = []
 RUNS_PROGRAMS = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect")
 

@@ -74,6 +74,11 @@ class MathVerifier(Verifier):
         """The final answer of a reference solution; empty where there is none, which nothing equals."""
         return extract(solution, "evaluation").answer or ""
 
+    def warm_up(self) -> None:
+        """Starts a symbolic process now, in the background, rather than when the first pair needs it."""
+        if self.pool is not None:
+            self.pool.submit("1", "1")
+
     def close(self) -> None:
         if self.pool is not None:
             self.pool.close()
