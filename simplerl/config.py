@@ -196,6 +196,9 @@ class EvalConfig(Frozen):
     max_tokens: int | None = Field(default=None, ge=1)
     """Empty: as in training."""
 
+    template: str | None = None
+    """Prompt template, see `data.template`. Empty: as in training."""
+
 
 class CheckpointConfig(Frozen):
     """What is kept to go on from, and what for others."""

@@ -54,8 +54,9 @@ def check_names(recipe: Recipe) -> None:
     from simplerl.data.base import benchmark_module
     from simplerl.data.templates import NAMES, render
 
-    if recipe.data.template not in NAMES:
-        render(recipe.data.template, "")
+    for template in (recipe.data.template, recipe.eval.template or recipe.data.template):
+        if template not in NAMES:
+            render(template, "")
     for wanted in recipe.eval.sets:
         benchmark_module(wanted.name)
 

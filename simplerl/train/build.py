@@ -99,7 +99,8 @@ def held_out_sets(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[HeldOu
     sets = []
     for wanted in recipe.eval.sets:
         problems = load_benchmark(wanted.name)[: wanted.limit]
-        prompts, dropped = build_prompts(problems, recipe.data.template, tokenizer, recipe.data.max_prompt_tokens)
+        template = recipe.eval.template or recipe.data.template
+        prompts, dropped = build_prompts(problems, template, tokenizer, recipe.data.max_prompt_tokens)
         if dropped:
             notice(f"{wanted.name}: {dropped} of {len(problems)} prompts are too long; they are not evaluated")
         sets.append(HeldOut(wanted.name, prompts))

@@ -136,3 +136,9 @@ def test_zoo_is_the_published_runs(name: str, model: str, source: str, template:
     assert (recipe["train"]["steps"], recipe["train"]["minibatch_size"], recipe["train"]["epochs"]) == (100, 256 * 8, 1)
     actor = {"learning_rate": 5e-7, "betas": (0.9, 0.999), "weight_decay": 0.01, "schedule": "constant", "warmup": 0.0}
     assert {key: recipe["actor"][key] for key in actor} == actor
+
+
+def test_an_evaluation_may_have_a_template_of_its_own() -> None:
+    """The published training prompts lack the newline that the published evaluation has."""
+    recipe = load_recipe("simplerl-zero-qwen2.5-math-7b")
+    assert (recipe.data.template, recipe.eval.template) == ("qwen25-math-cot-v0", "qwen25-math-cot")
