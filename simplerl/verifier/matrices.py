@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from functools import reduce
 
-from simplerl.verifier.tree import Apply, Collection, Node
+from simplerl.verifier.reader import Beyond
+from simplerl.verifier.tree import Apply, Collection, Node, walk
 
+MAX_PRODUCTS = 2
 Rows = list[tuple[Node, ...]]
 
 
 def evaluated(node: Node) -> Node:
-    """A matrix where the node is arithmetic with matrices; the node itself otherwise."""
+    """A matrix where the node is arithmetic with matrices; the node itself otherwise.
+
+    Written out, a product of n matrices grows with the n-th power of their size: long ones raise `Beyond`.
+    """
+    if not isinstance(node, Apply) or not any(rows(each) for each in walk(node)):
+        return node
+    factors = sum(isinstance(each, Apply) and each.op in ("mul", "pow") for each in walk(node))
+    if factors > MAX_PRODUCTS:
+        raise Beyond(f"{factors} products")
+    return _evaluated(node)
+
+
+def _evaluated(node: Node) -> Node:
     if not isinstance(node, Apply) or node.op not in ("add", "neg", "mul"):
         return node
-    args = [evaluated(arg) for arg in node.args]
+    args = [_evaluated(arg) for arg in node.args]
     match node.op, [rows(arg) for arg in args]:
         case "neg", [a] if a:
             return matrix([tuple(Apply("neg", (x,)) for x in row) for row in a])

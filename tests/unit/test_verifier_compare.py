@@ -124,3 +124,11 @@ def test_the_tolerance_is_relative() -> None:
     assert compare("10001.1", "10000").equal is False
     assert compare("10001", "10000").equal is False  # both exact
     assert compare("0.00001", "0").equal is False
+
+
+def test_a_long_product_of_matrices_is_not_written_out() -> None:
+    """Its entries would have 6 ** 7 terms."""
+    matrix = r"\begin{pmatrix}" + r"\\".join(["&".join("xxxxxx")] * 6) + r"\end{pmatrix}"
+    assert compare(matrix * 7, "-" + matrix).equal is not True
+    product = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}\begin{pmatrix}1\\1\end{pmatrix}"
+    assert compare(product, r"\begin{pmatrix}3\\7\end{pmatrix}").equal is True
