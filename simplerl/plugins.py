@@ -20,6 +20,7 @@ from simplerl.errors import ConfigError
 _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
+    "teachers": "simplerl.distill.teachers",
     "verifiers": "simplerl.verifier.kinds",
 }
 

@@ -12,7 +12,6 @@ from simplerl.cli.console import say, say_json
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simplerl.engines.base import Engine
     from simplerl.types import Prompt, Rollout, Sampling, Verdict
 
 
@@ -55,37 +54,18 @@ def model_folder(model: str) -> str:
 
 def draw(model: str, problem: Any, template: str, sampling: Sampling, seed: int) -> tuple[Prompt, list[Rollout]]:
     """The prompt and `sampling.n` responses to it."""
-    from transformers import AutoTokenizer
-
     from simplerl.data.templates import build_prompts
     from simplerl.engines.base import generate
-    from simplerl.policy.models import resolve_model_path
+    from simplerl.evaluation.opening import start
+    from simplerl.evaluation.subjects import Subject
     from simplerl.sampling import make_requests
 
-    path = resolve_model_path(model)
+    tokenizer, engine = start("embedded", Subject(model, model))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no model {model!r}: neither a folder here nor to be had from the hub ({_first(error)})"
-        ) from error
-    prompts, _ = build_prompts([problem], template, tokenizer, max_prompt_tokens=1 << 30)
-    engine = start_engine(path, tokenizer)
-    try:
+        prompts, _ = build_prompts([problem], template, tokenizer, max_prompt_tokens=1 << 30)
         return prompts[0], generate(engine, make_requests(prompts, sampling, seed, "sample command"))
     finally:
         engine.close()
-
-
-def start_engine(path: str, tokenizer: Any) -> Engine:
-    """The embedded engine: bfloat16 on CUDA where there is one, otherwise float32 on the CPU."""
-    import torch
-
-    from simplerl.engines import embedded
-
-    cuda = torch.cuda.is_available()
-    dtype, device = ("bfloat16", "cuda") if cuda else ("float32", "cpu")
-    return embedded.build(embedded.Config.model_validate({}), path, tokenizer, dtype=dtype, device=device)
 
 
 def judge(text: str, gold: str | None) -> Verdict:
@@ -108,7 +88,3 @@ def _summary(rollout: Rollout, verdict: Verdict, gold: str | None) -> str:
 def _row(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
     tokens = {"tokens": len(rollout.token_ids), "finish_reason": rollout.finish_reason}
     return {"text": rollout.text, **tokens, "verdict": asdict(verdict)}
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -23,9 +23,6 @@ from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, V
 from simplerl.verifier.base import Verifier
 
 Row = dict[str, Any]
-REWARD = {"correct": 1.0, "wrong": 0.0, "no_answer": 0.0, "error": 0.0}
-"""In an evaluation a response is worth its correctness."""
-
 PROMPT_TOKENS = 1 << 20
 
 
@@ -59,7 +56,7 @@ class Session:
         wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in kept]
         self.progress(part, len(kept), len(requests))
         for rollout, verdict in in_order(self.judged(wanted)):
-            graded = GradedRollout(rollout, verdict, REWARD[verdict.label])
+            graded = GradedRollout(rollout, verdict, float(verdict.label == "correct"))
             row = rollout_row(self.plan.step or 0, graded, index[rollout.request_id])
             row |= {"set": part.name, "temperature": part.temperature}
             self.folder.append(part.name, row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from simplerl.verifier.tokens import Commas, Token, tokenize
 from simplerl.verifier.tree import Node
 
@@ -17,7 +19,7 @@ class Beyond(Unreadable):
     """Mathematics that only the symbolic path can read."""
 
 
-class Reader:
+class Reader(ABC):
     """Where a parser is in its text.
 
     `bars`: how many `|` are open; `conditions`: how many sets, where `:` is "such that"; `depth`: how deep it nests.
@@ -64,36 +66,36 @@ class Reader:
 
     # What the parts of the grammar ask of each other.
 
-    def answer(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self) -> Node: ...
 
-    def listing(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def listing(self) -> Node: ...
 
-    def relation(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def relation(self) -> Node: ...
 
-    def sum(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def sum(self) -> Node: ...
 
-    def power(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def power(self) -> Node: ...
 
-    def signed_power(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def signed_power(self) -> Node: ...
 
-    def starts_factor(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def starts_factor(self) -> bool: ...
 
-    def starts_unit(self, node: Node) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def starts_unit(self, node: Node) -> bool: ...
 
-    def juxtaposed(self, left: Node) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def juxtaposed(self, left: Node) -> Node: ...
 
-    def joiner(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def joiner(self) -> str: ...
 
+    @abstractmethod
     def inner(self, text: str) -> Node:
         """What a piece of text inside this one says, read by a parser of its own."""
-        raise NotImplementedError

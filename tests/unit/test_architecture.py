@@ -27,7 +27,8 @@ LAYERS = (
     {"policy", "algorithms", "engines", "rewards", "analysis", "pretrain"},
     {"sampling", "view"},
     {"evaluation"},
-    {"train"},
+    {"train", "distill"},
+    {"pipeline"},
     {"cli"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

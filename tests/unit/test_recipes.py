@@ -52,6 +52,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
         "gradient_checkpointing": True,
         "trust_remote_code": False,
         "device": "cuda",
+        "lora": None,
     }
     assert recipe["data"] == {
         "source": {"name": "math-lvl3to5", "path": None, "data_path": None},

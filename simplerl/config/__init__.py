@@ -1,0 +1,72 @@
+"""Recipes: TOML files read into frozen trees. Unknown keys, wrong types and impossible combinations are errors.
+
+Nothing here imports torch.
+"""
+
+from simplerl.config.base import Frozen, PluginConfig, explain
+from simplerl.config.blocks import (
+    STOP,
+    DataConfig,
+    DistillDataConfig,
+    DistillSampling,
+    EvalConfig,
+    EvalStage,
+    KeepConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimiserConfig,
+    RecipeStage,
+    ReportStage,
+    TrackConfig,
+)
+from simplerl.config.reading import (
+    apply_overrides,
+    load_recipe,
+    merge,
+    parse_override,
+    read_recipe,
+    shipped_recipes,
+    validate_recipe,
+)
+from simplerl.config.recipes import (
+    KINDS,
+    AnyRecipe,
+    DistillRecipe,
+    PipelineRecipe,
+    Recipe,
+    SFTRecipe,
+    TrainingRecipe,
+)
+
+__all__ = [
+    "KINDS",
+    "STOP",
+    "AnyRecipe",
+    "DataConfig",
+    "DistillDataConfig",
+    "DistillRecipe",
+    "DistillSampling",
+    "EvalConfig",
+    "EvalStage",
+    "Frozen",
+    "KeepConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "PipelineRecipe",
+    "PluginConfig",
+    "Recipe",
+    "RecipeStage",
+    "ReportStage",
+    "SFTRecipe",
+    "TrackConfig",
+    "TrainingRecipe",
+    "apply_overrides",
+    "explain",
+    "load_recipe",
+    "merge",
+    "parse_override",
+    "read_recipe",
+    "shipped_recipes",
+    "validate_recipe",
+]

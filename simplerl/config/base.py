@@ -1,0 +1,94 @@
+"""What every block of settings is made of: frozen, strict, and explained in words a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+
+from simplerl import plugins
+from simplerl.errors import ConfigError
+
+
+class Frozen(BaseModel):
+    """Base of every block of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class PluginConfig(Frozen):
+    """Settings of a plug-in; its module's `Config` extends this."""
+
+    name: str
+    """Which plug-in: the name of its file."""
+
+    path: str | None = None
+    """A file of your own outside the package, instead of a shipped plug-in."""
+
+
+def _plugin_config(kind: str, key: str, value: object) -> object:
+    """Settings given as a name or a table, validated by the `Config` of the plug-in they name."""
+    if isinstance(value, PluginConfig):
+        return value
+    table = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+    if table is None:
+        raise ConfigError(f"{kind}: wants a name or a table with `name`, got {value!r}")
+    if "name" not in table and "path" in table:
+        table["name"] = Path(table["path"]).stem
+    if "name" not in table:
+        raise ConfigError(f"{kind}: needs `name`; available: {', '.join(plugins.available(kind))}")
+    module = plugins.load(kind, table["name"], table.get("path"))
+    config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
+    try:
+        return config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(explain(error, config, f"{key}.")) from None
+
+
+def _plugin(kind: str, key: str) -> Any:
+    return BeforeValidator(partial(_plugin_config, kind, key))
+
+
+AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms", "algorithm")]
+RewardField = Annotated[SerializeAsAny[PluginConfig], _plugin("rewards", "reward")]
+VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers", "verifier")]
+EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines", "engine")]
+SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.source")]
+TeacherField = Annotated[SerializeAsAny[PluginConfig], _plugin("teachers", "teacher")]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Validation errors in words a user can act on, one line each; `prefix` leads to the model's own keys."""
+    return "\n".join(_explain(problem, model, prefix) for problem in error.errors())
+
+
+def _explain(problem: Any, model: type[BaseModel], prefix: str) -> str:
+    inner = problem.get("ctx", {}).get("error")
+    if isinstance(inner, ConfigError):
+        return str(inner)
+    key = prefix + ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{key}={problem['input']!r}: there is no such setting{_nearest(problem['loc'], model)}"
+    if problem["type"] == "missing":
+        return f"{key}: is required"
+    return f"{key}={problem['input']!r}: {problem['msg']}"
+
+
+def _nearest(location: Sequence[Any], model: type[BaseModel]) -> str:
+    node: Any = model
+    for key in location[:-1]:
+        field = getattr(node, "model_fields", {}).get(key)
+        # A number leads into a tuple of blocks.
+        node = next(iter(get_args(node)), None) if isinstance(key, int) else field.annotation if field else None
+    names = list(getattr(node, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(names)}" if names else ""

@@ -1,0 +1,159 @@
+"""A recipe is one experiment: a TOML file read into a frozen tree. `kind` says which command runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from simplerl.config.base import (
+    AlgorithmField,
+    EngineField,
+    Frozen,
+    RewardField,
+    TeacherField,
+    VerifierField,
+)
+from simplerl.config.blocks import (
+    STOP,
+    CheckpointConfig,
+    DataConfig,
+    DistillDataConfig,
+    DistillSampling,
+    EvalConfig,
+    EvalStage,
+    KeepConfig,
+    ModelConfig,
+    OptimiserConfig,
+    RecipeStage,
+    ReportStage,
+    RolloutConfig,
+    SFTTrainConfig,
+    TrackConfig,
+    TrainConfig,
+)
+from simplerl.errors import ConfigError
+
+
+class TrainingRecipe(Frozen):
+    """What every training run has, whatever its loss."""
+
+    description: str = ""
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    engine: EngineField = Field(default="embedded")  # type: ignore[assignment]
+    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
+    reward: RewardField = Field(default="simplerl")  # type: ignore[assignment]
+    actor: OptimiserConfig = OptimiserConfig(learning_rate=5e-7)
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="after")
+    def _attention(self) -> Self:
+        if self.model.attention == "flash_attention_2" and self.model.device == "cpu":
+            raise ConfigError("model.attention=flash_attention_2 needs CUDA but model.device=cpu; use sdpa")
+        return self
+
+
+class Recipe(TrainingRecipe):
+    """Reinforcement learning: `simplerl train`."""
+
+    kind: Literal["train"] = "train"
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmField = Field(default="ppo")  # type: ignore[assignment]
+    train: TrainConfig = TrainConfig()
+    critic: OptimiserConfig = OptimiserConfig(learning_rate=9e-6)
+
+    @property
+    def logprob_temperature(self) -> float:
+        """Temperature of the learner's log-probs."""
+        return self.rollout.temperature if self.train.logprob_temperature == "sampling" else 1.0
+
+    @property
+    def response_limit(self) -> int:
+        """Tokens of a response at most."""
+        return self.rollout.max_tokens
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return self.rollout.stop
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        sequences, size = self.rollout.sequences, self.train.minibatch_size
+        if sequences % size:
+            divisors = [d for d in range(1, sequences + 1) if sequences % d == 0]
+            near = sorted(sorted(divisors, key=lambda d: abs(d - size))[:2])
+            raise ConfigError(
+                f"train.minibatch_size={size} does not divide the {sequences} rollouts of a step "
+                f"(rollout.prompts_per_step={self.rollout.prompts_per_step} x "
+                f"rollout.samples_per_prompt={self.rollout.samples_per_prompt}); "
+                f"{' and '.join(map(str, near))} {'do' if len(near) > 1 else 'does'}"
+            )
+        check = getattr(self.algorithm, "check_recipe", None)
+        if check is not None:
+            check(self)
+        return self
+
+
+class SFTRecipe(TrainingRecipe):
+    """Supervised fine-tuning on the solutions of a data set: `simplerl sft`."""
+
+    kind: Literal["sft"]
+    train: SFTTrainConfig = SFTTrainConfig()
+    actor: OptimiserConfig = OptimiserConfig(learning_rate=1e-5)
+
+    @property
+    def logprob_temperature(self) -> float:
+        return 1.0
+
+    @property
+    def response_limit(self) -> int:
+        """Tokens of a response at most."""
+        return self.train.max_response_tokens
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return STOP
+
+
+class DistillRecipe(Frozen):
+    """Responses of a teacher, of which the right ones are kept: `simplerl distill`."""
+
+    kind: Literal["distill"]
+    description: str = ""
+    seed: int = 0
+    teacher: TeacherField
+    data: DistillDataConfig
+    sampling: DistillSampling = DistillSampling()
+    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
+    keep: KeepConfig = KeepConfig()
+
+
+Stage = Annotated[RecipeStage | EvalStage | ReportStage, Field(discriminator="run")]
+StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class PipelineRecipe(Frozen):
+    """Stages, one after the other: `simplerl pipeline`."""
+
+    kind: Literal["pipeline"]
+    description: str = ""
+    seed: int = 0
+    """The seed of every stage that does not set its own."""
+
+    stages: Mapping[StageName, Stage] = Field(min_length=1)
+    """By name, in their order."""
+
+
+AnyRecipe = Recipe | SFTRecipe | DistillRecipe | PipelineRecipe
+KINDS: Mapping[str, type[Any]] = {
+    "train": Recipe,
+    "sft": SFTRecipe,
+    "distill": DistillRecipe,
+    "pipeline": PipelineRecipe,
+}
+"""The recipes by their `kind`, which is also the name of the command that runs them."""
