@@ -38,6 +38,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt and a response to learn, its end token included."""
+
+    prompt: Prompt
+    response_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How responses are drawn. `temperature` 0 is greedy; `top_k` 0 keeps every token."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -29,8 +30,10 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if path.suffix != ".toml":
         shipped = shipped_recipes()
         if name_or_path not in shipped:
+            close = difflib.get_close_matches(name_or_path, shipped, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
             raise ConfigError(
-                f"no recipe {name_or_path!r}; shipped: {', '.join(shipped)}. Your own is a path that ends in .toml"
+                f"no recipe {name_or_path!r}{hint} Shipped: {', '.join(shipped)}. Your own is a path that ends in .toml"
             )
         path = shipped[name_or_path]
     try:

@@ -43,6 +43,7 @@ class TrainingRecipe(Frozen):
     seed: int = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig
+    train: TrainConfig | SFTTrainConfig
     engine: EngineField = Field(default="embedded")  # type: ignore[assignment]
     verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
     reward: RewardField = Field(default="simplerl")  # type: ignore[assignment]
@@ -55,6 +56,8 @@ class TrainingRecipe(Frozen):
     def _attention(self) -> Self:
         if self.model.attention == "flash_attention_2" and self.model.device == "cpu":
             raise ConfigError("model.attention=flash_attention_2 needs CUDA but model.device=cpu; use sdpa")
+        if self.model.attention == "eager" and self.train.packing:
+            raise ConfigError("train.packing=true needs model.attention=sdpa or flash_attention_2, not eager")
         return self
 
 

@@ -75,6 +75,11 @@ def load_checkpoint(engine: Engine, subject: Subject) -> None:
     """Hands a checkpoint's weights to an engine that was started with the base model."""
     assert subject.weights is not None
     tensors, _ = checkpoint.load(subject.weights)
+    if any(".lora_" in name for name in tensors["actor"]):
+        raise ConfigError(
+            f"{subject.weights} holds adapters without their base; evaluate an exported model of the run instead "
+            "(checkpoint.export_every says how often one is written)"
+        )
     engine.load_weights(_named(tensors["actor"]), version=subject.step or 0)
 
 

@@ -6,13 +6,14 @@ needed anywhere: what is not a response token is not there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from simplerl.types import GradedRollout
+from simplerl.types import Example, GradedRollout
 
 T = TypeVar("T", bound="Batch")
 
@@ -121,6 +122,26 @@ def collate(groups: list[list[GradedRollout]]) -> Batch:
     )
 
 
+def collate_examples(examples: Sequence[Example]) -> Credited:
+    """Given responses as a batch: advantages of 1, and nothing to compare with, since no policy sampled them."""
+    lengths = torch.tensor([len(e.response_ids) for e in examples])
+    count, tokens = len(examples), int(lengths.sum())
+    return Credited(
+        tokens=torch.tensor([t for e in examples for t in (*e.prompt.token_ids, *e.response_ids)]),
+        prompt_lengths=torch.tensor([len(e.prompt.token_ids) for e in examples]),
+        response_lengths=lengths,
+        groups=torch.arange(count),
+        rewards=torch.zeros(count),
+        cut=torch.zeros(count, dtype=torch.bool),
+        sampled_logprobs=torch.zeros(tokens),
+        old_logprobs=torch.zeros(tokens),
+        ref_logprobs=None,
+        values=None,
+        advantages=torch.ones(tokens),
+        returns=None,
+    )
+
+
 # --- ragged tensors ---------------------------------------------------------------------------------------------------
 
 
@@ -128,10 +149,7 @@ def ragged_index(lengths: Tensor, rows: Tensor) -> Tensor:
     """Where the elements of `rows` stand in a flat tensor whose rows have `lengths`: [sum of lengths[rows]]."""
     starts = lengths.cumsum(0) - lengths
     chosen = lengths[rows]
-    offsets = torch.arange(int(chosen.sum()), device=lengths.device) - torch.repeat_interleave(
-        chosen.cumsum(0) - chosen, chosen
-    )
-    return torch.repeat_interleave(starts[rows], chosen) + offsets
+    return torch.repeat_interleave(starts[rows], chosen) + _place_in_row(chosen)
 
 
 def row_of(lengths: Tensor) -> Tensor:
@@ -178,26 +196,71 @@ def token_budget_split(lengths: Tensor, budget: int) -> list[Tensor]:
     return [torch.tensor(group) for group in groups]
 
 
+def first_fit_split(lengths: Tensor, budget: int) -> list[Tensor]:
+    """Rows in packs of at most `budget` tokens; a longer row stands alone. First fit, the longest rows first."""
+    packs: list[list[int]] = []
+    room: list[int] = []
+    for row in torch.sort(lengths, descending=True, stable=True).indices.tolist():
+        size = int(lengths[row])
+        place = next((number for number, left in enumerate(room) if left >= size), None)
+        if place is None:
+            packs.append([row])
+            room.append(budget - size)
+        else:
+            packs[place].append(row)
+            room[place] -= size
+    return [torch.tensor(pack) for pack in packs]
+
+
 @dataclass(frozen=True, slots=True)
-class Padded:
-    """What a model is run on: right-padded ids and where the response tokens are predicted from."""
+class Layout:
+    """What a model is run on, and where in it the response tokens are predicted from."""
 
     ids: Tensor
-    """[n, T] int64; causal attention never looks to the right, so padding there needs no mask."""
+    """[n, T] int64: a row per sequence, padded on the right (causal attention never looks there, so padding needs no
+    mask); or [1, S], all sequences one after the other."""
 
     where: Tensor
-    """[R] int64 into the flattened [n * T]: the position before each response token."""
+    """[R] int64 into the flattened ids: the position before each response token."""
 
     targets: Tensor
     """[R] int64, the response tokens."""
 
+    positions: Tensor | None = None
+    """[1, S] int64, packed sequences only: each token's place in its own sequence."""
 
-def pad_batch(batch: Batch) -> Padded:
-    """A batch padded to its longest sequence."""
+    bounds: Tensor | None = None
+    """[n + 1] int32, packed sequences only: where each begins, and the end of the last."""
+
+
+def pad_batch(batch: Batch) -> Layout:
+    """A row per sequence, padded to the longest."""
     ids = to_padded(batch.tokens, batch.lengths)
-    rows = row_of(batch.response_lengths)
-    offsets = (
-        torch.arange(len(rows), device=rows.device) - (batch.response_lengths.cumsum(0) - batch.response_lengths)[rows]
+    starts = torch.arange(len(batch), device=ids.device) * ids.shape[1]
+    where = _before_response(batch, starts)
+    return Layout(ids, where, ids.flatten()[where + 1])
+
+
+def pack_batch(batch: Batch) -> Layout:
+    """All sequences one after the other, which is what a ragged batch is: nothing is padding."""
+    ends = batch.lengths.cumsum(0)
+    where = _before_response(batch, ends - batch.lengths)
+    return Layout(
+        ids=batch.tokens[None],
+        where=where,
+        targets=batch.tokens[where + 1],
+        positions=_place_in_row(batch.lengths)[None],
+        bounds=torch.cat([ends.new_zeros(1), ends]).int(),
     )
-    where = rows * ids.shape[1] + batch.prompt_lengths[rows] - 1 + offsets
-    return Padded(ids, where, ids.flatten()[where + 1])
+
+
+def _before_response(batch: Batch, starts: Tensor) -> Tensor:
+    """The position before each response token [R], where sequence i begins at `starts[i]`."""
+    rows = row_of(batch.response_lengths)
+    return starts[rows] + batch.prompt_lengths[rows] - 1 + _place_in_row(batch.response_lengths)
+
+
+def _place_in_row(lengths: Tensor) -> Tensor:
+    """0, 1, 2, ... of every row, one row after the other."""
+    starts = lengths.cumsum(0) - lengths
+    return torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(starts, lengths)

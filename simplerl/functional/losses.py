@@ -64,6 +64,11 @@ def clipped_surrogate(
     return (weights * -torch.minimum(ratio * advantages, clipped * advantages)).sum()
 
 
+def log_likelihood_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """The policy gradient without a ratio, -sum of w A log pi: with advantages of 1 the negative log-likelihood."""
+    return -(weights * advantages * logprobs).sum()
+
+
 def clip_share(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:

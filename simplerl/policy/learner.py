@@ -5,15 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from simplerl.config import Recipe
+from simplerl.config import Recipe, SFTRecipe
 from simplerl.errors import NonFiniteError
-from simplerl.functional.batch import Batch, Credited, Padded, Scored, pad_batch, ragged_index, token_budget_split
+from simplerl.functional.batch import (
+    Batch,
+    Credited,
+    Layout,
+    Scored,
+    first_fit_split,
+    pack_batch,
+    pad_batch,
+    ragged_index,
+    token_budget_split,
+)
 from simplerl.functional.losses import Totals
+from simplerl.policy.lora import add_adapters, merged_weights
 from simplerl.policy.models import PolicyModel, ValueModel, load_causal_lm
 from simplerl.policy.optim import Optimiser
 from simplerl.types import Metrics
@@ -34,20 +45,33 @@ class Loss(Protocol):
     def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, Stats]: ...
 
 
+class Fill(NamedTuple):
+    """Micro-batches of a batch, and the share of their token budget that is filled."""
+
+    parts: int
+    share: float
+
+
 class Learner:
     """Actor, and where the loss needs them critic and reference, on one device."""
 
-    def __init__(self, recipe: Recipe, loss: Loss, horizon: int, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe | SFTRecipe, loss: Loss, horizon: int, device: torch.device) -> None:
         self.device = device
         self.autocast = recipe.model.dtype == "bfloat16"
         self.budget = recipe.train.micro_batch_tokens
-        self.temperature = recipe.rollout.temperature if recipe.train.logprob_temperature == "sampling" else 1.0
-        causal_lm = load_causal_lm(recipe.model).to(device)
+        self.temperature = recipe.logprob_temperature
+        self.split, self.lay_out = (
+            (first_fit_split, pack_batch) if recipe.train.packing else (token_budget_split, pad_batch)
+        )
+        causal_lm = load_causal_lm(recipe.model, packing=recipe.train.packing).to(device)
         self.critic = ValueModel(deepcopy(causal_lm)).to(device) if loss.needs_critic else None
         self.reference = PolicyModel(deepcopy(causal_lm)).requires_grad_(False) if loss.needs_reference else None
+        if recipe.model.lora is not None:
+            add_adapters(causal_lm, recipe.model.lora)
         self.actor = PolicyModel(causal_lm)
         self.optimisers = {"actor": Optimiser("actor", self.actor, recipe.actor, horizon)}
         if self.critic is not None:
+            assert isinstance(recipe, Recipe)
             self.optimisers["critic"] = Optimiser("critic", self.critic, recipe.critic, horizon)
 
     # --- scoring --------------------------------------------------------------------------------------------------
@@ -58,18 +82,23 @@ class Learner:
         critic, reference = self.critic, self.reference
         return batch.extend(
             Scored,
-            old_logprobs=self._score(batch, lambda p: self.actor(p, self.temperature)[0]),
+            old_logprobs=self.logprobs(batch),
             ref_logprobs=self._score(batch, lambda p: reference(p, self.temperature)[0]) if reference else None,
             values=self._score(batch, critic) if critic else None,
         )
 
-    def _score(self, batch: Batch, model: Callable[[Padded], Tensor]) -> Tensor:
+    @torch.no_grad()
+    def logprobs(self, batch: Batch) -> Tensor:
+        """The policy's log-probs of the response tokens, float32 [R]."""
+        return self._score(batch, lambda layout: self.actor(layout, self.temperature)[0])
+
+    def _score(self, batch: Batch, model: Callable[[Layout], Tensor]) -> Tensor:
         """A model's number for every response token [R], computed in micro-batches and put back in order."""
         result = torch.zeros(int(batch.response_lengths.sum()))
-        for rows in token_budget_split(batch.lengths, self.budget):
+        for rows in self.split(batch.lengths, self.budget):
             part = batch.select(rows).to(self.device)
             with self._precision():
-                scores = model(pad_batch(part))
+                scores = model(self.lay_out(part))
             result[ragged_index(batch.response_lengths, rows)] = scores.cpu()
         return result
 
@@ -79,25 +108,25 @@ class Learner:
         """One optimiser step of actor and critic. Raises `NonFiniteError` before any weight has moved."""
         totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
         stats: Stats = {}
-        for rows in token_budget_split(minibatch.lengths, self.budget):
+        for rows in self.split(minibatch.lengths, self.budget):
             part = minibatch.select(rows).to(self.device)
-            padded = pad_batch(part)
+            layout = self.lay_out(part)
             if train_actor:
-                merge(stats, self._backward_actor(padded, part, totals, loss))
+                merge(stats, self._backward_actor(layout, part, totals, loss))
             if self.critic is not None:
-                merge(stats, self._backward_critic(self.critic, padded, part, totals, loss))
+                merge(stats, self._backward_critic(self.critic, layout, part, totals, loss))
         return self._apply(stats, train_actor)
 
-    def _backward_actor(self, padded: Padded, part: Credited, totals: Totals, loss: Loss) -> Stats:
+    def _backward_actor(self, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
         with self._precision():
-            logprobs, entropy = self.actor(padded, self.temperature)
+            logprobs, entropy = self.actor(layout, self.temperature)
         value, stats = loss.policy_loss(logprobs, entropy, part, totals)
         value.backward()
         return stats
 
-    def _backward_critic(self, critic: ValueModel, padded: Padded, part: Credited, totals: Totals, loss: Loss) -> Stats:
+    def _backward_critic(self, critic: ValueModel, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
         with self._precision():
-            values = critic(padded)
+            values = critic(layout)
         value, stats = loss.value_loss(values, part, totals)
         value.backward()
         return stats
@@ -128,11 +157,16 @@ class Learner:
         """Optimiser steps taken by all models together."""
         return sum(optimiser.updates for optimiser in self.optimisers.values())
 
+    def fill(self, lengths: list[int]) -> Fill:
+        """Into how many parts sequences of these lengths go, and how full those are."""
+        parts = self.split(torch.tensor(lengths), self.budget)
+        return Fill(len(parts), sum(lengths) / (self.budget * len(parts)))
+
     # --- weights --------------------------------------------------------------------------------------------------
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy's weights by their `transformers` names, tied ones once."""
-        yield from ((name, p.detach()) for name, p in self.actor.causal_lm.named_parameters())
+        """The policy's weights by their `transformers` names, tied ones once, adapters merged."""
+        yield from merged_weights(self.actor.causal_lm)
 
 
 def merge(stats: Stats, more: Stats) -> None:

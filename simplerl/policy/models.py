@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from simplerl.config import ModelConfig
-from simplerl.functional.batch import Padded
+from simplerl.functional.batch import Layout
 from simplerl.functional.logprobs import token_logprobs
+from simplerl.policy.attention import PACKED
+from simplerl.policy.lora import merged_weights
 
 
 def resolve_model_path(path: str) -> str:
@@ -22,13 +24,13 @@ def resolve_model_path(path: str) -> str:
     return str(resources.files("simplerl") / "assets" / path) if path == "tiny-math-base" else path
 
 
-def load_causal_lm(config: ModelConfig) -> PreTrainedModel:
-    """The base model with float32 master weights, dropout off (log-probs must repeat)."""
+def load_causal_lm(config: ModelConfig, *, packing: bool = False) -> PreTrainedModel:
+    """The base model with float32 master weights; with `packing` it can be run on packed sequences."""
     disable_progress_bar()  # it would be written into the live view
     model = AutoModelForCausalLM.from_pretrained(
         resolve_model_path(config.path),
         dtype=torch.float32,
-        attn_implementation=config.attention,
+        attn_implementation=PACKED if packing and config.attention == "sdpa" else config.attention,
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
     )
@@ -47,6 +49,17 @@ def silence_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
+def hidden_states(body: nn.Module, layout: Layout) -> Tensor:
+    """The body's last states where response tokens are predicted from: [R, H]."""
+    packed = {}
+    if layout.bounds is not None:
+        longest = int(layout.bounds.diff().max())
+        packed = {"cu_seq_lens_q": layout.bounds, "cu_seq_lens_k": layout.bounds}
+        packed |= {"max_length_q": longest, "max_length_k": longest, "position_ids": layout.positions}
+    hidden = body(input_ids=layout.ids, use_cache=False, **packed).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, layout.where)
+
+
 class PolicyModel(nn.Module):
     """Per-token log-probs and entropy of given responses; logits never leave it."""
 
@@ -55,15 +68,15 @@ class PolicyModel(nn.Module):
         silence_dropout(causal_lm)
         self.causal_lm = causal_lm
 
-    def forward(self, padded: Padded, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(self, layout: Layout, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the response tokens, float32 [R]."""
-        hidden = self.causal_lm.get_decoder()(input_ids=padded.ids, use_cache=False).last_hidden_state
+        states = hidden_states(self.causal_lm.get_decoder(), layout)
         weight = cast(nn.Linear, self.causal_lm.get_output_embeddings()).weight
-        states = hidden.flatten(0, 1).index_select(0, padded.where)
-        return token_logprobs(states, weight, padded.targets, temperature=temperature)
+        return token_logprobs(states, weight, layout.targets, temperature=temperature)
 
     def save_pretrained(self, folder: Path) -> None:
-        self.causal_lm.save_pretrained(folder, safe_serialization=True)
+        """An ordinary `transformers` folder; adapters are merged into the weights."""
+        self.causal_lm.save_pretrained(folder, state_dict=dict(merged_weights(self.causal_lm)))
 
 
 class ValueModel(nn.Module):
@@ -80,9 +93,8 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, padded: Padded) -> Tensor:
+    def forward(self, layout: Layout) -> Tensor:
         """Values, float32 [R]."""
-        hidden = self.body(input_ids=padded.ids, use_cache=False).last_hidden_state
-        states = hidden.flatten(0, 1).index_select(0, padded.where)
+        states = hidden_states(self.body, layout)
         with torch.autocast(states.device.type, enabled=False):
             return self.head(states.float()).squeeze(-1)

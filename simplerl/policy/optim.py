@@ -25,7 +25,7 @@ def learning_rate(config: OptimiserConfig, update: int, horizon: int) -> float:
 
 
 class Optimiser:
-    """AdamW over one model's parameters. `updates` counts the steps taken; nothing else is state."""
+    """AdamW over what of one model is trained. `updates` counts the steps taken; nothing else is state."""
 
     def __init__(self, name: str, model: nn.Module, config: OptimiserConfig, horizon: int) -> None:
         self.name = name
@@ -33,8 +33,9 @@ class Optimiser:
         self.config = config
         self.horizon = horizon
         self.updates = 0
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        plain = [p for p in trained if p.ndim <= 1]
         self.adamw = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,

@@ -36,8 +36,8 @@ def restore_learner(learner: Learner, tensors: Mapping[str, Mapping[str, Tensor]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters by name; tied ones once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """What is trained, by name; tied ones once. A base under adapters never changes, so it is not kept."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _restore_weights(name: str, model: nn.Module, stored: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,70 @@
+"""Low-rank adapters (arXiv:2106.09685) through `peft`, put into a `transformers` model in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from simplerl.config import LoraConfig
+from simplerl.errors import ConfigError, DependencyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BASE, ADAPTER, NAME = ".base_layer.", ".lora_", "default"
+
+
+def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Puts adapters beside the chosen linear layers; they alone stay trainable, and at first change nothing.
+
+    Raises `ConfigError` where a target is no linear layer of the model, `DependencyError` without `peft`.
+    """
+    peft = _peft()
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets(model, config)
+    )
+    peft.inject_adapter_in_model(settings, model, adapter_name=NAME)
+
+
+def targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
+    """The last parts of the names of the layers that get adapters."""
+    head = model.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    unknown = sorted(set(config.targets) - linear)
+    if unknown:
+        raise ConfigError(
+            f"model.lora.targets: {', '.join(unknown)} is no linear layer of this model; it has "
+            f"{', '.join(sorted(linear))}"
+        )
+    return sorted(config.targets or linear)
+
+
+def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights under their `transformers` names, adapters added to what they adapt; tied ones once."""
+    layers: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")
+    }
+    for name, parameter in model.named_parameters():
+        if ADAPTER in name:
+            continue
+        owner = name.removesuffix(f"{BASE}weight")
+        weight = parameter.detach()
+        if owner in layers:
+            weight = weight + layers[owner].get_delta_weight(NAME).detach()
+        yield name.replace(BASE, "."), weight
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise DependencyError(
+            f"model.lora needs peft, which cannot be imported ({error}); pip install 'simplerl[lora]'"
+        ) from error
+    return peft
