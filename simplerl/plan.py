@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl import plugins
-from simplerl.config import Recipe
+from simplerl.config import Recipe, SFTRecipe
 from simplerl.errors import ConfigError
 
 GIB = 1 << 30
@@ -123,6 +123,22 @@ def total_steps(recipe: Recipe, problems: int) -> int:
             f"train.episodes={recipe.train.episodes}; lower the one, raise the other, or set train.steps"
         )
     return prompts // recipe.rollout.prompts_per_step
+
+
+def sft_steps(recipe: SFTRecipe, examples: int) -> int:
+    """Optimiser steps of the whole run: `train.steps`, or `train.epochs` passes.
+
+    Passes run on into each other, so only the very last batch may be short; it is not trained on.
+    """
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.epochs * examples < train.batch_size:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is more than the {train.epochs * examples} sequences of "
+            f"train.epochs={train.epochs} passes over {examples}; lower the one, raise the other, or set train.steps"
+        )
+    return train.epochs * examples // train.batch_size
 
 
 def updates_per_step(recipe: Recipe) -> int:

@@ -4,6 +4,7 @@
     environment.json       one entry per session (a run that was resumed has several)
     metrics.jsonl          one line per training step
     evals.jsonl            one line per evaluation: step, set, temperature
+    validation.jsonl       SFT: the loss on the validation problems, one line per evaluation
     rollouts/step-000012.parquet            every training response
     evals/step-000012-SET-t0.parquet        every evaluation response
     checkpoints/step-000012/                see `simplerl.checkpoint`
@@ -18,18 +19,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from simplerl import atomic
-from simplerl.config import Recipe
+from simplerl.config import AnyRecipe, TrainingRecipe
 from simplerl.errors import ConfigError
 from simplerl.files import Row, line, locked, read_lines, write_parquet
 from simplerl.types import GradedRollout
-
-if TYPE_CHECKING:
-    pass
 
 MAY_CHANGE = ("track.", "checkpoint.")
 """Settings that a resumed run may change: they do not touch what is computed."""
@@ -100,13 +98,13 @@ class RunFolder:
         """Whether a run was started here."""
         return (self.path / "recipe.toml").exists()
 
-    def prepare(self, recipe: Recipe, environment: Row) -> bool:
+    def prepare(self, recipe: TrainingRecipe, environment: Row) -> bool:
         """Creates the run, or opens the one that is here. Returns whether there was one."""
         existed = self.exists
         (self.open if existed else self.create)(recipe, environment)
         return existed
 
-    def create(self, recipe: Recipe, environment: Row) -> None:
+    def create(self, recipe: TrainingRecipe, environment: Row) -> None:
         """Starts a run in this folder, which may exist but holds no run yet."""
         if self.exists:
             raise ConfigError(f"{self.path} already holds a run; name another folder with --run-dir")
@@ -114,7 +112,7 @@ class RunFolder:
         atomic.write_json(self.path / "environment.json", [dict(environment)])
         self._write_recipe(recipe)
 
-    def open(self, recipe: Recipe, environment: Row) -> None:
+    def open(self, recipe: TrainingRecipe, environment: Row) -> None:
         """Goes on with the run of this folder. Raises `ConfigError` where the recipe is another one."""
         difference = recipe_difference(self.read_recipe(), recipe_table(recipe))
         if difference:
@@ -140,6 +138,10 @@ class RunFolder:
         """One durable line of `evals.jsonl`; `row` has "step", "set" and "temperature"."""
         atomic.append_line(self.path / "evals.jsonl", line(row))
 
+    def append_validation(self, row: Row) -> None:
+        """One durable line of `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
+        atomic.append_line(self.path / "validation.jsonl", line(row))
+
     def write_rollouts(self, step: int, rows: Sequence[Row]) -> Path:
         """Every response of a training step, see `rollout_row`."""
         return write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
@@ -156,7 +158,7 @@ class RunFolder:
         What is not in a complete checkpoint never happened. A run without one goes back to before its first
         evaluation with `truncate_after(-1)`.
         """
-        for name in ("metrics.jsonl", "evals.jsonl"):
+        for name in ("metrics.jsonl", "evals.jsonl", "validation.jsonl"):
             _truncate_lines(self.path / name, step)
         for folder in (self.path / "rollouts", self.path / "evals", self.path / "checkpoints"):
             for later, path in _named_by_step(folder) + _named_by_step(folder, atomic.REPLACED):
@@ -191,6 +193,9 @@ class RunFolder:
     def read_evals(self) -> list[dict[str, Any]]:
         return list(read_lines(self.path / "evals.jsonl"))
 
+    def read_validation(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.path / "validation.jsonl"))
+
     def rollout_files(self) -> list[tuple[int, Path]]:
         """Complete files of training responses as (step, path), in order."""
         return _named_by_step(self.path / "rollouts")
@@ -199,7 +204,7 @@ class RunFolder:
         """Complete files of evaluation responses as (step, path), in order."""
         return _named_by_step(self.path / "evals")
 
-    def _write_recipe(self, recipe: Recipe) -> None:
+    def _write_recipe(self, recipe: TrainingRecipe) -> None:
         import tomli_w
 
         atomic.write_text(self.path / "recipe.toml", tomli_w.dumps(recipe_table(recipe)))
@@ -208,7 +213,7 @@ class RunFolder:
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
-def recipe_table(recipe: Recipe) -> dict[str, Any]:
+def recipe_table(recipe: AnyRecipe | TrainingRecipe) -> dict[str, Any]:
     """The resolved recipe as TOML can hold it: None is left out."""
     return recipe.model_dump(mode="json", exclude_none=True)
 

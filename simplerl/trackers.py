@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from simplerl import atomic
-from simplerl.config import Recipe, TrackConfig
+from simplerl.config import TrackConfig, TrainingRecipe
 from simplerl.errors import DependencyError
 
 
@@ -45,7 +45,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """Weights & Biases; in offline mode everything stays in `wandb/` of the run folder."""
 
-    def __init__(self, config: TrackConfig, folder: Path, recipe: Recipe) -> None:
+    def __init__(self, config: TrackConfig, folder: Path, recipe: TrainingRecipe) -> None:
         wandb = _import("wandb", "wandb", "track.wandb=off")
         settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
         self.run = wandb.init(
@@ -78,7 +78,7 @@ class Trackers:
         self,
         config: TrackConfig,
         folder: Path,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         notice: Callable[[str], None] | None = None,
     ) -> None:
         self._notice = notice or _to_stderr

@@ -21,12 +21,23 @@ from rich.text import Text
 
 Row = Mapping[str, Any]
 
-STEP_COLUMNS = (
+Columns = Sequence[tuple[str, str, str]]
+"""Heading, metric and format of what is shown of a step."""
+
+STEP_COLUMNS: Columns = (
     ("reward", "reward/mean", "{:+.3f}"),
     ("accuracy", "reward/accuracy", "{:.1%}"),
     ("length", "length/mean", "{:.0f}"),
     ("code", "style/code", "{:.1%}"),
     ("checks", "style/reflection", "{:.1%}"),
+    ("seconds", "time/total", "{:.1f}"),
+)
+SFT_COLUMNS: Columns = (
+    ("loss", "loss/sft", "{:.4f}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("norm", "actor/grad_norm", "{:.2f}"),
+    ("length", "length/mean", "{:.0f}"),
+    ("epoch", "epoch", "{:.2f}"),
     ("seconds", "time/total", "{:.1f}"),
 )
 EVAL_COLUMNS = (
@@ -72,13 +83,22 @@ class View(Protocol):
         """Something the user should read."""
 
 
-def make_view(total_steps: int, plain: bool | None = None, *, done: int = 0, file: TextIO | None = None) -> View:
+def make_view(
+    total_steps: int,
+    plain: bool | None = None,
+    *,
+    done: int = 0,
+    file: TextIO | None = None,
+    columns: Columns = STEP_COLUMNS,
+) -> View:
     """The live page where `file` (stdout) is a terminal and `plain` does not forbid it; `done` steps are behind."""
     file = file or sys.stdout
     console = Console(file=file)
     if plain is None:
         plain = not console.is_terminal or console.is_dumb_terminal
-    return PlainView(total_steps, done, file) if plain else LiveView(total_steps, done, console)
+    if plain:
+        return PlainView(total_steps, done, file, columns=columns)
+    return LiveView(total_steps, done, console, columns)
 
 
 def clean(text: str, limit: int | None = None) -> str:
@@ -116,8 +136,14 @@ class PlainView:
     """One line per step, no control characters; a line a minute while a phase is long."""
 
     def __init__(
-        self, total_steps: int, done: int = 0, file: TextIO | None = None, quiet_seconds: float = 60.0
+        self,
+        total_steps: int,
+        done: int = 0,
+        file: TextIO | None = None,
+        quiet_seconds: float = 60.0,
+        columns: Columns = STEP_COLUMNS,
     ) -> None:
+        self._columns = columns
         self._file, self._clock, self._quiet = file or sys.stdout, _Clock(total_steps, done), quiet_seconds
         self._phase, self._total, self._done = "", None, 0
         self._last_line = time.monotonic()
@@ -142,7 +168,7 @@ class PlainView:
 
     def step_done(self, step: int, metrics: Row) -> None:
         self._clock.done = step
-        cells = "  ".join(f"{name} {_cell(metrics.get(key), form)}" for name, key, form in STEP_COLUMNS)
+        cells = "  ".join(f"{name} {_cell(metrics.get(key), form)}" for name, key, form in self._columns)
         self._print(f"step {step}/{self._clock.total}  {cells}  left {self._clock.left}")
 
     def eval_done(self, rows: Sequence[Row]) -> None:
@@ -175,7 +201,8 @@ class PlainView:
 class LiveView:
     """Progress of the run and of the phase, the last steps, the last sample."""
 
-    def __init__(self, total_steps: int, done: int, console: Console) -> None:
+    def __init__(self, total_steps: int, done: int, console: Console, columns: Columns = STEP_COLUMNS) -> None:
+        self._columns = columns
         self._console, self._clock = console, _Clock(total_steps, done)
         # Replaced, never changed in place: the page is drawn by a thread of its own.
         self._steps: tuple[tuple[int, Row], ...] = ()
@@ -244,11 +271,11 @@ class LiveView:
         return Group(*parts)
 
     def _step_table(self) -> Table:
-        table = Table("step", *(name for name, _, _ in STEP_COLUMNS), expand=True)
+        table = Table("step", *(name for name, _, _ in self._columns), expand=True)
         for column in table.columns:
             column.justify = "right"
         for step, metrics in self._steps:
-            table.add_row(str(step), *(_cell(metrics.get(key), form) for _, key, form in STEP_COLUMNS))
+            table.add_row(str(step), *(_cell(metrics.get(key), form) for _, key, form in self._columns))
         return table
 
 

@@ -11,7 +11,7 @@ from simplerl.cli.console import say, say_json, table
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simplerl.config import Recipe
+    from simplerl.config import TrainingRecipe
 
 Overrides = Annotated[
     list[str] | None,
@@ -49,7 +49,7 @@ def train(
     report([start(loaded, run_dir or Path("runs") / Path(recipe).stem, plain=plain or None)])
 
 
-def check_names(recipe: Recipe) -> None:
+def check_names(recipe: TrainingRecipe) -> None:
     """Template and benchmarks exist: better said now than after a large model was loaded."""
     from simplerl.data.base import benchmark_module
     from simplerl.data.templates import NAMES, render
@@ -62,11 +62,12 @@ def check_names(recipe: Recipe) -> None:
 
 
 def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes and the command that runs each."""
     from simplerl.config import read_recipe, shipped_recipes
 
-    found = {name: str(read_recipe(name).get("description", "")) for name in shipped_recipes()}
+    tables = {name: read_recipe(name) for name in shipped_recipes()}
+    found = [(name, each.get("kind", "train"), str(each.get("description", ""))) for name, each in tables.items()]
     if as_json:
-        say_json([{"name": name, "description": text} for name, text in found.items()])
+        say_json([dict(zip(("name", "kind", "description"), row, strict=True)) for row in found])
     else:
-        say(table(list(found.items())))
+        say(table([(f"simplerl {kind} {name}", text) for name, kind, text in found]))

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from random import Random
 
+from simplerl.data.corpus import brief_solution
 from simplerl.data.exercises import Exercise, distinct, draw
 from simplerl.errors import DataError
 from simplerl.seeding import rng_for
@@ -46,6 +47,14 @@ def _distinct(name: str, count: int, draw_one: Callable[[], Exercise], *, held_o
 
 def _problems(name: str, exercises: Sequence[Exercise]) -> list[Problem]:
     return [
-        Problem(f"{name}/{number}", e.question, e.answer, level=e.level, subject=e.family, source=f"generated:{name}")
+        Problem(
+            f"{name}/{number}",
+            e.question,
+            e.answer,
+            level=e.level,
+            subject=e.family,
+            source=f"generated:{name}",
+            solution=brief_solution(e),
+        )
         for number, e in enumerate(exercises)
     ]

@@ -179,6 +179,12 @@ def _one_go(ops: Sequence[Op], results: Sequence[Number]) -> str:
     return ", ".join(f"{expression(op, results)}={result}" for op, result in zip(ops, results, strict=True)) + "."
 
 
+def brief_solution(exercise: Exercise) -> str:
+    """What a textbook prints as the solution: every operation with its right result, and the answer boxed."""
+    results = run_chain(exercise.ops)
+    return f"{_one_go(exercise.ops, results)} The answer is \\boxed{{{results[-1]}}}."
+
+
 def quick(exercise: Exercise, rng: random.Random, mixture: Mixture) -> str:
     results = careless_chain(exercise.ops, [CARELESS_RATE] * len(exercise.ops), rng)
     return f"{_one_go(exercise.ops, results)} {_final(results[-1], mixture.boxed['quick'], rng)}"

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from simplerl import plugins
 from simplerl.algorithms.base import Algorithm
-from simplerl.config import PluginConfig, Recipe
+from simplerl.config import DataConfig, PluginConfig, Recipe, SFTRecipe, TrainingRecipe
 from simplerl.data.base import load_benchmark, load_problems
+from simplerl.data.examples import Examples, build_examples
 from simplerl.data.stream import PromptStream
 from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, DataError
 from simplerl.evaluation.held_out import HeldOut
-from simplerl.plan import total_steps, updates_per_step
+from simplerl.plan import sft_steps, total_steps, updates_per_step
 from simplerl.policy.learner import Learner
 from simplerl.policy.models import resolve_model_path
 from simplerl.rewards.base import Reward
-from simplerl.train.trainer import Phase, Trainer
-from simplerl.types import Prompt
+from simplerl.train.base import Job, Notice, Phase
+from simplerl.train.sft import LikelihoodLoss, SFTTrainer
+from simplerl.train.trainer import RLTrainer
+from simplerl.types import Problem, Prompt
 from simplerl.verifier.base import Verifier
+from simplerl.view import SFT_COLUMNS, STEP_COLUMNS
 
-Notice = Callable[[str], None]
 
-
-def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+def load_tokenizer(recipe: TrainingRecipe) -> PreTrainedTokenizerBase:
     path = resolve_model_path(recipe.model.path)
     return AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
 
 
-def choose_device(recipe: Recipe) -> torch.device:
+def choose_device(recipe: TrainingRecipe) -> torch.device:
     """The recipe's device; `auto` is CUDA where there is one."""
     wanted = recipe.model.device
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -62,7 +63,7 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
     return plugins.load("algorithms", config.name, config.path).build(config, recipe)
 
 
-def build_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
+def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
     module = plugins.load("engines", recipe.engine.name, recipe.engine.path)
     return module.build(
         recipe.engine,
@@ -75,14 +76,18 @@ def build_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, device: tor
     )
 
 
-def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Prompt]:
-    """The training problems as prompts; what is left out is counted and said."""
-    data = recipe.data
+def training_problems(data: DataConfig, notice: Notice) -> list[Problem]:
+    """The problems of the recipe's source and levels."""
     problems, notices = load_problems(data.source)
     for text in notices:
         notice(text)
-    if data.levels:
-        problems = [p for p in problems if p.level in data.levels]
+    return [p for p in problems if p.level in data.levels] if data.levels else problems
+
+
+def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Prompt]:
+    """The training problems as prompts; what is left out is counted and said."""
+    data = recipe.data
+    problems = training_problems(data, notice)
     prompts, dropped = build_prompts(problems, data.template, tokenizer, data.max_prompt_tokens)
     if dropped:
         notice(f"{dropped} of {len(problems)} prompts are longer than {data.max_prompt_tokens} tokens and left out")
@@ -94,7 +99,7 @@ def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Pro
     return prompts
 
 
-def held_out_sets(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[HeldOut]:
+def held_out_sets(recipe: TrainingRecipe, tokenizer: Any, notice: Notice) -> list[HeldOut]:
     """The benchmarks evaluated during training; prompts left out for their length are said."""
     sets = []
     for wanted in recipe.eval.sets:
@@ -107,19 +112,83 @@ def held_out_sets(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[HeldOu
     return sets
 
 
-def build_trainer(recipe: Recipe, tokenizer: Any, prompts: list[Prompt], phase: Phase) -> Trainer:
-    """Models, engine, reward and algorithm of a run, at its beginning."""
-    device = choose_device(recipe)
-    algorithm = build_algorithm(recipe)
-    horizon = total_steps(recipe, len(prompts)) * updates_per_step(recipe)
-    torch.manual_seed(recipe.seed)
-    return Trainer(
-        recipe=recipe,
-        stream=PromptStream(prompts, recipe.seed),
-        engine=build_engine(recipe, tokenizer, device),
-        verifier=build_verifier(recipe.verifier),
-        reward=build_reward(recipe.reward),
-        algorithm=algorithm,
-        learner=Learner(recipe, algorithm, horizon, device),
-        phase=phase,
+def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
+    """Problems as prompts, and a trainer that learns from its own responses to them."""
+    prompts = training_prompts(recipe, tokenizer, notice)
+    steps = total_steps(recipe, len(prompts))
+
+    def build(phase: Phase) -> RLTrainer:
+        device = choose_device(recipe)
+        algorithm = build_algorithm(recipe)
+        torch.manual_seed(recipe.seed)
+        return RLTrainer(
+            recipe=recipe,
+            stream=PromptStream(prompts, recipe.seed),
+            engine=build_engine(recipe, tokenizer, device),
+            verifier=build_verifier(recipe.verifier),
+            reward=build_reward(recipe.reward),
+            algorithm=algorithm,
+            learner=Learner(recipe, algorithm, steps * updates_per_step(recipe), device),
+            phase=phase,
+        )
+
+    return Job(steps, STEP_COLUMNS, build)
+
+
+def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
+    """Problems with their solutions as examples, and a trainer that learns them."""
+    examples = training_examples(recipe, tokenizer, notice)
+    steps = sft_steps(recipe, len(examples.training))
+
+    def build(phase: Phase) -> SFTTrainer:
+        device = choose_device(recipe)
+        torch.manual_seed(recipe.seed)
+        loss = LikelihoodLoss()
+        learner = Learner(recipe, loss, steps, device)
+        stop_at(learner.actor.causal_lm, examples.end_id)
+        asked = recipe.eval.every and recipe.eval.sets
+        return SFTTrainer(
+            recipe=recipe,
+            stream=PromptStream(examples.training, recipe.seed),
+            validation=examples.validation,
+            engine=build_engine(recipe, tokenizer, device) if asked else None,
+            verifier=build_verifier(recipe.verifier),
+            reward=build_reward(recipe.reward),
+            algorithm=loss,
+            learner=learner,
+            steps=steps,
+            phase=phase,
+        )
+
+    return Job(steps, SFT_COLUMNS, build)
+
+
+def training_examples(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Examples:
+    """The problems that have a solution, as examples; what is left out is counted and said."""
+    data, train = recipe.data, recipe.train
+    examples = build_examples(
+        training_problems(data, notice),
+        data.template,
+        tokenizer,
+        max_prompt_tokens=data.max_prompt_tokens,
+        max_response_tokens=train.max_response_tokens,
+        validation=train.validation,
+        seed=recipe.seed,
     )
+    left_out = (
+        (examples.without_response, "problems have no solution to learn"),
+        (examples.long_prompts, f"prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"),
+        (examples.long_responses, f"responses are longer than train.max_response_tokens={train.max_response_tokens}"),
+    )
+    for count, what in left_out:
+        if count:
+            notice(f"{count} {what}; they are left out")
+    return examples
+
+
+def stop_at(causal_lm: PreTrainedModel, end_id: int) -> None:
+    """Lets the exported model's own settings name the token that its responses end with."""
+    settings: Any = causal_lm.generation_config
+    known = settings.eos_token_id
+    ends = [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
+    settings.eos_token_id = ends if end_id in ends else [*ends, end_id]

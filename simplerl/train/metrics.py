@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import Any
 
 from simplerl.analysis.styles import style_shares
+from simplerl.functional.batch import Credited, Scored, row_sum
+from simplerl.records import rollout_row
 from simplerl.types import GradedRollout, Metrics
-
-if TYPE_CHECKING:
-    from simplerl.functional.batch import Scored
 
 VERDICTS = ("correct", "wrong", "no_answer", "error")
 
@@ -31,6 +30,13 @@ def rollout_metrics(graded: Sequence[GradedRollout]) -> Metrics:
     metrics |= {f"verdict/{label}": share(g.verdict.label == label for g in graded) for label in VERDICTS}
     metrics |= {f"style/{name}": value for name, value in style_shares([g.rollout.text for g in graded]).items()}
     return metrics | length_metrics(graded)
+
+
+def response_rows(step: int, groups: Sequence[Sequence[GradedRollout]], batch: Credited) -> list[dict[str, Any]]:
+    """Every response of a step as a row of the records, with its mean advantage."""
+    means = (row_sum(batch.advantages, batch.response_lengths) / batch.response_lengths).tolist()
+    numbered = [(index, graded) for group in groups for index, graded in enumerate(group)]
+    return [rollout_row(step, graded, index, mean) for (index, graded), mean in zip(numbered, means, strict=True)]
 
 
 def length_metrics(graded: Sequence[GradedRollout]) -> Metrics:

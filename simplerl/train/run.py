@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from simplerl import checkpoint
-from simplerl.config import Recipe
+from simplerl.config import Recipe, SFTRecipe
 from simplerl.environment import describe, rss_gib
 from simplerl.errors import NonFiniteError, RemoteError
 from simplerl.evaluation.held_out import HeldOut, evaluate
-from simplerl.functional.batch import row_sum
-from simplerl.plan import total_steps
 from simplerl.policy.state import learner_state, restore_learner
 from simplerl.records import RunFolder, rollout_row
 from simplerl.seeding import seed_for
 from simplerl.trackers import Trackers
 from simplerl.train import build
+from simplerl.train.base import Job, StepResult, evaluation_due
 from simplerl.train.clock import Clock
-from simplerl.train.trainer import StepResult
 from simplerl.types import Sampling
 from simplerl.view import View, make_view
 
@@ -30,7 +28,7 @@ class Stopped(Exception):
     """A signal asked the run to end."""
 
 
-def train(recipe: Recipe, run_dir: Path, *, plain: bool | None = None) -> Path:
+def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = None) -> Path:
     """Trains, or goes on with, the run of a folder; returns the folder.
 
     A signal (SIGINT, SIGTERM) ends it with a checkpoint; a second one at once.
@@ -43,14 +41,20 @@ def train(recipe: Recipe, run_dir: Path, *, plain: bool | None = None) -> Path:
         folder.prepare(recipe, describe())
         tokenizer = build.load_tokenizer(recipe)
         early: list[str] = []
-        prompts = build.training_prompts(recipe, tokenizer, early.append)
-        steps = total_steps(recipe, len(prompts))
-        with make_view(steps, plain) as view:
+        job = prepare(recipe, tokenizer, early.append)
+        with make_view(job.steps, plain, columns=job.columns) as view:
             for text in early:
                 view.notice(text)
-            with Run(recipe, folder, view, tokenizer, prompts, steps) as run, stop_signals(run.request_stop):
+            with Run(recipe, folder, view, tokenizer, job) as run, stop_signals(run.request_stop):
                 run.go()
     return folder.path
+
+
+def prepare(recipe: Recipe | SFTRecipe, tokenizer: Any, notice: Callable[[str], None]) -> Job:
+    """What a recipe of either kind asks for."""
+    if isinstance(recipe, SFTRecipe):
+        return build.supervised_job(recipe, tokenizer, notice)
+    return build.reinforcement_job(recipe, tokenizer, notice)
 
 
 @contextmanager
@@ -81,13 +85,11 @@ def stop_signals(request: Callable[[], None]) -> Iterator[None]:
 class Run:
     """One process's part of a run."""
 
-    def __init__(
-        self, recipe: Recipe, folder: RunFolder, view: View, tokenizer: Any, prompts: list[Any], steps: int
-    ) -> None:
-        self.recipe, self.folder, self.view, self.tokenizer, self.steps = recipe, folder, view, tokenizer, steps
+    def __init__(self, recipe: Recipe | SFTRecipe, folder: RunFolder, view: View, tokenizer: Any, job: Job) -> None:
+        self.recipe, self.folder, self.view, self.tokenizer, self.steps = recipe, folder, view, tokenizer, job.steps
         self.stopping = False
         self.clock = Clock(view, self._leave_if_stopping)
-        self.trainer = build.build_trainer(recipe, tokenizer, prompts, self.clock.phase)
+        self.trainer = job.build(self.clock.phase)
         self.held_out = build.held_out_sets(recipe, tokenizer, view.notice)
         self.trackers = Trackers(recipe.track, folder.path, recipe, notice=view.notice)
         self.saved = -1
@@ -100,7 +102,8 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         self.trackers.close()
-        self.trainer.engine.close()
+        if self.trainer.engine is not None:
+            self.trainer.engine.close()
         self.trainer.verifier.close()
         # A reward may be a plain function.
         getattr(self.trainer.reward, "close", lambda: None)()
@@ -117,7 +120,7 @@ class Run:
 
     def go(self) -> None:
         try:
-            if self._evaluation_due() and not any(row["step"] == self.done for row in self.folder.read_evals()):
+            if self._evaluation_due() and not self._evaluated():
                 self._evaluate()
             while self.done < self.steps and not self.stopping:
                 self._step()
@@ -150,34 +153,37 @@ class Run:
     def _record(self, result: StepResult) -> None:
         metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
         metrics["memory/rss_gib"] = rss_gib()
-        sums = row_sum(result.batch.advantages, result.batch.response_lengths)
-        means = iter((sums / result.batch.response_lengths).tolist())
-        rows = [
-            rollout_row(self.done, graded, index, next(means))
-            for group in result.groups
-            for index, graded in enumerate(group)
-        ]
-        self.folder.write_rollouts(self.done, rows)
+        if result.rows:
+            self.folder.write_rollouts(self.done, result.rows)
         self.folder.append_metrics({"step": self.done, **dict(sorted(metrics.items()))})
         self.trackers.log(self.done, metrics)
         self.view.step_done(self.done, metrics)
-        first = result.groups[0][0]
-        problem = first.rollout.prompt.problem
-        self.view.sample(problem.question, problem.answer, first.rollout.text, first.verdict.label, first.reward)
+        if (shown := result.shown) is not None:
+            problem = shown.rollout.prompt.problem
+            self.view.sample(problem.question, problem.answer, shown.rollout.text, shown.verdict.label, shown.reward)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluation_due(self) -> bool:
-        every = self.recipe.eval.every
-        return every > 0 and (self.done % every == 0 or self.done == self.steps)
+        return evaluation_due(self.recipe, self.done, self.steps)
+
+    def _evaluated(self) -> bool:
+        """Whether an earlier session evaluated after the step done last."""
+        # The validation is written first, so the rows of the benchmarks say that all is there.
+        rows = self.folder.read_evals() if self.held_out else self.folder.read_validation()
+        return any(row["step"] == self.done for row in rows)
 
     def _evaluate(self) -> None:
+        validation = self.trainer.validate()
         rows = [
             self._evaluate_one(held_out, temperature)
             for held_out in self.held_out
             for temperature in self.recipe.eval.temperatures
         ]
         # All rows of an evaluation follow each other, so that a kill in between leaves none or is cut on resume.
+        if validation is not None:
+            self.folder.append_validation({"step": self.done, **validation})
+            self.trackers.log(self.done, {"validation/loss": validation["loss"]})
         for row in rows:
             self.folder.append_eval(row)
         if rows:
@@ -185,10 +191,10 @@ class Run:
             self.view.eval_done(rows)
 
     def _evaluate_one(self, held_out: HeldOut, temperature: float) -> dict[str, Any]:
-        config, rollout = self.recipe.eval, self.recipe.rollout
-        limit = config.max_tokens or rollout.max_tokens
-        sampling = Sampling(max_tokens=limit, temperature=temperature, stop=rollout.stop)
+        limit = self.recipe.eval.max_tokens or self.recipe.response_limit
+        sampling = Sampling(max_tokens=limit, temperature=temperature, stop=self.recipe.stop)
         trainer = self.trainer
+        assert trainer.engine is not None
         with self.clock.phase("eval", len(held_out.prompts)) as progress:
             evaluation = evaluate(
                 held_out,
@@ -218,7 +224,8 @@ class Run:
         tensors, state = checkpoint.load(path)
         restore_learner(self.trainer.learner, tensors, state["learner"])
         self.trainer.algorithm.restore(state["algorithm"])
-        self.trainer.engine.load_weights(self.trainer.learner.weights(), version=state["step"])
+        if self.trainer.engine is not None:
+            self.trainer.engine.load_weights(self.trainer.learner.weights(), version=state["step"])
         self.folder.truncate_after(state["step"])
         self.saved = int(state["step"])
         self.view.resumed(self.saved)

@@ -1,9 +1,8 @@
-"""One step of reinforcement learning, for every algorithm: each line of `Trainer.step` is one of its stages."""
+"""One step of reinforcement learning, for every algorithm: each line of `RLTrainer.step` is one of its stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,29 +12,19 @@ from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
 from simplerl.errors import EngineError
-from simplerl.functional.batch import Credited, Scored, collate
+from simplerl.functional.batch import Scored, collate
 from simplerl.policy.learner import Learner
 from simplerl.rewards.base import Reward
 from simplerl.sampling import graded_rollouts, grouped, make_requests
 from simplerl.seeding import permutation
-from simplerl.train.metrics import mean_of, rollout_metrics, score_metrics
-from simplerl.types import GradedRollout, Metrics, Prompt, Sampling
+from simplerl.train.base import Phase, StepResult
+from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
+from simplerl.types import GradedRollout, Prompt, Sampling
 from simplerl.verifier.base import Verifier
-
-Phase = Callable[[str, int], AbstractContextManager[Callable[[GradedRollout], None] | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step leaves for the records."""
-
-    groups: list[list[GradedRollout]]
-    batch: Credited
-    metrics: Metrics
 
 
 @dataclass(slots=True)
-class Trainer:
+class RLTrainer:
     """Everything a step needs, and nothing that remembers: the state is in the learner and the algorithm."""
 
     recipe: Recipe
@@ -69,7 +58,10 @@ class Trainer:
         self.engine.load_weights(self.learner.weights(), version=step)
         flat = [graded for group in groups for graded in group]
         metrics = rollout_metrics(flat) | score_metrics(batch) | metrics | mean_of(updates)
-        return StepResult(groups, batch, metrics)
+        return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
+
+    def validate(self) -> None:
+        """Every problem is trained on."""
 
     def sample(self, prompts: list[Prompt], step: int) -> list[list[GradedRollout]]:
         """Graded groups, one per prompt; groups that teach nothing are replaced as often as the algorithm asks."""

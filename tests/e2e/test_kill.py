@@ -1,15 +1,13 @@
 """Killed at any moment, a run goes on as if nothing had happened: the numbers are bit-identical."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
 
-import pyarrow.parquet
 import pytest
-from safetensors.torch import load_file
+from run_processes import contents, finish, run, same_weights, server, wait_for
 
 from simplerl.atomic import TEMPORARY
 from simplerl.config import validate_recipe
@@ -36,48 +34,9 @@ def make_recipe(tiny_model):
     )
 
 
-def run(recipe, folder):
-    import torch
-
-    from simplerl.train.run import train
-
-    # Silence: the parent reads files, never logs.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    torch.set_num_threads(1)
-    train(recipe, folder, plain=True)
-
-
 @pytest.fixture(scope="module")
 def processes():
-    """Children that start in milliseconds, from a server that has imported everything once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simplerl.train.run", "transformers.models.qwen2.modeling_qwen2"])
-    return context
-
-
-def timeless(row):
-    return {name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))}
-
-
-def contents(folder):
-    records = RunFolder(folder)
-    tables = {
-        str(path.relative_to(folder)): pyarrow.parquet.read_table(path).to_pylist()
-        for path in sorted(folder.glob("*/*.parquet"))
-    }
-    return {
-        "metrics": [timeless(row) for row in records.read_metrics()],
-        "evals": records.read_evals(),
-        "tables": tables,
-    }
-
-
-def finish(processes, recipe, folder):
-    child = processes.Process(target=run, args=(recipe, folder))
-    child.start()
-    child.join(300)
-    assert child.exitcode == 0, folder.with_suffix(".log").read_text()[-3000:]
+    return server()
 
 
 def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_path, capsys):
@@ -105,18 +64,9 @@ def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model,
 
     assert contents(torn) == contents(whole)
     assert [row["step"] for row in RunFolder(torn).read_metrics()] == list(range(1, STEPS + 1))
-    final = "exports/final/model.safetensors"
-    a, b = load_file(torn / final), load_file(whole / final)
-    assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+    assert same_weights(torn, whole)
     with capsys.disabled():
         print(f"\n{len(moments)} kills; lines of metrics and half-written files at each: {moments}")
-
-
-def wait_for(condition, seconds=120):
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < seconds
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

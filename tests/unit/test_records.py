@@ -157,6 +157,7 @@ def test_truncate_forgets_all_later_than_the_checkpoint(run):
         run.append_metrics({"step": step, "x": step / 3})
         run.append_eval({"step": step, "set": "s", "temperature": 0.0})
         run.append_eval({"step": step, "set": "s", "temperature": 1.0})
+        run.append_validation({"step": step, "loss": 2.0 - step / 10, "tokens": 640, "sequences": 4})
         run.write_rollouts(step, [graded()])
         run.write_eval_responses(step, "s", 0.0, [graded()])
         (run.path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
@@ -170,12 +171,14 @@ def test_truncate_forgets_all_later_than_the_checkpoint(run):
 
     assert (run.path / "metrics.jsonl").read_bytes() == b"".join(before.splitlines(True)[:3])
     assert [row["step"] for row in run.read_evals()] == [0, 0, 1, 1, 2, 2]
+    assert [(row["step"], row["loss"]) for row in run.read_validation()] == [(0, 2.0), (1, 1.9), (2, 1.8)]
     assert [step for step, _ in run.rollout_files()] == [step for step, _ in run.eval_files()] == [0, 1, 2]
     assert sorted(os.listdir(run.path / "checkpoints")) == [f"step-{step:06d}" for step in range(3)]
     assert not list(run.path.rglob(".tmp-*"))
 
     run.truncate_after(-1)
     assert run.read_metrics() == run.read_evals() == run.rollout_files() == run.eval_files() == []
+    assert run.read_validation() == []
 
 
 def test_truncating_an_empty_folder_does_nothing(run):

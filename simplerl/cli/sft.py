@@ -1,0 +1,65 @@
+"""`simplerl sft`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simplerl.cli.console import say, table
+from simplerl.cli.train import Overrides, check_names
+
+if TYPE_CHECKING:
+    from simplerl.config import SFTRecipe
+
+
+def sft(
+    recipe: Annotated[str, typer.Argument(help="A shipped SFT recipe (see `simplerl recipes`) or a .toml.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder (default: runs/RECIPE); one that exists is continued.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings and what follows from them; stop.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")] = False,
+) -> None:
+    """Fine-tune a model on given responses. The same command continues a run that was stopped or killed."""
+    from simplerl.config import SFTRecipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides or (), kind=SFTRecipe)
+    check_names(loaded)
+    if dry_run:
+        print_plan(loaded)
+        return
+    from simplerl.cli.report import report
+    from simplerl.train.run import train
+
+    report([train(loaded, run_dir or Path("runs") / Path(recipe).stem, plain=plain or None)])
+
+
+def print_plan(recipe: SFTRecipe) -> None:
+    """Settings as TOML, and what follows from them as comments."""
+    import tomli_w
+
+    say(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+    say("# the run")
+    say(table(plan_rows(recipe), indent="#   "))
+
+
+def plan_rows(recipe: SFTRecipe) -> list[tuple[str, ...]]:
+    from simplerl.data.base import load_problems
+    from simplerl.errors import DataError
+    from simplerl.plan import sft_steps
+
+    try:
+        problems, _ = load_problems(recipe.data.source)
+    except DataError as error:
+        return [("problems", f"unknown until the data is here: {error}")]
+    levels = recipe.data.levels
+    usable = [p for p in problems if (p.solution or "").strip() and (not levels or p.level in levels)]
+    return [
+        ("examples", f"{len(usable):,} of {len(problems):,} problems have a solution, before any is too long"),
+        ("optimiser steps", f"{sft_steps(recipe, len(usable)):,} of {recipe.train.batch_size} sequences at most"),
+    ]

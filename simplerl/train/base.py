@@ -1,0 +1,75 @@
+"""What a run repeats: the steps of a trainer, whatever its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from simplerl.config import TrainingRecipe
+from simplerl.engines.base import Engine
+from simplerl.policy.learner import Learner
+from simplerl.rewards.base import Reward
+from simplerl.types import GradedRollout, Metrics
+from simplerl.verifier.base import Verifier
+from simplerl.view import Columns
+
+Phase = Callable[[str, int], AbstractContextManager[Callable[[GradedRollout], None] | None]]
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step leaves for the records: numbers, and where responses were sampled their rows and one to show."""
+
+    metrics: Metrics
+    rows: Sequence[dict[str, Any]] = ()
+    shown: GradedRollout | None = None
+
+
+class State(Protocol):
+    """What a checkpoint keeps of a loss."""
+
+    def state(self) -> dict[str, float]: ...
+
+    def restore(self, state: dict[str, float]) -> None: ...
+
+
+class Trainer(Protocol):
+    """One step after another, each a function of its number and of what the learner and the loss hold."""
+
+    learner: Learner
+    verifier: Verifier
+    reward: Reward
+
+    @property
+    def engine(self) -> Engine | None:
+        """Answers evaluations; holds the learner's weights whenever one is due. None where there is none to make."""
+        ...
+
+    @property
+    def algorithm(self) -> State: ...
+
+    def step(self, step: int) -> StepResult:
+        """Step number `step`, from 1."""
+        ...
+
+    def validate(self) -> dict[str, Any] | None:
+        """The loss on what is kept from training; None where nothing is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run before its models are loaded: how many steps, what to show of each, and how to begin."""
+
+    steps: int
+    columns: Columns
+    build: Callable[[Phase], Trainer]
+
+
+def evaluation_due(recipe: TrainingRecipe, done: int, steps: int) -> bool:
+    """Whether the model is evaluated after so many steps: before the first, after every so many, after the last."""
+    every = recipe.eval.every
+    return every > 0 and (done % every == 0 or done == steps)

@@ -1,0 +1,96 @@
+"""Supervised fine-tuning: the learner of reinforcement learning, on responses that are given, with advantages of 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from simplerl.config import SFTRecipe
+from simplerl.data.stream import PromptStream
+from simplerl.engines.base import Engine
+from simplerl.functional.batch import collate_examples
+from simplerl.functional.losses import Totals, log_likelihood_loss, token_weights
+from simplerl.policy.learner import Learner
+from simplerl.rewards.base import Reward
+from simplerl.train.base import Phase, StepResult, evaluation_due
+from simplerl.types import Example, Metrics
+from simplerl.verifier.base import Verifier
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from simplerl.functional.batch import Credited
+
+
+class LikelihoodLoss:
+    """The mean negative log-likelihood of the response tokens, end tokens included, over the global batch."""
+
+    needs_critic = False
+    needs_reference = False
+
+    def policy_loss(
+        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = token_weights(part.response_lengths, "token-mean", totals)
+        loss = log_likelihood_loss(logprobs, part.advantages, weights)
+        return loss, {"loss/sft": loss.detach(), "entropy": entropy.detach().sum() / totals.tokens}
+
+    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+        raise AssertionError("supervised fine-tuning has no critic")
+
+    def state(self) -> dict[str, float]:
+        return {}
+
+    def restore(self, state: dict[str, float]) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class SFTTrainer:
+    """Everything a step needs, and nothing that remembers: the state is in the learner."""
+
+    recipe: SFTRecipe
+    stream: PromptStream[Example]
+    validation: Sequence[Example]
+    engine: Engine | None
+    verifier: Verifier
+    reward: Reward
+    algorithm: LikelihoodLoss
+    learner: Learner
+    steps: int
+    phase: Phase = lambda name, total: nullcontext()
+
+    def step(self, step: int) -> StepResult:
+        """Optimiser step number `step`, from 1."""
+        examples = self.stream.take(step - 1, self.recipe.train.batch_size)
+        with self.phase("update", len(examples)):
+            metrics = self.learner.update(collate_examples(examples), self.algorithm)
+        if self.engine is not None and evaluation_due(self.recipe, step, self.steps):
+            self.engine.load_weights(self.learner.weights(), version=step)
+        return StepResult(metrics | self.batch_metrics(examples, step))
+
+    def validate(self) -> dict[str, Any] | None:
+        """The mean negative log-likelihood per response token of what is kept from training."""
+        if not self.validation:
+            return None
+        with self.phase("validate", len(self.validation)):
+            logprobs = self.learner.logprobs(collate_examples(self.validation))
+        loss = -logprobs.double().mean().item()
+        return {"loss": loss, "tokens": len(logprobs), "sequences": len(self.validation)}
+
+    def batch_metrics(self, examples: Sequence[Example], step: int) -> Metrics:
+        """Tokens of the batch, how well they fill the budget, and passes over the data so far."""
+        prompt = sum(len(example.prompt.token_ids) for example in examples)
+        response = sum(len(example.response_ids) for example in examples)
+        fill = self.learner.fill([len(e.prompt.token_ids) + len(e.response_ids) for e in examples])
+        return {
+            "tokens/prompt": float(prompt),
+            "tokens/response": float(response),
+            "length/mean": fmean(len(example.response_ids) for example in examples),
+            "pack/count": float(fill.parts),
+            "pack/fill": fill.share,
+            "epoch": step * len(examples) / len(self.stream.items),
+        }

@@ -1,0 +1,140 @@
+"""Supervised fine-tuning, from a recipe to the files it leaves; killed at any moment, it ends in the same numbers."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from run_processes import contents, finish, run, same_weights, server
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from simplerl.config import SFTRecipe, validate_recipe
+from simplerl.engines.base import generate
+from simplerl.evaluation.opening import start
+from simplerl.evaluation.subjects import Subject
+from simplerl.records import RunFolder
+from simplerl.train.run import train
+
+pytestmark = pytest.mark.e2e
+
+KILLS = 8
+
+
+def make_recipe(tiny_model, **changes):
+    table = {
+        "kind": "sft",
+        "seed": 3,
+        "model": {"path": str(tiny_model), **changes.pop("model", {})},
+        "data": {"source": {"name": "arithmetic", "size": 60, "levels": [3]}},
+        "train": {"steps": 24, "batch_size": 8, "micro_batch_tokens": 256, "validation": 0.2},
+        "actor": {"learning_rate": 1e-2},
+        "eval": {"every": 6, "sets": [{"name": "arithmetic-test", "limit": 12}], "max_tokens": 40},
+        "checkpoint": {"every": 4},
+    }
+    return validate_recipe(table | changes, kind=SFTRecipe)
+
+
+def test_the_loss_falls_and_the_export_answers_in_the_form_it_learned(tiny_model, tmp_path):
+    folder = train(make_recipe(tiny_model, checkpoint={"every": 100}), tmp_path / "run", plain=True)
+    records = RunFolder(folder)
+
+    losses = [row["loss/sft"] for row in records.read_metrics()]
+    assert losses[0] == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3), "a random model knows nothing"
+    assert losses[-1] < losses[0] - 2
+    validation = records.read_validation()
+    assert [row["step"] for row in validation] == [0, 6, 12, 18, 24]
+    assert validation[-1]["loss"] < validation[0]["loss"] - 2
+    assert [row["step"] for row in records.read_evals()] == [0, 6, 12, 18, 24]
+    assert not (folder / "rollouts").exists()
+
+    exported, tokenizer = folder / "exports" / "final", AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
+
+
+def test_the_end_token_is_learned(tiny_model, tmp_path):
+    """EOS outside the loss: the model never learns to stop."""
+    from simplerl.data.base import load_source, source_config
+    from simplerl.data.templates import build_prompts
+    from simplerl.sampling import make_requests
+    from simplerl.types import Sampling
+
+    source = {"name": "arithmetic", "size": 4, "levels": [3]}
+    train_block = {"steps": 120, "batch_size": 4, "micro_batch_tokens": 512}
+    recipe = make_recipe(tiny_model, data={"source": source}, train=train_block, eval={}, checkpoint={"every": 500})
+    exported = str(train(recipe, tmp_path / "run", plain=True) / "exports" / "final")
+
+    problems = load_source(source_config("arithmetic", ["size=4", "levels=[3]"]))
+    tokenizer, engine = start("embedded", Subject(exported, exported))
+    prompts, _ = build_prompts(problems, "chat", tokenizer, 500)
+    rollouts = generate(engine, make_requests(prompts, Sampling(80, temperature=0.0), 0, "test"))
+    engine.close()
+    assert [r.text for r in rollouts] == [p.solution for p in problems]
+    assert {r.finish_reason for r in rollouts} == {"stop"}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    return server()
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
+def test_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_path, lora):
+    recipe = make_recipe(tiny_model, model={"lora": lora} if lora else {})
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    begun = time.monotonic()
+    finish(processes, recipe, whole)
+    longest = time.monotonic() - begun
+
+    kills, rng = 0, random.Random(1)
+    while kills < KILLS:
+        child = processes.Process(target=run, args=(recipe, torn))
+        child.start()
+        child.join(rng.uniform(0.1, 0.8) * longest)
+        if not child.is_alive():
+            assert child.exitcode == 0
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        kills += 1
+    finish(processes, recipe, torn)
+
+    assert kills >= 1
+    assert contents(torn) == contents(whole)
+    assert [row["step"] for row in RunFolder(torn).read_metrics()] == list(range(1, 25))
+    assert same_weights(torn, whole)
+
+
+def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_model, tmp_path):
+    recipe = make_recipe(tiny_model, model={"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}})
+    folder = train(recipe, tmp_path / "run", plain=True)
+    before, after = load_file(tiny_model / "model.safetensors"), load_file(folder / "exports/final/model.safetensors")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.endswith(("q_proj.weight", "down_proj.weight"))}
+
+    newest = max((folder / "checkpoints").iterdir())
+    kept = load_file(newest / "actor.safetensors")
+    assert kept and all(".lora_" in name for name in kept)
+    losses = [row["loss/sft"] for row in RunFolder(folder).read_metrics()]
+    assert losses[-1] < losses[0]
+    # The last evaluation was made by an engine that was handed merged weights; the export must answer alike.
+    last = [row["text"] for row in contents(folder)["tables"]["evals/step-000024-arithmetic-test-t0.parquet"]]
+    assert last == answers(str(folder / "exports" / "final"))
+
+
+def answers(model):
+    from simplerl.data.base import load_benchmark
+    from simplerl.data.templates import build_prompts
+    from simplerl.sampling import make_requests
+    from simplerl.types import Sampling
+
+    tokenizer, engine = start("embedded", Subject(model, model))
+    prompts, _ = build_prompts(load_benchmark("arithmetic-test")[:12], "chat", tokenizer, 500)
+    stop = ("</s>", "<|im_end|>", "<|endoftext|>")
+    rollouts = generate(engine, make_requests(prompts, Sampling(40, temperature=0.0, stop=stop), 0, "test"))
+    engine.close()
+    return [rollout.text for rollout in rollouts]

@@ -1,0 +1,73 @@
+"""Runs in processes of their own, that can be killed, and what such a run left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from safetensors.torch import load_file
+
+from simplerl.records import RunFolder
+
+
+def server() -> Any:
+    """Makes children that start in milliseconds, from a server that has imported everything once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["simplerl.train.run", "transformers.models.qwen2.modeling_qwen2"])
+    return context
+
+
+def run(recipe: Any, folder: Path) -> None:
+    import torch
+
+    from simplerl.train.run import train
+
+    # Silence: the parent reads files, never logs.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    torch.set_num_threads(1)
+    train(recipe, folder, plain=True)
+
+
+def finish(processes: Any, recipe: Any, folder: Path) -> None:
+    child = processes.Process(target=run, args=(recipe, folder))
+    child.start()
+    child.join(300)
+    assert child.exitcode == 0, folder.with_suffix(".log").read_text()[-3000:]
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))}
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every number and every response of a run that does not tell the time."""
+    records = RunFolder(folder)
+    tables = {
+        str(path.relative_to(folder)): pyarrow.parquet.read_table(path).to_pylist()
+        for path in sorted(folder.glob("*/*.parquet"))
+    }
+    return {
+        "metrics": [timeless(row) for row in records.read_metrics()],
+        "evals": records.read_evals(),
+        "validation": records.read_validation(),
+        "tables": tables,
+    }
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    """Whether two runs ended in the same weights, bit for bit."""
+    a, b = (load_file(folder / "exports" / "final" / "model.safetensors") for folder in (first, second))
+    return a.keys() == b.keys() and all(bool((a[name] == b[name]).all()) for name in a)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.01)
