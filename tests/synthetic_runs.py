@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +17,28 @@ RECIPE = """description = "PPO from the embedded base model"
 seed = {seed}
 reward = "simplerl"
 
+[model]
+path = "{model}"
+
 [train]
 steps = {steps}
+
+[eval]
+every = 5
+
+[[eval.sets]]
+name = "arithmetic-test"
+"""
+SFT_RECIPE = """description = "Fine-tuning on the responses of a teacher"
+kind = "sft"
+seed = {seed}
+reward = "simplerl"
+
+[model]
+path = "tiny-math-base"
+
+[train]
+epochs = 3
 
 [eval]
 every = 5
@@ -106,25 +127,62 @@ def _responses(step: int, temperature: float, rng: random.Random, hostile: bool)
     return rows
 
 
-def _lines(rows: list[dict[str, object]]) -> str:
+def _lines(rows: Sequence[Mapping[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def write_run(folder: Path, seed: int = 0, steps: int = 60, hostile: bool = False) -> Path:
-    """A run of `steps` steps, evaluated at step 0 and after every fifth, with the responses of each evaluation."""
-    rng = random.Random(f"{seed}")
+def sft_metrics_row(step: int, steps: int, rng: random.Random) -> dict[str, float]:
+    loss = _curve(2.4, 0.55, 0.15 * steps, step, 0.12 * steps)
+    row = {"step": step, "epoch": 3 * step / steps, "loss/sft": loss * rng.uniform(0.94, 1.06)}
+    row |= {"entropy": loss * 0.9, "tokens/prompt": 64 * 20, "tokens/response": 64 * 105, "length/mean": 105.0}
+    row |= {"pack/count": 8, "pack/fill": rng.uniform(0.93, 0.99), "actor/grad_norm": rng.uniform(0.4, 1.2)}
+    row |= {"actor/lr": 1e-3 * (1 - step / (steps + 1)), "time/update": 2.1, "time/total": 2.2}
+    return row | {"time/tokens_per_second": 3100.0, "memory/rss_gib": 1.2}
+
+
+def validation_row(step: int, steps: int) -> dict[str, float]:
+    """Falls with the training loss, and rises a little again at the end."""
+    loss = _curve(2.4, 0.62, 0.15 * steps, step, 0.12 * steps) + 0.1 * max(0.0, step / steps - 0.7)
+    return {"step": step, "loss": loss, "tokens": 6720, "sequences": 64}
+
+
+def write_sft_run(folder: Path, seed: int = 0, steps: int = 60) -> Path:
+    """Fine-tuning of three passes, validated and evaluated (greedy alone) at step 0 and after every fifth."""
+    rng = random.Random(f"sft {seed}")
+    _begin(folder, SFT_RECIPE.format(seed=seed))
+    (folder / "metrics.jsonl").write_text(_lines([sft_metrics_row(s, steps, rng) for s in range(1, steps + 1)]))
+    measured = range(0, steps + 1, 5)
+    (folder / "validation.jsonl").write_text(_lines([validation_row(step, steps) for step in measured]))
+    (folder / "evals.jsonl").write_text(_lines([eval_row(step, 0.0, rng) for step in measured]))
+    for step in measured:
+        write_responses(folder, step, 0.0, _responses(step, 0.0, rng, hostile=False))
+    return folder
+
+
+def _begin(folder: Path, recipe: str) -> None:
     (folder / "evals").mkdir(parents=True)
-    (folder / "rollouts").mkdir()
-    (folder / "recipe.toml").write_text(RECIPE.format(seed=seed, steps=steps))
+    (folder / "recipe.toml").write_text(recipe)
     environment = [{"simplerl": "0.1.0", "torch": "2.13.0", "device": {"kind": "cpu", "threads": 2}, "git": "abc1234"}]
     (folder / "environment.json").write_text(json.dumps(environment))
+
+
+def write_responses(folder: Path, step: int, heat: float, rows: list[dict[str, object]]) -> None:
+    path = folder / "evals" / f"step-{step:06d}-arithmetic-test-t{heat:g}.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+
+
+def write_run(
+    folder: Path, seed: int = 0, steps: int = 60, hostile: bool = False, model: str = "tiny-math-base"
+) -> Path:
+    """A run of `steps` steps, evaluated at step 0 and after every fifth, with the responses of each evaluation."""
+    rng = random.Random(f"{seed}")
+    _begin(folder, RECIPE.format(seed=seed, steps=steps, model=model))
+    (folder / "rollouts").mkdir()
     (folder / "metrics.jsonl").write_text(_lines([metrics_row(step, rng) for step in range(1, steps + 1)]))
     keys = [("arithmetic-test", 0.0), ("arithmetic-test", 1.0), ("arithmetic-hard", 0.0)]
     evals = [eval_row(step, heat, rng, name) for step in range(0, steps + 1, 5) for name, heat in keys]
     (folder / "evals.jsonl").write_text(_lines(evals))
     for step in range(0, steps + 1, 5):
         for heat in (0.0, 1.0):
-            rows = _responses(step, heat, rng, hostile)
-            path = folder / "evals" / f"step-{step:06d}-arithmetic-test-t{heat:g}.parquet"
-            parquet.write_table(pa.Table.from_pylist(rows), path)
+            write_responses(folder, step, heat, _responses(step, heat, rng, hostile))
     return folder

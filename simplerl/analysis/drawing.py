@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from simplerl.analysis.panels import FigureSpec, Line, Panel
-from simplerl.analysis.run_data import RunData, experiments, extremes_of, mean_of
+from simplerl.analysis.run_data import RunData, experiments, extremes_of, group_name, mean_of
 from simplerl.analysis.themes import LIGHT, Theme, settings
 
 Format = Literal["svg", "png"]
@@ -97,11 +97,6 @@ def _legend(figure: Figure, groups: Groups, theme: Theme, place: Place, columns:
     figure.legend(handles=handles, loc=place, ncols=columns, frameon=False)
 
 
-def group_name(group: Sequence[RunData]) -> str:
-    """Runs of one recipe in a legend."""
-    return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"
-
-
 def _draw_panel(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
     axes.set_title(panel.title, loc="left", fontsize=12, fontweight="bold", pad=23)
     if any(line.right for line in panel.lines):
@@ -110,7 +105,7 @@ def _draw_panel(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
     _annotate(axes, panel.subtitle, 0.0, "left", theme.muted)
     stacked = panel.stacked and len(groups) == 1
     labels = _draw_stack(axes, panel, groups[0], theme) if stacked else _draw_lines(axes, panel, groups, theme)
-    _set_steps(axes, groups)
+    _set_steps(axes, panel, groups)
     _set_values(axes, panel.kind)
     _end_labels(axes, labels)
 
@@ -134,7 +129,7 @@ def _draw_twin(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
         x, side = (1.0, "right") if line.right else (0.0, "left")
         words = line.label if line.right else f"{line.label}, {panel.subtitle}"
         _annotate(axes, words, x, side, colour, fontweight="bold", fontsize=9)
-    _set_steps(axes, groups)
+    _set_steps(axes, panel, groups)
     _set_values(axes, panel.kind)
     right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -215,8 +210,10 @@ def _show(value: float, panel: Panel) -> str:
 # --- axes -------------------------------------------------------------------------------------------------------------
 
 
-def _set_steps(axes: Axes, groups: Groups) -> None:
-    axes.set_xlim(0, max(*(run.last_step for group in groups for run in group), 1))
+def _set_steps(axes: Axes, panel: Panel, groups: Groups) -> None:
+    """As far as the runs went that are in the panel: a step of SFT is short, and a run has many."""
+    shown = [run for group in groups for run in group if any(line.pick(run).steps.size for line in panel.lines)]
+    axes.set_xlim(0, max([run.last_step for run in shown], default=0) or 1)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: "step 0" if tick == 0 else f"{tick:g}"))
 

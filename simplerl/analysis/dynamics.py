@@ -10,6 +10,7 @@ import numpy as np
 from simplerl.analysis.run_data import GREEDY, Row, RunData
 
 WINDOW = 3
+QUICKSTART_MODEL, QUICKSTART_SET = "tiny-math-base", "arithmetic-test"
 
 
 class LengthDynamics(NamedTuple):
@@ -81,6 +82,12 @@ def change(run: RunData, name: str, temperature: float | None = None) -> Change 
 def training_seconds(run: RunData) -> float:
     """Seconds spent in training steps (evaluations apart)."""
     return float(run.metric("time/total").values.sum())
+
+
+def is_quickstart(run: RunData) -> bool:
+    """Whether the claims are about a run like this one: reinforcement learning from the embedded base model."""
+    model = run.recipe.get("model", {}).get("path")
+    return (run.kind, model, run.main_set) == ("train", QUICKSTART_MODEL, QUICKSTART_SET)
 
 
 def dynamics_table(run: RunData) -> dict[str, Check]:

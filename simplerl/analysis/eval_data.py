@@ -188,9 +188,10 @@ def _set_and_temperature(path: Path) -> tuple[str, float] | None:
 
 def _run_decoding(recipe: Mapping[str, Any], temperature: float) -> dict[str, Any]:
     engine = recipe.get("engine", "embedded")
-    tokens = recipe.get("eval", {}).get("max_tokens") or recipe.get("rollout", {}).get("max_tokens")
+    asked, train = recipe.get("eval", {}), recipe.get("train", {})
+    tokens = asked.get("max_tokens") or recipe.get("rollout", {}).get("max_tokens") or train.get("max_response_tokens")
     known = {
-        "template": recipe.get("data", {}).get("template"),
+        "template": asked.get("template") or recipe.get("data", {}).get("template"),
         "engine": engine.get("name") if isinstance(engine, Mapping) else engine,
         "temperature": temperature,
         "top_p": 1.0,

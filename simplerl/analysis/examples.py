@@ -52,6 +52,7 @@ class Piece(NamedTuple):
 class Evolution(NamedTuple):
     """First and last evaluation whose responses were kept, paired by problem."""
 
+    run: RunData
     first_step: int
     last_step: int
     temperature: float
@@ -67,7 +68,7 @@ def evolution(run: RunData) -> Evolution | None:
     key = EvalKey(run.main_set, temperature)
     before, after = (_by_problem(eval_responses(run, step, key, COLUMNS)) for step in (steps[0], steps[-1]))
     pairs = [Pair(before[key], after[key]) for key in before if key in after]
-    return Evolution(steps[0], steps[-1], temperature, pairs) if pairs else None
+    return Evolution(run, steps[0], steps[-1], temperature, pairs) if pairs else None
 
 
 def _by_problem(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:

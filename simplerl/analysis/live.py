@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from simplerl.analysis.page import FRAME, render_page
+from simplerl.analysis.progress import progress
 from simplerl.analysis.report import render_report
 from simplerl.analysis.run_data import read_run
 from simplerl.errors import DataError, SimpleRLError
@@ -29,7 +30,7 @@ SHARE = 0.25
 """Share of one core that making pages may take, at most: the run needs the machine."""
 
 State = Literal["waiting", "training", "stopped", "finished"]
-_WATCHED = ("recipe.toml", "environment.json", "metrics.jsonl", "evals.jsonl")
+_WATCHED = ("recipe.toml", "environment.json", "metrics.jsonl", "evals.jsonl", "validation.jsonl")
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,14 @@ def run_state(run: Path) -> tuple[State, str]:
     """Whether a process is training, and how far the run is, in words."""
     folder = RunFolder(run)
     try:
-        done = max((int(row["step"]) for row in folder.read_metrics()), default=0)
-        planned = folder.read_recipe().get("train", {}).get("steps") if folder.exists else None
+        where, finished = progress(folder.read_metrics(), folder.read_recipe() if folder.exists else {})
     except SimpleRLError as error:
         return "stopped", str(error)
-    where = f"step {done} of {planned}" if planned else f"step {done}"
     if not folder.exists:
         return "waiting", f"Waiting for a run in {run}."
     if is_held(run):
         return "training", f"Training: {where} done."
-    if planned and done >= planned:
+    if finished:
         return "finished", f"Finished: {where} done."
     return "stopped", f"No process is training here; {where} done. This page goes on watching."
 

@@ -11,19 +11,21 @@ from markupsafe import Markup
 
 from simplerl import atomic
 from simplerl.analysis import examples, responses
-from simplerl.analysis.drawing import Canvas, group_name, render, render_legend, render_panel
-from simplerl.analysis.dynamics import dynamics_table, length_dynamics
+from simplerl.analysis.caveats import caveats
+from simplerl.analysis.compare_output import paper_differences, paper_table
+from simplerl.analysis.comparison import Comparison
+from simplerl.analysis.drawing import Canvas, render, render_legend, render_panel
+from simplerl.analysis.dynamics import dynamics_table, is_quickstart, length_dynamics
 from simplerl.analysis.figures import figures
+from simplerl.analysis.grids import Grid
 from simplerl.analysis.page import render_page
 from simplerl.analysis.panels import FigureSpec, Panel, describe
 from simplerl.analysis.payload import pack
-from simplerl.analysis.run_data import Row, RunData, experiments, same_experiment
+from simplerl.analysis.run_data import Row, RunData, experiments, group_name, same_experiment
 from simplerl.analysis.styles import MORE_KEYWORDS, PUBLISHED_KEYWORDS
 from simplerl.analysis.summary import headlines, summarise
 from simplerl.analysis.themes import DARK, LIGHT, recoloured
 from simplerl.analysis.verdicts import LABELS, audit_sample, method_rows
-
-QUICKSTART_SET = "arithmetic-test"
 
 
 class Picture(NamedTuple):
@@ -53,10 +55,19 @@ class EvalChange(NamedTuple):
     last: Row
 
 
-def write_report(runs: Sequence[RunData], path: Path) -> Path:
-    """Writes the page, whole or not at all."""
+class SideBySide(NamedTuple):
+    """A comparison of models as the page shows it: tables whose first row is the head, and what to bear in mind."""
+
+    first: str
+    table: Grid
+    differences: Grid
+    notes: list[str]
+
+
+def write_report(runs: Sequence[RunData], path: Path, comparison: Comparison | None = None) -> Path:
+    """Writes the page, whole or not at all; with a comparison of models, or of that alone where there are no runs."""
     # A name of a file may hold bytes that are no UTF-8; all else is text already.
-    atomic.write_bytes(path, render_report(runs).encode("utf-8", "replace"))
+    atomic.write_bytes(path, render_report(runs, comparison=comparison).encode("utf-8", "replace"))
     return path
 
 
@@ -72,14 +83,23 @@ def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:
     return written
 
 
-def render_report(runs: Sequence[RunData], live: str = "") -> str:
+def render_report(runs: Sequence[RunData], live: str = "", comparison: Comparison | None = None) -> str:
     """The page as HTML; `live` is the version of one that follows its run."""
+    models = side_by_side(comparison) if comparison else None
+    if not runs:
+        return render_page("models.html.j2", scripts=False, title="Models side by side", models=models)
     found = context(runs)
-    return render_page("report.html.j2", live=live, scripts=bool(found["shown"]), **found)
+    return render_page("report.html.j2", live=live, scripts=bool(found["shown"]), models=models, **found)
+
+
+def side_by_side(comparison: Comparison) -> SideBySide:
+    """The tables of a comparison, and its notes."""
+    first = comparison.contenders[0].label
+    return SideBySide(first, paper_table(comparison), paper_differences(comparison), caveats(comparison))
 
 
 def context(runs: Sequence[RunData]) -> dict[str, Any]:
-    """Everything the template shows."""
+    """Everything the template shows of the runs."""
     return _about(runs) | _numbers(runs) | _texts(runs) | {"runs": runs, "sections": sections(runs)}
 
 
@@ -100,7 +120,7 @@ def _numbers(runs: Sequence[RunData]) -> dict[str, Any]:
     methods = method_rows(runs)
     return {
         "evals": [row for each in runs for row in eval_changes(each)],
-        "checks": [(each, dynamics_table(each)) for each in runs if each.main_set == QUICKSTART_SET],
+        "checks": [(each, dynamics_table(each)) for each in runs if is_quickstart(each)],
         "lengths": [(each, found) for each in runs if (found := length_dynamics(each.eval_rows()))],
         "methods": methods,
         "labels": LABELS,
@@ -110,7 +130,7 @@ def _numbers(runs: Sequence[RunData]) -> dict[str, Any]:
 
 
 def _texts(runs: Sequence[RunData]) -> dict[str, Any]:
-    past, shown = examples.evolution(runs[0]), responses.select(runs)
+    past, shown = next(filter(None, map(examples.evolution, runs)), None), responses.select(runs)
     return {
         "evolution": past,
         "transitions": examples.transitions(past.pairs) if past else {},

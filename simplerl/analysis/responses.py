@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from simplerl.analysis.plain_text import visible
 from simplerl.analysis.response_files import ResponseFile, draw, eval_files, eval_key, spread_out, training_files
-from simplerl.analysis.run_data import GREEDY, EvalKey, Row, RunData
+from simplerl.analysis.run_data import EvalKey, Row, RunData, sampling
 
 PROBLEMS_PER_SET = 40
 SAMPLES = 8
@@ -130,11 +130,6 @@ def _eval_files(run: RunData) -> Iterator[tuple[EvalKey, ResponseFile]]:
     for file in eval_files(run):
         if (key := eval_key(file)) is not None:
             yield key, file
-
-
-def sampling(temperature: float) -> str:
-    """A temperature in words."""
-    return "greedy" if temperature == GREEDY else f"temperature {temperature:g}"
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -34,12 +34,17 @@ class EvalKey(NamedTuple):
     temperature: float
 
 
+def sampling(temperature: float) -> str:
+    """A temperature in words."""
+    return "greedy" if temperature == GREEDY else f"temperature {temperature:g}"
+
+
 @dataclass(frozen=True)
 class RunData:
     """What a run folder holds so far. Rows are in the order of their steps, one per step (and set, temperature).
 
-    `environments` has one entry per session: a run that was resumed has several. `added` are response files, with their
-    steps, of evaluations that were made afterwards.
+    `validation` is of SFT: the loss on the problems kept from training. `environments` has one entry per session: a run
+    that was resumed has several. `added` are response files, with their steps, of evaluations made afterwards.
     """
 
     path: Path
@@ -48,6 +53,7 @@ class RunData:
     environments: tuple[Row, ...] = ()
     metrics: tuple[Row, ...] = ()
     evals: tuple[Row, ...] = ()
+    validation: tuple[Row, ...] = ()
     added: tuple[tuple[int, Path], ...] = ()
 
     @property
@@ -55,8 +61,13 @@ class RunData:
         return self.path.name
 
     @property
+    def kind(self) -> str:
+        """The recipe's: "train" or "sft"."""
+        return self.recipe.get("kind", "train")
+
+    @property
     def last_step(self) -> int:
-        return int(max((row["step"] for row in (*self.metrics, *self.evals)), default=0))
+        return int(max((row["step"] for row in (*self.metrics, *self.evals, *self.validation)), default=0))
 
     @cached_property
     def keys(self) -> tuple[EvalKey, ...]:
@@ -86,6 +97,10 @@ class RunData:
         """A quantity of `metrics.jsonl`; steps without it are left out."""
         return _series(self.metrics, name)
 
+    def validated(self, name: str) -> Series:
+        """A quantity of `validation.jsonl`."""
+        return _series(self.validation, name)
+
     def evaluation(self, name: str, temperature: float | None = None, set_name: str | None = None) -> Series:
         """A quantity of `evals.jsonl` at a temperature, see `eval_rows`."""
         return _series(self.eval_rows(temperature, set_name), name)
@@ -94,16 +109,16 @@ class RunData:
         """The sets that were evaluated at a temperature."""
         return [key.set for key in self.keys if key.temperature == temperature]
 
-    def average(self, name: str, temperature: float) -> Series:
-        """Mean over all sets of a temperature, each counted once whatever its size, at the steps all of them have."""
-        return mean_of([self.evaluation(name, temperature, each) for each in self.sets(temperature)])
+    def average(self, name: str, temperature: float, sets: Sequence[str] | None = None) -> Series:
+        """Mean over sets (default all of a temperature), each counted once whatever its size, where all have one."""
+        return mean_of([self.evaluation(name, temperature, each) for each in sets or self.sets(temperature)])
 
 
 def read_run(path: Path) -> RunData:
     """Reads a run folder. Raises `DataError` when it is none or has no finished step, `SimpleRLError` when damaged."""
     folder = RunFolder(path)
     if not folder.exists:
-        raise DataError(f"{path} is not a run folder: it has no recipe.toml; give the folder of `simplerl train`")
+        raise DataError(f"{path} is not a run folder: it has no recipe.toml; give one of `simplerl train` or `sft`")
     run = RunData(
         path=folder.path.resolve(),
         recipe_text=(folder.path / "recipe.toml").read_text(encoding="utf-8"),
@@ -111,8 +126,9 @@ def read_run(path: Path) -> RunData:
         environments=tuple(folder.read_environments()),
         metrics=_latest(folder.read_metrics(), lambda row: row["step"]),
         evals=_latest(folder.read_evals(), lambda row: (row["step"], row["set"], row["temperature"])),
+        validation=_latest(folder.read_validation(), lambda row: row["step"]),
     )
-    if not run.metrics and not run.evals:
+    if not (run.metrics or run.evals or run.validation):
         raise DataError(f"{path} has no finished step yet; try again when its first step is done")
     return run
 
@@ -163,3 +179,8 @@ def experiments(runs: Sequence[RunData]) -> list[list[RunData]]:
             groups.append(home := [])
         home.append(run)
     return groups
+
+
+def group_name(group: Sequence[RunData]) -> str:
+    """Runs of one recipe in a legend."""
+    return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"

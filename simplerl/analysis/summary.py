@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
 from typing import NamedTuple
 
 from simplerl.analysis.dynamics import Change, change, length_dynamics, training_seconds
-from simplerl.analysis.run_data import GREEDY, Row, RunData
+from simplerl.analysis.progress import progress
+from simplerl.analysis.run_data import GREEDY, Row, RunData, Series
 
 STYLE_WORDS = {"code": "with program code", "unboxed": "without a boxed answer", "reflection": "with a self-check"}
 PHASES = ("rollout", "score", "update")
+Show = Callable[[float], str]
+LOSS: Show = "{:.3f}".format
 # Smaller moves of the mean length are not worth a sentence.
 NOTABLE = 0.02
 
@@ -41,9 +44,9 @@ def interval(row: Row) -> str:
     return f"{percent(row['accuracy'])} [{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}]"
 
 
-def spread(values: Sequence[float], show: object = percent) -> str:
+def spread(values: Sequence[float], show: Show = percent) -> str:
     """One value, or the lowest and the highest of several runs."""
-    words = list(dict.fromkeys(show(value) for value in sorted(values)))  # type: ignore[operator]
+    words = list(dict.fromkeys(show(value) for value in sorted(values)))
     return words[0] if len(words) == 1 else f"{words[0]}\N{EN DASH}{words[-1]}"
 
 
@@ -52,10 +55,9 @@ def spread(values: Sequence[float], show: object = percent) -> str:
 
 def summarise(runs: Sequence[RunData]) -> list[str]:
     """The summary of one run, or of several of the same recipe (their lowest and highest values)."""
-    sentences = [*_progress(runs)]
+    sentences = [*_progress(runs), *_losses(runs)]
     if not runs[0].evals:
-        sentences += ["No held-out evaluation was made (eval.every is 0), so all numbers are of training responses."]
-        sentences += _training_reward(runs)
+        sentences += _without_evaluations(runs)
     else:
         temperatures = dict.fromkeys((GREEDY, runs[0].main_temperature) if runs[0].has_greedy else (None,))
         for temperature in temperatures:
@@ -70,10 +72,49 @@ def summarise(runs: Sequence[RunData]) -> list[str]:
 def _progress(runs: Sequence[RunData]) -> list[str]:
     sentences = []
     for run in runs:
-        planned = run.recipe.get("train", {}).get("steps")
-        if planned and run.last_step < planned:
-            sentences.append(f"{run.name} is at step {run.last_step} of {planned}: these are its numbers so far.")
+        words, finished = progress(run.metrics, run.recipe, run.last_step)
+        if finished is False:
+            sentences.append(f"{run.name} is at {words}: these are its numbers so far.")
     return sentences
+
+
+def _losses(runs: Sequence[RunData]) -> list[str]:
+    """Of fine-tuning: where the loss began and ended, and the step at which more training began to harm."""
+    sentences = []
+    if moved := _from_to([run.metric("loss/sft") for run in runs], LOSS):
+        sentences.append(f"Training loss {moved} nats per response token.")
+    kept = [run.validated("loss") for run in runs]
+    if moved := _from_to(kept, LOSS):
+        count = runs[0].validation[-1]["sequences"]
+        where = f"On {count:,} held-out solutions the validation loss"
+        sentences.append(f"{where} {moved} nats per response token{_lowest(kept)}.")
+    return sentences
+
+
+def _from_to(series: Sequence[Series], show: Show) -> str:
+    """The first and the last value of every run; nothing where one has none."""
+    if not all(one.steps.size for one in series):
+        return ""
+    if max(one.steps.size for one in series) == 1:
+        return f"is {spread([one.values[0] for one in series], show)}"
+    first, last = (spread([one.values[index] for one in series], show) for index in (0, -1))
+    return f"went from {first} to {last}"
+
+
+def _lowest(series: Sequence[Series]) -> str:
+    at = [int(one.values.argmin()) for one in series]
+    if any(index == one.steps.size - 1 for index, one in zip(at, series, strict=True)):
+        return ""
+    value = spread([one.values.min() for one in series], LOSS)
+    steps = spread([one.steps[index] for index, one in zip(at, series, strict=True)], "{:.0f}".format)
+    return f"; it was lowest, {value}, at step {steps}"
+
+
+def _without_evaluations(runs: Sequence[RunData]) -> list[str]:
+    if runs[0].kind == "sft":
+        return ["No held-out problem was answered, so the loss is all there is to see."]
+    words = "No held-out evaluation was made (eval.every is 0), so all numbers are of training responses."
+    return [words, *_training_reward(runs)]
 
 
 def _accuracy(runs: Sequence[RunData], temperature: float | None) -> list[str]:
@@ -161,15 +202,12 @@ def _whole(share: float) -> str:
 
 
 def _training_reward(runs: Sequence[RunData]) -> list[str]:
-    series = [run.metric("reward/mean").values for run in runs]
-    if not all(values.size for values in series):
-        return []
-    first, last = (spread([values[index] for values in series], "{:.2f}".format) for index in (0, -1))
-    return [f"The mean training reward went from {first} to {last}."]
+    moved = _from_to([run.metric("reward/mean") for run in runs], "{:.2f}".format)
+    return [f"The mean training reward {moved}."] if moved else []
 
 
 def _reward_rule(runs: Sequence[RunData]) -> list[str]:
-    rewards = [run.recipe.get("reward") for run in runs]
+    rewards = [run.recipe.get("reward") for run in runs if run.kind == "train"]
     names = {reward.get("name") if isinstance(reward, dict) else reward for reward in rewards}
     if names != {"simplerl"}:
         return []
@@ -199,10 +237,11 @@ def _time(runs: Sequence[RunData]) -> list[str]:
 
 def headlines(runs: Sequence[RunData]) -> list[Fact]:
     """The few numbers to read first."""
-    facts = []
+    facts = _loss_facts(runs)
+    sampled = [("Sampled accuracy", "accuracy", None)] * (runs[0].main_temperature != GREEDY)
     for label, name, temperature in (
         ("Greedy accuracy", "accuracy", GREEDY),
-        ("Sampled accuracy", "accuracy", None),
+        *sampled,
         ("Program code", "code", None),
         ("Self-checks", "reflection", None),
         ("No boxed answer", "unboxed", None),
@@ -218,6 +257,17 @@ def headlines(runs: Sequence[RunData]) -> list[Fact]:
         label = f"Tokens, lowest {tokens(sum(lows) / len(runs))}"
         facts.append(Fact(label, tokens(sum(starts) / len(runs)), tokens(sum(ends) / len(runs))))
     return facts
+
+
+def _loss_facts(runs: Sequence[RunData]) -> list[Fact]:
+    for label, series in (
+        ("Validation loss", [run.validated("loss").values for run in runs]),
+        ("Training loss", [run.metric("loss/sft").values for run in runs]),
+    ):
+        if all(values.size >= 2 for values in series):
+            first, last = (f"{fmean(values[index] for values in series):.2f}" for index in (0, -1))
+            return [Fact(label, first, last)]
+    return []
 
 
 def _about(values: Sequence[float]) -> str:

@@ -11,7 +11,7 @@ from simplerl.cli.console import say, say_json
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simplerl.analysis.comparison import Contender
+    from simplerl.analysis.comparison import Comparison, Contender
 
 PAPER = "paper:"
 Format = Literal["table", "markdown", "csv", "json"]
@@ -29,13 +29,10 @@ def compare(
 ) -> None:
     """Accuracies with 95 % intervals, and what the others differ by from the first: paired where they answered the
     same problems, with the smallest difference that a benchmark can show."""
+    from simplerl.analysis import compare_output
     from simplerl.analysis.caveats import caveats
-    from simplerl.analysis.comparison import compare as compared
-    from simplerl.cli import compare_output
 
-    if len(things) < 2:
-        raise ConfigError("name two things to compare at least; see `simplerl compare --help`")
-    comparison = compared([contender(thing, label) for thing, label in zip(things, labels(things), strict=True)])
+    comparison = compared(things)
     notes = caveats(comparison)
     if form == "json":
         say_json(compare_output.as_dict(comparison, notes))
@@ -45,6 +42,15 @@ def compare(
             typer.echo(note, err=True)
     else:
         say((compare_output.as_markdown if form == "markdown" else compare_output.as_text)(comparison, notes))
+
+
+def compared(things: list[str]) -> Comparison:
+    """What the names on the command line stand for, the others against the first. Raises `ConfigError`, `DataError`."""
+    from simplerl.analysis.comparison import compare as between
+
+    if len(things) < 2:
+        raise ConfigError("name two things to compare at least; see `simplerl compare --help`")
+    return between([contender(thing, label) for thing, label in zip(things, labels(things), strict=True)])
 
 
 def contender(thing: str, label: str) -> Contender:

@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 import typer
 
+from simplerl.analysis.grids import table as table
+
 
 def say(text: str = "") -> None:
     """A line of the result."""
@@ -21,10 +23,3 @@ def say_json(value: Any) -> None:
 def say_error(text: str) -> None:
     """One red block on stderr; plain where it is no terminal."""
     typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
-
-
-def table(rows: list[tuple[str, ...]], indent: str = "") -> str:
-    """Rows as aligned columns; the last column is not padded."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
-    lines = ("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
-    return "\n".join(indent + line for line in lines)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from simplerl.cli.compare import compared
 from simplerl.cli.console import say
 
 
@@ -20,6 +21,10 @@ def report(
         list[Path] | None,
         typer.Option(help="Folder of `simplerl eval RUN --checkpoints ...`, shown with the run's own; repeatable."),
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="A model for a table side by side, named as for `simplerl compare`; repeatable."),
+    ] = None,
 ) -> None:
     """Write a self-contained HTML page that shows how a run learned, also while it is still running."""
     from simplerl.analysis.checkpoint_evals import with_evaluations
@@ -28,7 +33,8 @@ def report(
     from simplerl.analysis.summary import summarise
 
     runs = with_evaluations([read_run(folder) for folder in run], evals or [])
-    page = write_report(runs, out or (run[0] if len(run) == 1 else Path()) / "report.html")
+    path = out or (run[0] if len(run) == 1 else Path()) / "report.html"
+    page = write_report(runs, path, compared(compare) if compare else None)
     for group in experiments(runs):
         say("\n".join(summarise(group)))
     say(f"report: {page}")

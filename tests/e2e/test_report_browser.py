@@ -1,11 +1,14 @@
 """The report as a browser shows it: nothing is asked of the network, nothing is said on the console, all is drawn."""
 
+import re
 import time
 
 import pytest
 from synthetic_responses import HOSTILE_TEXTS, response, write_eval, write_rollouts
-from synthetic_runs import write_run
+from synthetic_runs import write_run, write_sft_run
 
+from simplerl.analysis.comparison import compare, from_eval
+from simplerl.analysis.eval_data import read_evaluation
 from simplerl.analysis.examples import pieces
 from simplerl.analysis.plain_text import visible
 from simplerl.analysis.report import write_report
@@ -106,6 +109,47 @@ def test_without_scripts_all_but_the_browser_is_there(open_page, report):
     assert page.locator("#dynamics img").first.is_visible()
     assert "<script>alert('x')</script>" in page.locator("#responses pre").first.inner_text()
     assert page.locator("#browser noscript").count() == 1 and page.locator("#desk").is_hidden()
+
+
+# --- models and runs of different kinds -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def publication(tmp_path_factory):
+    """Zero, fine-tuning, and reinforcement learning after it, with their models side by side."""
+    folder = tmp_path_factory.mktemp("publication")
+    zero, sft = write_run(folder / "zero", steps=20), write_sft_run(folder / "warm-up", steps=20)
+    after = write_run(folder / "after-warm-up", seed=1, steps=20, model="runs/warm-up/export")
+    labels = {f"{zero}@0": "base", str(zero): HOSTILE_TEXTS[1], str(sft): "warm-up", str(after): "long " * 100}
+    models = compare([from_eval(read_evaluation(name), label) for name, label in labels.items()])
+    return write_report([read_run(path) for path in (zero, after, sft)], folder / "report.html", models)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1240), ("dark", 390)])
+def test_models_and_runs_of_two_kinds_are_drawn_in_silence(open_page, publication, scheme, width):
+    page = open_page(publication.as_uri(), width, scheme)
+    assert page.noise == [] and page.asked == [publication.as_uri()] and page.evaluate("window.hacked") is None
+    sections = page.locator("main > section").evaluate_all("all => all.map(section => section.id)")
+    assert sections[:3] == ["models", "summary", "dynamics"]
+    titles = page.locator("#dynamics .panels img").evaluate_all("all => all.map(image => image.alt.split(' (')[0])")
+    assert titles == ["Accuracy", "Loss", "Reward", "Response length", "Style"]
+    page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_tables_of_models_hold_what_was_measured(open_page, publication):
+    page = open_page(publication.as_uri())
+    tables = page.locator("#models table")
+    assert tables.count() == 2
+    names = tables.first.locator("tbody th").all_inner_texts()
+    assert names[0] == "base" and names[1] == HOSTILE_TEXTS[1] and "characters left out" in names[3]
+    # Fine-tuning was not evaluated at temperature 1.
+    cells = tables.first.locator("tbody td").all_inner_texts()
+    assert [cell == "-" for cell in cells].count(True) == 1
+    for cell in (cell for cell in cells if cell != "-"):
+        value, low, high = map(float, re.findall(r"[\d.]+", cell)[:3])
+        assert low <= value <= high
+    assert tables.nth(1).locator("tbody tr").count() == 3
 
 
 # --- the browser of responses -----------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from synthetic_runs import write_run
+from synthetic_runs import write_run, write_sft_run
 
-from simplerl.analysis.dynamics import dynamics_table, length_dynamics, training_seconds
+from simplerl.analysis.dynamics import dynamics_table, is_quickstart, length_dynamics, training_seconds
 from simplerl.analysis.run_data import RunData, read_run
 
 
@@ -40,6 +40,14 @@ def test_the_table_of_a_run_that_shows_everything(tmp_path):
     assert len(checks) == 11
     assert all(check.holds for check in checks.values())
     assert checks["problems"].shown == "500\N{NO-BREAK SPACE}problems"
+
+
+def test_the_claims_are_of_reinforcement_learning_from_the_embedded_model(tmp_path):
+    assert is_quickstart(read_run(write_run(tmp_path / "zero", steps=5)))
+    assert not is_quickstart(read_run(write_run(tmp_path / "other", steps=5, model="runs/warm-up/export")))
+    assert not is_quickstart(read_run(write_sft_run(tmp_path / "warm-up", steps=5)))
+    hard = ({"step": 0, "set": "arithmetic-hard", "temperature": 0.0},)
+    assert not is_quickstart(RunData(Path("r"), recipe={"model": {"path": "tiny-math-base"}}, evals=hard))
 
 
 def eval_row(step, temperature=1.0, **values):

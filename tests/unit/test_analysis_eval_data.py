@@ -3,7 +3,7 @@ import json
 import orjson
 import pytest
 from synthetic_evals import response, rows_of, write_eval
-from synthetic_runs import write_run
+from synthetic_runs import write_run, write_sft_run
 
 from simplerl import atomic
 from simplerl.analysis.eval_data import read_evaluation
@@ -133,6 +133,14 @@ def test_another_evaluation_of_a_run(run):
     first = read_evaluation(f"{run}@0")
     assert first.step == 0
     assert first.responses("arithmetic-test") != read_evaluation(run).responses("arithmetic-test")
+
+
+def test_how_a_run_of_fine_tuning_answered(tmp_path):
+    folder = write_sft_run(tmp_path / "warm-up", steps=5)
+    text = '[data]\ntemplate = "chat"\n[eval]\ntemplate = "abel"\n[train]\nmax_response_tokens = 160\n'
+    (folder / "recipe.toml").write_text('kind = "sft"\n' + text)
+    known = {"template": "abel", "engine": "embedded", "temperature": 0.0, "top_p": 1.0, "max_tokens": 160}
+    assert read_evaluation(folder).decoding == {"arithmetic-test": known}
 
 
 def test_a_step_without_an_evaluation_is_refused_with_those_there_are(run):

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic_responses import response, write_eval
-from synthetic_runs import write_run
+from synthetic_runs import write_run, write_sft_run
 
-from simplerl.analysis.drawing import Canvas, _spread, render, render_legend, render_panel
+from simplerl.analysis.drawing import Canvas, _draw_panel, _spread, render, render_legend, render_panel
 from simplerl.analysis.figures import (
     benchmarks_figure,
     cost_figure,
@@ -17,8 +18,8 @@ from simplerl.analysis.figures import (
     passes_figure,
     responses_figure,
 )
-from simplerl.analysis.panels import Line, Panel, describe, overlaid
-from simplerl.analysis.run_data import RunData, read_run
+from simplerl.analysis.panels import Line, Panel, describe, held_out, overlaid
+from simplerl.analysis.run_data import RunData, experiments, read_run
 from simplerl.analysis.themes import DARK, LIGHT, recoloured
 
 
@@ -26,6 +27,11 @@ from simplerl.analysis.themes import DARK, LIGHT, recoloured
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return [read_run(write_run(folder / f"seed-{seed}", seed, steps=20)) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory):
+    return read_run(write_sft_run(tmp_path_factory.mktemp("runs") / "warm-up", steps=30))
 
 
 def titles(spec):
@@ -44,6 +50,32 @@ def test_without_evaluations_the_dynamics_are_of_training(runs):
     spec = dynamics_figure([replace(runs[0], evals=())])
     assert titles(spec) == ["Accuracy", "Reward", "Response length", "Style"]
     assert spec.caption == "Measured on training responses."
+
+
+def test_fine_tuning_shows_its_loss_in_place_of_the_reward_and_nothing_empty(sft):
+    found = {spec.name: titles(spec) for spec in figures([sft])}
+    assert found == {
+        "dynamics": ["Accuracy", "Loss", "Response length", "Style"],
+        "benchmarks": ["arithmetic-test"],
+        "answers": ["Cut at the limit", "Program code", "Self-checks", "No boxed answer"],
+        "diagnostics": ["Training loss", "Entropy", "Gradient norms", "Learning rates", "Packing"],
+        "cost": ["Time", "Tokens", "Throughput", "Memory"],
+    }
+    training, validation = dynamics_figure([sft]).panels[1].lines
+    assert (training.thin, validation.thin, validation.dots) == (True, False, True)
+    assert (validation.pick(sft).steps.size, training.pick(sft).steps.size) == (7, 30)
+    assert responses_figure([sft]).caption == "Held-out responses of every evaluation."
+
+
+@pytest.mark.parametrize("left", ["metrics", "evals", "validation"])
+def test_fine_tuning_of_which_one_file_is_there_can_be_drawn(sft, left):
+    alone = replace(sft, **dict.fromkeys({"metrics", "evals", "validation"} - {left}, ()), path=Path("empty"))
+    specs = {spec.name: spec for spec in figures([alone])}
+    assert all(render(spec, [alone], "svg") for spec in specs.values())
+    dynamics = {"metrics": ["Loss", "Response length"], "validation": ["Loss"]}
+    assert titles(specs["dynamics"]) == dynamics.get(left, ["Accuracy", "Response length", "Style"])
+    assert left == "evals" or specs["dynamics"].caption == "Measured while training."
+    assert left != "metrics" or not specs["dynamics"].panels[0].lines[0].thin
 
 
 def test_what_a_run_does_not_record_leaves_no_panel(runs):
@@ -122,6 +154,47 @@ def test_runs_of_different_recipes_are_drawn_without_a_common_mean(runs):
     assert b"svg" in render_legend([*runs, other])
 
 
+def test_runs_of_different_kinds_are_drawn_together(runs, sft):
+    both = [sft, runs[0]]
+    found = {spec.name: spec for spec in figures(both)}
+    assert titles(found["dynamics"]) == ["Accuracy", "Loss", "Reward", "Response length", "Style"]
+    assert "A step is a batch of rollouts" in found["dynamics"].caption
+    assert "A step is" not in overlaid(runs)
+    for spec in found.values():
+        assert render(spec, both, "svg")
+
+
+def test_lengths_and_styles_are_compared_at_a_temperature_all_runs_have(runs, sft):
+    # Fine-tuning was evaluated greedily alone: sampled lengths stand beside no greedy ones.
+    assert held_out(runs) == ("arithmetic-test", 500, (0.0, 1.0), 1.0)
+    assert held_out([sft, runs[0]]) == ("arithmetic-test", 500, (0.0, 1.0), 0.0)
+    greedy, sampled = dynamics_figure([sft, runs[0]]).panels[0].lines
+    assert (greedy.pick(sft).steps.size, sampled.pick(sft).steps.size, sampled.pick(runs[0]).steps.size) == (7, 0, 5)
+    length = dynamics_figure([sft, runs[0]]).panels[3]
+    assert length.subtitle == "mean tokens; held-out: greedy"
+    assert length.lines[1].pick(runs[0]).values.tolist() == runs[0].evaluation("length", 0.0).values.tolist()
+    only_sampled = replace(runs[0], evals=tuple(row for row in runs[0].evals if row["temperature"] == 1))
+    assert held_out([only_sampled, sft]) == ("arithmetic-test", 500, (0.0, 1.0), 1.0)
+    assert held_out([replace(sft, evals=())]) is None
+
+
+def test_an_average_over_other_sets_is_not_drawn_beside_it(runs, sft):
+    accuracy = benchmarks_figure([sft, runs[0]]).panels[0].lines[0]
+    assert accuracy.pick(runs[0]).steps.size == 5 and accuracy.pick(sft).steps.size == 0
+
+
+def test_a_panel_ends_where_the_runs_in_it_end(runs, sft):
+    longer = replace(runs[0], metrics=(*runs[0].metrics, {"step": 600, "reward/mean": 0.5}))
+    loss = dynamics_figure([longer, sft]).panels[1]
+    assert axis_end(loss, [longer, sft]) == 30 and axis_end(dynamics_figure([longer]).panels[1], [longer]) == 600
+
+
+def axis_end(panel, runs):
+    axes = Figure().subplots()
+    _draw_panel(axes, panel, experiments(runs), LIGHT)
+    return axes.get_xlim()[1]
+
+
 def test_runs_of_one_recipe_have_a_band_around_their_mean():
     ends = [
         RunData(path, recipe={"seed": i}, metrics=({"step": 1, "a": low}, {"step": 2, "a": 5.0}))
@@ -153,7 +226,17 @@ def test_one_step_and_constant_numbers_can_be_drawn(runs):
 def test_the_words_for_a_panel_tell_its_ends(runs):
     words = describe(dynamics_figure(runs[:1]).panels[2], runs[:1])
     length = runs[0].evaluation("length").values
-    assert words == f"Response length (mean tokens): held-out from {length[0]:.3g} to {length[-1]:.3g}."
+    where = "Response length (mean tokens; held-out: temperature 1)"
+    assert words == f"{where}: held-out from {length[0]:.3g} to {length[-1]:.3g}."
+
+
+def test_the_words_for_a_panel_of_several_recipes_tell_the_ends_of_each(sft):
+    other = RunData(Path("zero"), metrics=({"step": 1, "a": 3.0},))
+    more = RunData(Path("more"), recipe=sft.recipe, metrics=({"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}))
+    panel = Panel("A", "unit", (Line("a", lambda run: run.metric("a")),))
+    assert describe(panel, [other, sft, more]) == "A (unit): zero: a from 3 to 3."
+    assert describe(panel, [other, more]) == "A (unit): zero: a from 3 to 3; more: a from 1 to 2."
+    assert describe(panel, [sft]) == "A (unit): no step in common."
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from synthetic_runs import write_run
+from synthetic_runs import write_run, write_sft_run
 
-from simplerl.analysis import live
+from simplerl.analysis import live, report
 from simplerl.analysis.live import LivePage, Server, is_held, run_state
 from simplerl.files import locked
 
@@ -103,6 +103,34 @@ def test_a_run_is_training_while_its_folder_is_held(folder):
         assert is_held(folder)
         assert run_state(folder) == ("training", "Training: step 10 of 60 done.")
     assert not is_held(folder)
+
+
+def test_fine_tuning_is_watched(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "render_report", report.render_report)
+    monkeypatch.setattr(report, "render_panel", lambda *_: b"<svg/>")
+    folder = write_sft_run(tmp_path / "warm-up", steps=10)
+    assert run_state(folder) == ("finished", "Finished: step 10 (3.00 of 3 passes) done.")
+    page = LivePage(folder, rest=0)
+    assert "Training loss went from" in html(page)
+    version = page.status()["version"]
+    with (folder / "validation.jsonl").open("a") as file:
+        file.write('{"step": 12, "loss": 0.5, "tokens": 6720, "sequences": 64}\n')
+    assert page.status()["version"] != version
+    assert "to 0.500 nats" in html(page)
+
+
+def test_fine_tuning_is_not_finished_before_its_last_pass(tmp_path):
+    def state(passes, problems, batch, step, kind="sft"):
+        (tmp_path / "recipe.toml").write_text(f'kind = "{kind}"\n[train]\nepochs = {passes}\n')
+        (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": step, "epoch": step * batch / problems}) + "\n")
+        return run_state(tmp_path)
+
+    # Three passes over 100 problems are four batches of 64: a fifth would be more.
+    assert [state(3, 100, 64, step)[0] for step in (3, 4)] == ["stopped", "finished"]
+    assert state(3, 100, 64, 4)[1] == "Finished: step 4 (2.56 of 3 passes) done."
+    assert [state(2, 100, 20, step)[0] for step in (9, 10)] == ["stopped", "finished"]
+    assert [state(3, 70, 7, step)[0] for step in (29, 30)] == ["stopped", "finished"]
+    assert state(2, 100, 20, 10, "train")[1].startswith("No process is training here; step 10 done.")
 
 
 # --- the server -------------------------------------------------------------------------------------------------------

@@ -4,13 +4,17 @@ from html.parser import HTMLParser
 
 import pytest
 import typer
+from synthetic_evals import write_eval
 from synthetic_responses import response, write_rollouts
-from synthetic_runs import HOSTILE, write_run
+from synthetic_runs import HOSTILE, write_run, write_sft_run
 from typer.testing import CliRunner
 
 from simplerl.analysis import examples, report
+from simplerl.analysis.comparison import compare, from_eval
+from simplerl.analysis.eval_data import read_eval
 from simplerl.analysis.run_data import read_run
 from simplerl.cli.report import report as report_command
+from simplerl.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +150,89 @@ def test_runs_of_different_recipes_are_told_apart(runs, tmp_path_factory):
     assert "<h3>seed-0 and 1 more</h3>" in page and "in 2 runs" in page
 
 
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory):
+    return write_sft_run(tmp_path_factory.mktemp("runs") / "warm-up", steps=20)
+
+
+def test_fine_tuning_has_a_page_without_claims(sft):
+    page = report.render_report([read_run(sft)])
+    ids = {attrs.get("id") for tag, attrs in Outline(page).tags if tag == "section"}
+    assert {"dynamics", "diagnostics", "cost", "evaluations", "browser"} <= ids and "claims" not in ids
+    assert "Validation loss" in page and "knows only the box" not in page and "mean training reward" not in page
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "validation.jsonl"])
+def test_fine_tuning_that_answered_nothing_has_a_page(sft, tmp_path, left):
+    folder = shutil.copytree(sft, tmp_path / "warm-up")
+    shutil.rmtree(folder / "evals")
+    for name in {"metrics.jsonl", "validation.jsonl", "evals.jsonl"} - {left}:
+        (folder / name).unlink()
+    page = report.render_report([read_run(folder)])
+    assert '<section id="dynamics"' in page and "No held-out problem was answered" in page
+    assert '<section id="evaluations"' not in page and '<section id="browser"' not in page
+
+
+def test_runs_of_both_kinds_are_on_one_page_and_claims_are_of_one(runs, sft, tmp_path):
+    after = read_run(write_run(tmp_path / "after", seed=4, steps=10, model="runs/warm-up/export"))
+    page = report.render_report([read_run(sft), after, runs[0]])
+    assert "checked on each such run" in page
+    claims = page.partition('<section id="claims">')[2].partition("</section>")[0]
+    assert re.findall(r'<th scope="col">(.*?)</th>', claims) == ["Claim", "seed-0"]
+    lengths = page.partition("<h3>Mean response length</h3>")[2].partition("</table>")[0]
+    assert re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", lengths) == [
+        ("warm-up", "arithmetic-test", "greedy"),
+        ("after", "arithmetic-test", "T = 1"),
+        ("seed-0", "arithmetic-test", "T = 1"),
+    ]
+
+
+def test_before_and_after_is_of_the_first_run_that_has_both(runs, sft, tmp_path):
+    folder = shutil.copytree(sft, tmp_path / "silent")
+    shutil.rmtree(folder / "evals")
+    assert "Greedy responses of seed-0 to 40 problems" in report.render_report([read_run(folder), runs[0]])
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    models = {"base <b>": "ccww", "zero \u202e": "cccw", "warm-up": "wccc"}
+    folders = [write_eval(tmp_path / str(i), {"toy": verdicts}) for i, verdicts in enumerate(models.values())]
+    return compare([from_eval(read_eval(folder), label) for folder, label in zip(folders, models, strict=True)])
+
+
+def test_models_stand_side_by_side_at_the_top_of_the_page(runs, comparison, tmp_path):
+    page = report.write_report(runs[:1], tmp_path / "page.html", comparison).read_text()
+    ids = [attrs.get("id") for tag, attrs in Outline(page).tags if tag == "section"]
+    assert ids[:2] == ["models", "summary"] and '<a href="#models">' in page
+    section = page.partition('<section id="models">')[2].partition("</section>")[0]
+    assert re.findall(r'<th scope="row"><bdi>(.*?)</bdi>', section) == [
+        "base &lt;b&gt;", "zero \ufffd", "warm-up", "zero \ufffd", "warm-up"
+    ]  # fmt: skip
+    cells = [re.findall("<span>(.*?)</span>", cell) for cell in re.findall('<td class="number">(.*?)</td>', section)]
+    assert [cell[0] for cell in cells] == ["50.0", "75.0", "75.0", "+25.0", "+25.0"]
+    assert cells[0][1:] == ["[15.0, 85.0]"] and cells[3][2] == "p = 1.000"
+    assert "Differences to <bdi>base &lt;b&gt;</bdi>" in section and "<li>toy: 4 problems" in section
+    assert '<section id="models"' not in report.render_report(runs[:1])
+
+
+def test_a_page_of_models_alone_runs_nothing(comparison, tmp_path):
+    page = report.write_report([], tmp_path / "page.html", comparison).read_text()
+    assert "<title>Models side by side" in page and "script-src &#39;none&#39;" in page
+    assert [attrs["id"] for tag, attrs in Outline(page).tags if tag == "section"] == ["models"]
+
+
+def test_a_single_model_has_no_differences(comparison):
+    found = report.side_by_side(compare(comparison.contenders[:1]))
+    assert (len(found.table), len(found.differences)) == (2, 1)
+    assert "Differences to" not in report.render_report([], comparison=compare(comparison.contenders[:1]))
+
+
 def test_flatten_writes_dotted_keys_and_leaves_out_what_is_empty():
     table = {"a": 1, "b": {"c": [1, 2], "d": {"e": False}}, "f": None, "g": [], "h": {}}
     assert report.flatten(table) == {"a": 1, "b.c": "1 2", "b.d.e": False}
@@ -170,6 +257,16 @@ def test_the_command_writes_a_page_and_pictures(runs, tmp_path):
     ]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "page.html"]
+
+
+def test_the_command_puts_models_side_by_side(runs, tmp_path):
+    evals = [write_eval(tmp_path / name, {"toy": verdicts}) for name, verdicts in (("a", "cw"), ("b", "cc"))]
+    named = [part for folder in evals for part in ("--compare", folder)]
+    result = invoke(runs[0].path, "--out", tmp_path / "page.html", *named)
+    assert result.exit_code == 0, result.output
+    assert "Differences to <bdi>a</bdi>" in (tmp_path / "page.html").read_text()
+    refused = invoke(runs[0].path, "--out", tmp_path / "other.html", "--compare", evals[0])
+    assert isinstance(refused.exception, ConfigError) and not (tmp_path / "other.html").exists()
 
 
 def test_the_page_lies_in_the_run_by_default(tmp_path):

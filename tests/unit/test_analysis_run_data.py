@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_runs import write_run
+from synthetic_runs import write_run, write_sft_run
 
 from simplerl.analysis.run_data import RunData, Series, experiments, extremes_of, mean_of, read_run, same_experiment
 from simplerl.errors import DataError, SimpleRLError
@@ -20,11 +20,12 @@ def lines(path: Path, rows) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def tiny_run(folder: Path, metrics=(), evals=()) -> Path:
+def tiny_run(folder: Path, metrics=(), evals=(), validation=()) -> Path:
     folder.mkdir()
     (folder / "recipe.toml").write_text("seed = 0\n")
     lines(folder / "metrics.jsonl", metrics)
     lines(folder / "evals.jsonl", evals)
+    lines(folder / "validation.jsonl", validation)
     return folder
 
 
@@ -75,6 +76,30 @@ def test_a_folder_that_is_no_run_is_refused_with_what_to_give(tmp_path):
 def test_a_run_without_a_finished_step_is_refused(tmp_path):
     with pytest.raises(DataError, match="no finished step yet"):
         read_run(tiny_run(tmp_path / "run"))
+
+
+def test_fine_tuning_is_read_with_its_validation(tmp_path):
+    run = read_run(write_sft_run(tmp_path / "warm-up", steps=20))
+    assert (run.kind, run.last_step, run.main_temperature) == ("sft", 20, 0.0)
+    assert run.validated("loss").steps.tolist() == [0, 5, 10, 15, 20]
+    assert run.validated("loss").values[0] == run.validation[0]["loss"]
+    assert run.metric("loss/sft").steps.size == 20 and run.metric("reward/mean").steps.size == 0
+
+
+def test_a_run_may_have_nothing_but_a_validation_yet(tmp_path):
+    rows = [{"step": 0, "loss": 9.0}, {"step": 5, "loss": None}, {"step": 0, "loss": 2.5}]
+    run = read_run(tiny_run(tmp_path / "run", validation=rows))
+    assert (run.kind, run.last_step, run.keys) == ("train", 5, ())
+    assert run.validated("loss") == (pytest.approx([0]), pytest.approx([2.5]))
+
+
+def test_an_average_is_over_the_sets_that_are_named():
+    rows = [("a", 0, 1.0), ("b", 0, 3.0), ("a", 5, 2.0)]
+    evals = tuple({"step": step, "set": name, "temperature": 0.0, "accuracy": value} for name, step, value in rows)
+    run = RunData(Path("r"), evals=evals)
+    assert run.average("accuracy", 0.0) == (pytest.approx([0]), pytest.approx([2.0]))
+    assert run.average("accuracy", 0.0, ["a"]).values.tolist() == [1.0, 2.0]
+    assert run.average("accuracy", 0.0, ["a", "c"]).steps.size == 0
 
 
 def test_the_mean_is_over_the_steps_all_runs_have():

@@ -15,8 +15,9 @@ def row(step, temperature, accuracy, low, high, **values):
     return base | shares | {"accuracy": accuracy, "accuracy_low": low, "accuracy_high": high} | values
 
 
-def run(evals=(), metrics=(), name="run", **recipe):
-    return RunData(Path(name), recipe=recipe, evals=tuple(evals), metrics=tuple(metrics))
+def run(evals=(), metrics=(), name="run", validation=(), **recipe):
+    rows = {"evals": tuple(evals), "metrics": tuple(metrics), "validation": tuple(validation)}
+    return RunData(Path(name), recipe=recipe, **rows)
 
 
 def plain(sentences):
@@ -116,3 +117,54 @@ def test_the_reward_sentence_needs_the_reward():
 def test_verifier_errors_are_told():
     sentences = plain(summarise([run(metrics=[{"step": 1, "verdict/error": 0.0}, {"step": 2, "verdict/error": 0.03}])]))
     assert "The verifier failed on up to 3.0 % of a step's responses; they are counted apart from wrong." in sentences
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+def sft(losses=(), kept=(), evals=(), name="run", **train):
+    metrics = [{"step": i, "loss/sft": loss, "epoch": i / 2} for i, loss in enumerate(losses, 1)]
+    validation = [{"step": 5 * i, "loss": loss, "tokens": 900, "sequences": 1200} for i, loss in enumerate(kept)]
+    return run(evals, metrics, name, validation, kind="sft", reward="simplerl", train=train)
+
+
+def test_every_sentence_of_fine_tuning():
+    evals = [row(0, 0.0, 0.05, 0.03, 0.07), row(15, 0.0, 0.7, 0.66, 0.74, code=0.0)]
+    assert plain(summarise([sft([2.31, 1.5, 0.5444], [2.3, 0.7, 0.6, 0.65], evals, epochs=3)])) == [
+        "run is at step 15 (1.50 of 3 passes): these are its numbers so far.",
+        "Training loss went from 2.310 to 0.544 nats per response token.",
+        "On 1,200 held-out solutions the validation loss went from 2.300 to 0.650 nats per response token; it was "
+        "lowest, 0.600, at step 10.",
+        "Greedy accuracy on 500 held-out problems (test) rose from 5.0 % [3.0, 7.0] to 70.0 % [66.0, 74.0] "
+        "(95 % intervals).",
+        "Held-out responses with program code went from 50.0 % to 0 %.",
+        "Held-out responses without a boxed answer went from 25.0 % to 25.0 %.",
+        "Held-out responses with a self-check went from 2.0 % to 2.0 %.",
+    ]
+
+
+def test_a_loss_that_still_falls_has_no_lowest_before_its_end():
+    assert summarise([sft([2.0, 1.0], [2.5, 1.5])])[1].endswith("from 2.500 to 1.500 nats per response token.")
+
+
+def test_fine_tuning_that_has_only_been_validated():
+    assert summarise([sft(kept=[2.5])]) == [
+        "On 1,200 held-out solutions the validation loss is 2.500 nats per response token.",
+        "No held-out problem was answered, so the loss is all there is to see.",
+    ]
+    assert headlines([sft(kept=[2.5])]) == []
+
+
+def test_several_runs_of_fine_tuning_give_lowest_and_highest():
+    runs = [sft([2.0, 1.0], [2.5, 0.5, 0.75], name="a"), sft([2.5, 1.5], [2.5, 1.0, 1.25], name="b")]
+    words = [sentence.replace(DASH, "-") for sentence in summarise(runs)]
+    assert words[0] == "Training loss went from 2.000-2.500 to 1.000-1.500 nats per response token."
+    assert words[1].endswith("went from 2.500 to 0.750-1.250 nats per response token; it was lowest, 0.500-1.000, at "
+                             "step 5.")  # fmt: skip
+    assert headlines(runs) == [("Validation loss", "2.50", "1.00")]
+    assert headlines([sft([2.0, 1.0])]) == [("Training loss", "2.00", "1.00")]
+
+
+def test_a_run_that_was_evaluated_greedily_alone_has_no_sampled_headline():
+    evals = [row(0, 0.0, 0.05, 0, 1), row(5, 0.0, 0.7, 0, 1)]
+    assert [fact.label for fact in headlines([run(evals)])][:2] == ["Greedy accuracy", "Program code"]

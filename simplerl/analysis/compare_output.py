@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from simplerl.analysis.comparison import AVERAGE, Comparison, Contender, Difference
+from simplerl.analysis.grids import Grid, markdown, markdown_cell, table
 from simplerl.analysis.intervals import Estimate
-from simplerl.cli.console import table
 
-Grid = list[tuple[str, ...]]
 MISSING = "-"
 
 
@@ -23,23 +22,16 @@ def as_text(comparison: Comparison, notes: Sequence[str]) -> str:
     return "\n\n".join(blocks)
 
 
-def as_markdown(comparison: Comparison, notes: Sequence[str]) -> str:
-    """The same tables in Markdown."""
-    grids = [accuracies(comparison)]
-    grids += [differences(comparison, number) for number in range(len(comparison.differences))]
-    blocks = [_markdown(grid) for grid in grids]
-    blocks += ["\n".join(f"- {_cell(note)}" for note in notes)] if notes else []
+def as_markdown(comparison: Comparison, notes: Sequence[str], *, by_model: bool = False) -> str:
+    """The same tables in Markdown, or those with a row per model."""
+    if by_model:
+        grids = [paper_table(comparison), *[paper_differences(comparison)] * bool(comparison.differences)]
+    else:
+        grids = [accuracies(comparison)]
+        grids += [differences(comparison, number) for number in range(len(comparison.differences))]
+    blocks = [markdown(grid) for grid in grids]
+    blocks += ["\n".join(f"- {markdown_cell(note)}" for note in notes)] if notes else []
     return "\n\n".join(blocks)
-
-
-def _markdown(grid: Grid) -> str:
-    head, *rows = [tuple(map(_cell, row)) for row in grid]
-    rule = ("---",) * len(head)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -83,13 +75,57 @@ def differences(comparison: Comparison, number: int) -> Grid:
 
 
 def _difference(one: Difference) -> tuple[str, ...]:
-    value, low, high = (100 * number for number in one.estimate)
     return (
-        f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+        _points(one.estimate),
         one.method + (f", {one.problems:,} problems" if one.problems else ""),
-        MISSING if one.p is None else f"{one.p:.3f}" if one.p >= 0.001 else f"{one.p:.0e}",
+        MISSING if one.p is None else _p(one.p),
         MISSING if one.detectable is None else f"{100 * one.detectable:.1f}",
     )
+
+
+def _points(estimate: Estimate) -> str:
+    value, low, high = (100 * number for number in estimate)
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+# --- as papers print them ---------------------------------------------------------------------------------------------
+
+
+def paper_table(comparison: Comparison) -> Grid:
+    """A row per model, a column per benchmark and one for the average; the lines of a cell are value and interval."""
+    names = [f"{name}\n({_problems(comparison, name)})" for name in comparison.benchmarks]
+    rows = [
+        (one.label, *(_accuracy(one, name) for name in comparison.benchmarks), _percent(mean) if mean else MISSING)
+        for one, mean in zip(comparison.contenders, comparison.averages, strict=True)
+    ]
+    rows = [(label, *map(_in_lines, cells)) for label, *cells in rows]
+    width = 1 + len(names) + bool(comparison.average)
+    return [row[:width] for row in (("model", *names, AVERAGE), *rows)]
+
+
+def paper_differences(comparison: Comparison) -> Grid:
+    """A row per model after the first: points more than that one, and McNemar's p, or how they were compared."""
+    first, *others = comparison.contenders
+    columns = [*comparison.benchmarks, *[AVERAGE] * bool(comparison.average)]
+    rows = [
+        (one.label, *(_gained(found[name]) if name in found else MISSING for name in columns))
+        for one, found in zip(others, comparison.differences, strict=True)
+    ]
+    return [(f"minus {first.label}\n(points)", *columns), *rows]
+
+
+def _gained(one: Difference) -> str:
+    how = one.method if one.p is None else f"p = {_p(one.p)}"
+    return f"{_in_lines(_points(one.estimate))}\n{how}"
+
+
+def _in_lines(cell: str) -> str:
+    """ "66.7 [54.1, 77.3] avg@4" below each other."""
+    return cell.replace(" [", "\n[").replace("] ", "]\n")
 
 
 # --- for programs -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,33 @@
+"""How far a run is, from its numbers and its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+ROUNDING = 1e-9
+
+
+class Progress(NamedTuple):
+    """In words, and whether it is all that was asked for; None where the recipe does not say in steps or passes."""
+
+    words: str
+    finished: bool | None
+
+
+def progress(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], step: int = 0) -> Progress:
+    """`step` is one that was reached otherwise, such as by an evaluation."""
+    train = recipe.get("train", {})
+    done = max([step, *(int(row["step"]) for row in metrics)])
+    if planned := train.get("steps"):
+        return Progress(f"step {done} of {planned}", done >= planned)
+    # In reinforcement learning `epochs` are passes over each batch, not over the data.
+    if recipe.get("kind") == "sft" and (wanted := train.get("epochs")):
+        passes = max((row.get("epoch") or 0.0 for row in metrics), default=0.0)
+        return Progress(f"step {done} ({passes:.2f} of {wanted} passes)", _is_last(done, passes, wanted))
+    return Progress(f"step {done}", None)
+
+
+def _is_last(step: int, passes: float, wanted: int) -> bool:
+    """Whether one more batch would be more than the passes that are wanted: such a batch is not trained on."""
+    return step > 0 and passes * (step + 1) / step > wanted + ROUNDING
