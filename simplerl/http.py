@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from simplerl.config import Frozen
 from simplerl.errors import ConfigError, RemoteError
 
 MAX_ANSWER = 1 << 20
-"""Bytes of an answer at most."""
+"""Bytes of an answer at most, unless a kind of service says otherwise."""
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before an attempt are drawn evenly from 0 to a limit that starts here, doubles, and ends there."""
@@ -74,6 +75,55 @@ class Endpoint(Frozen):
         return text
 
 
+class RefusedError(RemoteError):
+    """This question was refused; others may be answered, and the client goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How a kind of service wants to be asked, and what its refusals mean.
+
+    An answer has `max_answer` bytes at most. The statuses in `refusals` refuse one question and say nothing of others.
+    An answer of no use is asked for again `useless` times, then the question counts as refused; with None, for a
+    service that always gives the same answer, it ends the client. `per_minute` attempts of all threads together,
+    evenly spaced; None: as they come. `remedies` say what mends a refusal that ends the client, by its status, and
+    `again` what to do then.
+    """
+
+    max_answer: int = MAX_ANSWER
+    refusals: frozenset[int] = frozenset()
+    useless: int | None = None
+    per_minute: float | None = None
+    remedies: Mapping[int, str] = field(default_factory=dict)
+    again: str = AGAIN
+
+
+class _Pace:
+    """Lets threads through one by one, a fixed time apart."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.seconds = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, over: threading.Event) -> None:
+        """Until it is the caller's turn, or `over` is set."""
+        with self._lock:
+            turn = max(self._next, time.monotonic())
+            self._next = turn + self.seconds
+        over.wait(max(0.0, turn - time.monotonic()))
+
+
+@dataclass(slots=True)
+class _Question:
+    """What is asked until `read` can use the answer; `useless` counts those it could not."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    read: Callable[[dict[str, Any]], Any]
+    useless: int = 0
+
+
 class _Passing(Exception):
     """A failure that may pass. `seconds`: how long the service asked to be left alone."""
 
@@ -85,9 +135,11 @@ class _Passing(Exception):
 class Client:
     """Asks one endpoint, from any thread. After `close`, or once it gave up on a question, it stops asking again."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, manners: Manners | None = None) -> None:
         self.endpoint = endpoint
+        self.manners = manners or Manners()
         self._over = threading.Event()
+        self._pace = _Pace(self.manners.per_minute)
         self._away = False
         self._http = httpx2.Client(
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"} | _key(endpoint.key_variable),
@@ -95,19 +147,25 @@ class Client:
             limits=httpx2.Limits(max_connections=endpoint.concurrency),
         )
 
-    def ask(self, question: Mapping[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
+    def ask(
+        self, question: Mapping[str, Any], read: Callable[[dict[str, Any]], T], headers: Mapping[str, str] | None = None
+    ) -> T:
         """What `read` makes of the answer; it raises `ValueError` for an object it cannot use.
 
-        Raises `RemoteError`: at once for a refusal (3xx, 4xx) and for an answer of no use (no JSON object, NaN, more
-        than `MAX_ANSWER`), after `give_up_seconds` where connections fail, time out, or end in 429 or 5xx.
+        Raises `RemoteError`: at once for a refusal (3xx, 4xx) and for an answer of no use (no JSON object, NaN, too
+        long), after `give_up_seconds` where connections fail, time out, or end in 429 or 5xx. Where the manners say
+        that it concerns this question alone, a `RefusedError`.
         """
         # Lone surrogates, which a byte-level tokenizer may produce, are no UTF-8.
         body = json.dumps(question, ensure_ascii=False).encode("utf-8", "replace")
+        self._pace.wait(self._over)
         try:
-            return self._patience()(self._attempt, body, read)
+            return self._patience()(self._attempt, _Question(body, headers or {}, read))
         except RetryError as error:
             self._over.set()
             raise self._gave_up(error) from error.last_attempt.exception()
+        except RefusedError:
+            raise
         except RemoteError:
             self._over.set()
             raise
@@ -122,40 +180,58 @@ class Client:
             retry=retry_if_exception_type(_Passing),
             wait=_wait,
             stop=stop_before_delay(self.endpoint.give_up_seconds) | stop_when_event_set(self._over),
-            sleep=sleep_using_event(self._over),
+            sleep=self._sleep,
             before_sleep=self._say_once,
         )
 
-    def _attempt(self, body: bytes, read: Callable[[dict[str, Any]], T]) -> T:
+    def _sleep(self, seconds: float) -> None:
+        sleep_using_event(self._over)(seconds)
+        self._pace.wait(self._over)
+
+    def _attempt(self, question: _Question) -> Any:
         try:
-            response, content = self._post(body)
+            response, content = self._post(question)
         except httpx2.RequestError as error:
             raise _Passing(f"{type(error).__name__}: {error}") from error
         if response.status_code == 429 or response.status_code >= 500:
             raise _Passing(_shown(response, content), _retry_after(response.headers.get("Retry-After", "")))
         self._away = False
         if not response.is_success:
-            raise RemoteError(
-                f"{self.endpoint.url} refused: it answered {_shown(response, content)}. Mend it there, {AGAIN}"
-            )
+            raise self._refused(response, content)
         try:
-            return read(_object(content))
+            return question.read(_object(content, self.manners.max_answer))
         except ValueError as error:
-            answer = _shown(response, content)
-            raise RemoteError(f"{self.endpoint.url}: no use in {answer}: {error}. Mend it there, {AGAIN}") from None
+            raise self._useless(question, f"no use in {_shown(response, content)}: {error}") from None
 
-    def _post(self, body: bytes) -> tuple[httpx2.Response, bytes]:
+    def _post(self, question: _Question) -> tuple[httpx2.Response, bytes]:
         """Status line and content. No more is read than it takes to see that it is too much, or too slow."""
         deadline = time.monotonic() + self.endpoint.timeout_seconds
         content = b""
-        with self._http.stream("POST", self.endpoint.url, content=body) as response:
+        call = self._http.stream("POST", self.endpoint.url, content=question.body, headers=dict(question.headers))
+        with call as response:
             for piece in response.iter_bytes():
                 content += piece
-                if len(content) > MAX_ANSWER:
+                if len(content) > self.manners.max_answer:
                     break
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout(f"the answer took longer than {self.endpoint.timeout_seconds:g} s")
         return response, content
+
+    def _refused(self, response: httpx2.Response, content: bytes) -> RemoteError:
+        status, shown = response.status_code, _shown(response, content)
+        if status in self.manners.refusals:
+            return RefusedError(f"{self.endpoint.url} refused this question: it answered {shown}")
+        remedy = self.manners.remedies.get(status, "Mend it there")
+        return RemoteError(f"{self.endpoint.url} refused: it answered {shown}. {remedy}, {self.manners.again}")
+
+    def _useless(self, question: _Question, fault: str) -> Exception:
+        """An answer of no use: asked for again, refused, or the end, as the manners say."""
+        if self.manners.useless is None:
+            return RemoteError(f"{self.endpoint.url}: {fault}. Mend it there, {self.manners.again}")
+        question.useless += 1
+        if question.useless <= self.manners.useless:
+            return _Passing(fault)
+        return RefusedError(f"{self.endpoint.url}: {question.useless} answers of no use, the last: {fault}")
 
     def _say_once(self, state: RetryCallState) -> None:
         """One line per outage, not one per question."""
@@ -169,7 +245,7 @@ class Client:
         return RemoteError(
             f"{self.endpoint.url} gave no answer in {last.attempt_number} attempts "
             f"(give_up_seconds={self.endpoint.give_up_seconds:g}); the last failure: {last.exception()}. "
-            f"Start it again, {AGAIN}"
+            f"Start it again, {self.manners.again}"
         )
 
 
@@ -195,9 +271,9 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
-def _object(content: bytes) -> dict[str, Any]:
-    if len(content) > MAX_ANSWER:
-        raise ValueError(f"it is longer than {MAX_ANSWER:,} bytes")
+def _object(content: bytes, most: int) -> dict[str, Any]:
+    if len(content) > most:
+        raise ValueError(f"it is longer than {most:,} bytes")
     # Unlike `json`, orjson refuses NaN, Infinity and 1e999.
     answer = orjson.loads(content)
     if not isinstance(answer, dict):

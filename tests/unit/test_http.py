@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from email.utils import formatdate
 from typing import Any
 
@@ -254,6 +255,93 @@ def test_an_answer_without_end_is_not_read() -> None:
     ):
         ask(service)
     assert len(service.posted) == 1
+
+
+# --- services with manners of their own -------------------------------------------------------------------------------
+
+
+def mannered(service: Service, manners: http.Manners) -> closing[http.Client]:
+    return closing(http.Client(http.Endpoint(url=service.url), manners))
+
+
+def test_one_question_may_be_refused_and_the_others_go_on() -> None:
+    manners = http.Manners(refusals=frozenset({400, 422}))
+    with (
+        Service(replies(Reply("long", 422), GOOD, Reply(status=503), GOOD)) as service,
+        mannered(service, manners) as client,
+    ):
+        with pytest.raises(http.RefusedError, match=rf"{service.url} refused this question: it answered 422 .*long"):
+            client.ask({}, dict)
+        assert client.ask({}, dict) == {"reward": 0.5}
+        # It still asks again, which a client that has ended does not.
+        assert client.ask({}, dict) == {"reward": 0.5}
+    assert len(service.posted) == 4
+
+
+def test_a_refusal_that_ends_the_client_says_what_mends_it() -> None:
+    manners = http.Manners(remedies={401: "Check the key"}, again="then go on")
+    with Service(replies(Reply("who?", 401), Reply("gone", 404))) as service, mannered(service, manners) as client:
+        with pytest.raises(RemoteError, match=r"it answered 401 Unauthorized '\"who\?\"'\. Check the key, then go on$"):
+            client.ask({}, dict)
+        with pytest.raises(RemoteError, match=r"it answered 404 .*\. Mend it there, then go on$") as caught:
+            client.ask({}, dict)
+    assert not isinstance(caught.value, http.RefusedError)
+
+
+@pytest.mark.parametrize("content", [b"<html>bad gateway</html>", b'{"choices": [', b'{"reward": "?"}'])
+def test_an_answer_of_no_use_is_asked_for_again_where_that_may_help(content: bytes) -> None:
+    answer = replies(Reply(content), Reply(content), GOOD, Reply(content))
+    with Service(answer) as service, mannered(service, http.Manners(useless=2)) as client:
+        assert client.ask({}, rewards._number) == 0.5
+        with pytest.raises(http.RefusedError, match=r"3 answers of no use, the last: no use in 200 OK"):
+            client.ask({}, rewards._number)
+    assert len(service.posted) == 6
+
+
+def test_how_long_an_answer_may_be_is_the_kind_of_service_s_business() -> None:
+    long = Reply({"text": "x" * (1 << 20)})
+    with Service(replies(long)) as service:
+        with mannered(service, http.Manners(max_answer=1 << 21)) as client:
+            assert client.ask({}, lambda answer: len(answer["text"])) == 1 << 20
+        with (
+            mannered(service, http.Manners(max_answer=4096)) as client,
+            pytest.raises(RemoteError, match="it is longer than 4,096 bytes"),
+        ):
+            client.ask({}, dict)
+
+
+def test_a_question_may_have_headers_of_its_own_in_every_attempt() -> None:
+    with Service(replies(Reply(status=500), GOOD)) as service:
+        client = client_of(service)
+        client.ask({}, dict, {"Idempotency-Key": "k1"})
+        client.ask({}, dict)
+        client.close()
+    assert [headers.get("Idempotency-Key") for headers in service.headers] == ["k1", "k1", None]
+
+
+def test_attempts_of_all_threads_are_evenly_spaced() -> None:
+    """1,200 a minute are one every 50 ms, those asked again included."""
+    times: list[float] = []
+
+    def answer(question: dict[str, Any]) -> Reply:
+        times.append(time.monotonic())
+        return Reply(status=503) if len(times) == 2 else GOOD
+
+    manners = http.Manners(per_minute=1200)
+    with Service(answer) as service, ThreadPoolExecutor(4) as threads, mannered(service, manners) as client:
+        started = time.monotonic()
+        list(threads.map(lambda n: client.ask({"n": n}, dict), range(7)))
+    assert len(times) == 8
+    assert all(moment - started > 0.05 * number - 0.01 for number, moment in enumerate(sorted(times)))
+
+
+def test_who_waits_for_a_turn_is_let_go_when_the_client_is_closed() -> None:
+    pace, over = http._Pace(1.0), threading.Event()
+    pace.wait(over)
+    over.set()
+    started = time.monotonic()
+    pace.wait(over)
+    assert time.monotonic() - started < 10
 
 
 # --- the reward -------------------------------------------------------------------------------------------------------

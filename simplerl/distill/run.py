@@ -1,0 +1,165 @@
+"""A whole distillation: problems, answers, verdicts, and what is kept. The same command goes on after any end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from simplerl import plugins
+from simplerl.config import DistillRecipe
+from simplerl.distill.folder import DistillFolder, recipe_sha256
+from simplerl.distill.keep import Fate, Response, decide
+from simplerl.distill.problems import Chosen, choose_problems, questions
+from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
+from simplerl.distill.yields import yields_of
+from simplerl.environment import describe
+from simplerl.errors import EngineError
+from simplerl.files import locked
+from simplerl.sampling import in_order
+
+Notice = Callable[[str], None]
+WAITING_VERDICTS = 1024
+
+
+def distill(
+    recipe: DistillRecipe, folder: Path, *, notice: Notice = lambda text: None, plain: bool | None = None
+) -> Path:
+    """Asks for every response, or for those that are not in the folder yet; returns the file of the kept ones.
+
+    Where that is there already and the recipe is the same, nothing is done. `plain` shows no progress bar; without a
+    terminal there is none anyway.
+    """
+    kept = DistillFolder(folder)
+    with locked(folder):
+        if not kept.is_finished(recipe):
+            kept.prepare(recipe, describe())
+            chosen = choose_problems(recipe.data, recipe.seed)
+            for text in chosen.notices:
+                notice(text)
+            asked = questions(chosen.problems, recipe)
+            with interruption(kept, asked, notice):
+                collect(recipe, kept, asked, notice, plain=plain)
+                finish(recipe, kept, asked, chosen)
+    return kept.kept
+
+
+@contextmanager
+def interruption(folder: DistillFolder, asked: Sequence[Asked], notice: Notice) -> Iterator[None]:
+    """Says after Ctrl-C what is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        answers = len(folder.answers(asked))
+        notice(f"stopped; {answers} of {len(asked)} answers are in {folder.path}, and the same command goes on")
+        raise
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def collect(
+    recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], notice: Notice, *, plain: bool | None
+) -> None:
+    """Asks the teacher for what is not there yet, and keeps each answer as it comes."""
+    there = folder.answers(asked)
+    missing = {each.id: each for each in asked if each.id not in there}
+    if there and missing:
+        notice(f"{len(there)} of {len(asked)} answers are there already")
+    if not missing:
+        return
+    with closing(build_teacher(recipe)) as teacher:
+        folder.check_provenance(provenance(recipe, teacher))
+        with progress(len(there), len(asked), plain) as advance:
+            for answer in teacher.answer(list(missing.values())):
+                if answer.id not in missing:
+                    raise EngineError(f"the teacher answered {answer.id!r}, which it was not asked, or not twice")
+                folder.append(missing.pop(answer.id), answer)
+                advance()
+    if missing:
+        raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered, the first is {min(missing)}")
+
+
+def build_teacher(recipe: DistillRecipe) -> Teacher:
+    config = recipe.teacher
+    return plugins.load("teachers", config.name, config.path).build(config, recipe.sampling)
+
+
+def provenance(recipe: DistillRecipe, teacher: Teacher) -> dict[str, Any]:
+    """What makes the answers, whatever is kept of them afterwards."""
+    return {**teacher.provenance(), "seed": recipe.seed, "sampling": recipe.sampling.model_dump(mode="json")}
+
+
+@contextmanager
+def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, and only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=bool(plain) or not console.is_terminal) as bar:
+        task = bar.add_task("answers", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def finish(recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], chosen: Chosen) -> None:
+    """Grades all answers and writes down which are kept, in the order of the problems."""
+    responses = graded(recipe, asked, folder.answers(asked))
+    fates = decide(responses, recipe.keep)
+    common = {
+        "teacher": short_name(getattr(recipe.teacher, "model", recipe.teacher.name)),
+        "temperature": recipe.sampling.temperature,
+        "recipe_sha256": recipe_sha256(recipe),
+    }
+    kept = [kept_row(each) | common for each, fate in zip(responses, fates, strict=True) if fate == "kept"]
+    rows = [fate_row(each, fate) for each, fate in zip(responses, fates, strict=True)]
+    folder.finish(kept, rows, yields_of(responses, fates, chosen))
+
+
+def graded(recipe: DistillRecipe, asked: Sequence[Asked], answers: Mapping[str, Answer]) -> list[Response]:
+    """Every answer with its verdict, in the order of the questions."""
+    config = recipe.verifier
+    verifier = plugins.load("verifiers", config.name, config.path).build(config)
+    answered = [each for each in asked if answers[each.id].finish_reason != "refused"]
+    with closing(verifier):
+        tasks = ((each.id, verifier.submit(answers[each.id].text, each.problem.answer)) for each in answered)
+        verdicts = dict(in_order(tasks, most=WAITING_VERDICTS))
+    return [Response(each, answers[each.id], verdicts.get(each.id)) for each in asked]
+
+
+def kept_row(response: Response) -> dict[str, Any]:
+    """A row of the training data."""
+    asked, verdict = response.asked, response.verdict
+    assert verdict is not None
+    return {
+        "id": asked.id,
+        "problem_id": asked.problem.id,
+        "sample_index": asked.sample_index,
+        "problem": asked.problem.question,
+        "answer": asked.problem.answer,
+        "level": asked.problem.level,
+        "subject": asked.problem.subject,
+        "source": asked.problem.source,
+        "response": response.answer.text,
+        "tokens": response.tokens,
+        "verdict": verdict.label,
+        "method": verdict.method,
+        "extracted": verdict.extracted,
+    }
+
+
+def fate_row(response: Response, fate: Fate) -> dict[str, Any]:
+    verdict = response.verdict
+    return {
+        "id": response.asked.id,
+        "fate": fate,
+        "verdict": verdict and verdict.label,
+        "method": verdict and verdict.method,
+        "extracted": verdict and verdict.extracted,
+        "tokens": response.tokens,
+    }

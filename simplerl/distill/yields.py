@@ -1,0 +1,84 @@
+"""How much of what a teacher said is kept, per level and in total, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from simplerl.analysis.grids import Grid, markdown
+from simplerl.distill.keep import FATES, Fate, Response
+from simplerl.distill.problems import Chosen
+
+Graded = tuple[Response, Fate]
+Yield = dict[str, Any]
+
+COUNTS = ("problems", "asked", "answered", "refused", "correct")
+LEFT_OUT = tuple(fate for fate in FATES if fate not in ("kept", "refused"))
+
+
+def yields_of(responses: Sequence[Response], fates: Sequence[Fate], chosen: Chosen) -> dict[str, Any]:
+    """One entry per level and one for all, as plain JSON. The fates of each add up to what was asked."""
+    graded = list(zip(responses, fates, strict=True))
+    return {
+        "levels": {name: count(part) for name, part in by_level(graded).items()},
+        "total": count(graded),
+        "overlap": {"left_out": chosen.left_out, "benchmarks": chosen.overlap},
+    }
+
+
+def by_level(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
+    """What belongs to each level, in their order, and under "none" what has none; empty where nothing has a level."""
+    parts: dict[int | None, list[Graded]] = {}
+    for pair in graded:
+        parts.setdefault(pair[0].asked.problem.level, []).append(pair)
+    levels = sorted(level for level in parts if level is not None)
+    named = {str(level): parts[level] for level in levels}
+    return named | {"none": parts[None]} if named and None in parts else named
+
+
+def count(graded: Sequence[Graded]) -> Yield:
+    """What was asked, what came of it, and the share of problems with a response that is kept."""
+    fates = Counter(fate for _, fate in graded)
+    kept = [response for response, fate in graded if fate == "kept"]
+    problems = {response.asked.problem.id for response, _ in graded}
+    return {
+        "problems": len(problems),
+        "asked": len(graded),
+        "answered": len(graded) - fates["refused"],
+        "refused": fates["refused"],
+        "correct": sum(r.verdict is not None and r.verdict.label == "correct" for r, _ in graded),
+        "left_out": {fate: fates[fate] for fate in LEFT_OUT},
+        "kept": len(kept),
+        "problems_kept": len({response.asked.problem.id for response in kept}) / len(problems) if problems else None,
+        "mean_tokens": fmean(response.tokens for response in kept) if kept else None,
+    }
+
+
+def grid(yields: dict[str, Any]) -> Grid:
+    """A column per level and one for all; of the reasons to leave a response out, those that occurred."""
+    columns = {_column(name): entry for name, entry in yields["levels"].items()} | {"all": yields["total"]}
+    occurred = [fate for fate in LEFT_OUT if yields["total"]["left_out"][fate]]
+    rows = [("", *columns)]
+    rows += [(name, *(f"{entry[name]:,}" for entry in columns.values())) for name in COUNTS]
+    rows += [(f"left out: {fate}", *(f"{e['left_out'][fate]:,}" for e in columns.values())) for fate in occurred]
+    rows.append(("kept", *(f"{entry['kept']:,}" for entry in columns.values())))
+    rows.append(("problems with a kept one", *(_shown(e["problems_kept"], ".1%") for e in columns.values())))
+    rows.append(("tokens of a kept one, mean", *(_shown(e["mean_tokens"], ",.0f") for e in columns.values())))
+    return [(name.replace("_", " "), *cells) for name, *cells in rows]
+
+
+def _column(level: str) -> str:
+    return "no level" if level == "none" else f"level {level}"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def as_markdown(yields: dict[str, Any]) -> str:
+    """The table, and what was left out before the teacher was asked."""
+    left_out = yields["overlap"]["left_out"]
+    note = f"\n{left_out:,} more problems occur in a benchmark and were not asked.\n" if left_out else ""
+    return f"{markdown(grid(yields))}\n{note}"
