@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from simplerl.evaluation.planning import Asked
     from simplerl.evaluation.subjects import Subject
     from simplerl.evaluation.suite import Plan
 
@@ -47,26 +47,14 @@ def evaluate(
     if from_responses is not None:
         results = [grade_file(from_responses, out)]
     else:
+        from simplerl.evaluation.planning import Asked, names_in
+
         decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         asked = Asked(suite, names_in(benchmarks), template, engine, decoding, seed, limit, trained)
         results = evaluate_model(str(model), checkpoints, asked, out, cache=cache)
     from simplerl.cli.eval_table import print_results
 
     print_results(results, as_json=as_json)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the options say; None is the suite's business."""
-
-    suite: str | None
-    benchmarks: tuple[str, ...]
-    template: str | None
-    engine: str
-    decoding: dict[str, Any]
-    seed: int
-    limit: int | None
-    trained: bool | None
 
 
 def grade_file(path: Path, out: Path | None) -> dict[str, Any]:
@@ -79,56 +67,15 @@ def evaluate_model(
     model: str, checkpoints: str | None, asked: Asked, out: Path | None, *, cache: bool
 ) -> list[dict[str, Any]]:
     """One evaluation, or one per checkpoint in a folder of its own."""
+    from simplerl.evaluation.planning import make_plan, suite_for
     from simplerl.evaluation.subjects import subjects
 
     found = subjects(model, checkpoints)
-    suite = asked.suite or ("arithmetic" if model == "tiny-math-base" or is_miniature(found[0]) else "simplerl-v0")
+    suite = suite_for(found[0], asked)
     plans = [make_plan(each, suite, asked) for each in found]
     folder = out or Path("evals") / f"{Path(model).name}-{Path(suite).stem}"
     folders = [folder / f"step-{each.step:06d}" if checkpoints else folder for each in found]
     return run_all(found, plans, folders, cache=cache)
-
-
-def names_in(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
-
-
-def is_miniature(subject: Subject) -> bool:
-    """A run of the embedded base."""
-    from simplerl.records import RunFolder
-
-    run = RunFolder(Path(subject.name.partition("@")[0]))
-    return run.exists and run.read_recipe().get("model", {}).get("path", "tiny-math-base") == "tiny-math-base"
-
-
-def make_plan(subject: Subject, suite_name: str, asked: Asked) -> Plan:
-    """The resolved plan. Weights of a training run are trained unless said otherwise."""
-    from simplerl import plugins
-    from simplerl.data.templates import PLAIN, render
-    from simplerl.evaluation.subjects import model_hash
-    from simplerl.evaluation.suite import Decoding, Plan, load_suite, parts_of
-    from simplerl.records import RunFolder
-
-    plugins.load("engines", asked.engine)
-    suite = load_suite(suite_name)
-    template = asked.template or suite.template
-    if template != "chat" and template not in PLAIN:
-        render(template, "")
-    of_run = subject.step is not None or RunFolder(Path(subject.name)).exists
-    trained = of_run if asked.trained is None else asked.trained
-    return Plan(
-        model=subject.name,
-        model_hash=model_hash(subject),
-        step=subject.step,
-        suite=suite_name,
-        trained=trained,
-        template=template,
-        engine=asked.engine,
-        seed=asked.seed,
-        limit=asked.limit,
-        parts=parts_of(suite, asked.benchmarks, Decoding(**asked.decoding), trained=trained),
-        average=() if asked.benchmarks else suite.average,
-    )
 
 
 def run_all(found: list[Subject], plans: list[Plan], folders: list[Path], *, cache: bool) -> list[dict[str, Any]]:

@@ -12,11 +12,14 @@ import simplerl
 from simplerl.cli import base, data
 from simplerl.cli.compare import compare
 from simplerl.cli.console import say, say_error
+from simplerl.cli.distill import distill
 from simplerl.cli.doctor import doctor
 from simplerl.cli.eval import evaluate
 from simplerl.cli.grade import grade
+from simplerl.cli.pipeline import pipeline
 from simplerl.cli.report import report
 from simplerl.cli.sample import sample
+from simplerl.cli.sft import sft
 from simplerl.cli.train import recipes, train
 from simplerl.cli.watch import watch
 from simplerl.errors import SimpleRLError
@@ -28,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, recipes, sample, grade, compare, report, watch, doctor):
+for command in (train, distill, sft, pipeline, recipes, sample, grade, compare, report, watch, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app, name="data")

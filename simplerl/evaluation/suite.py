@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from simplerl.config import Frozen, explain
 from simplerl.data.base import benchmark_module, benchmark_names
+from simplerl.data.templates import PLAIN, render
 from simplerl.errors import ConfigError
 
 STOP = ("</s>", "<|im_end|>", "<|endoftext|>")
@@ -101,6 +102,12 @@ def load_suite(name: str) -> Suite:
         raise ConfigError(f"suite {path} is not valid TOML: {error}") from None
     except ValidationError as error:
         raise ConfigError(explain(error, Suite)) from None
+
+
+def check_template(name: str) -> None:
+    """Raises `DataError` with the names there are."""
+    if name != "chat" and name not in PLAIN:
+        render(name, "")
 
 
 def parts_of(suite: Suite, wanted: tuple[str, ...], given: Decoding, *, trained: bool) -> tuple[Part, ...]:

@@ -12,7 +12,7 @@ import pytest
 
 import simplerl
 from simplerl.cli.main import run
-from simplerl.config import load_recipe, shipped_recipes
+from simplerl.config import KINDS, load_recipe, shipped_recipes
 
 pytestmark = pytest.mark.unit
 
@@ -41,14 +41,14 @@ def test_start_up_loads_nothing_heavy(start: str) -> None:
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(capsys, "--help")
-    for command in ("train", "recipes", "sample", "report", "doctor", "data", "base"):
+    for command in ("train", "sft", "distill", "pipeline", "recipes", "sample", "report", "doctor", "data", "base"):
         assert f" {command} " in shown
 
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "recipes", "sample", "report", "doctor", "data", "data list", "data prepare", "data show",
-     "data overlap", "data export", "base", "base build"],
+    ["train", "sft", "distill", "pipeline", "recipes", "sample", "report", "doctor", "data", "data list",
+     "data prepare", "data show", "data overlap", "data export", "base", "base build"],
 )  # fmt: skip
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage:" in output(capsys, *command.split(), "--help")
@@ -60,11 +60,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     lines = output(capsys, "recipes").splitlines()
-    assert [line.split()[0] for line in lines] == list(shipped_recipes())
+    assert [line.split()[2] for line in lines] == list(shipped_recipes())
     listed = json.loads(output(capsys, "recipes", "--json"))
-    assert {each["name"]: each["description"] for each in listed} == {
-        name: load_recipe(name).description for name in shipped_recipes()
-    }
+    for line, each in zip(lines, listed, strict=True):
+        recipe = load_recipe(each["name"], kind=KINDS[each["kind"]])
+        assert line.startswith(f"simplerl {each['kind']} {each['name']} ")
+        assert each["description"] == recipe.description and line.endswith(recipe.description)
 
 
 # --- train --dry-run --------------------------------------------------------------------------------------------------

@@ -128,8 +128,8 @@ def test_combinations(capsys: pytest.CaptureFixture[str]) -> None:
 def test_all_mistakes_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     message = failure(capsys, "train", "quickstart", "--set", "train.steps=0", "--set", "rollout.top_p=2")
     assert message.splitlines() == [
-        "rollout.top_p=2: Input should be less than or equal to 1",
         "train.steps=0: Input should be greater than or equal to 1",
+        "rollout.top_p=2: Input should be less than or equal to 1",
     ]
 
 
@@ -142,7 +142,11 @@ def test_recipe_files(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert failure(capsys, "train", "empty.toml") == "data: is required"
     message = failure(capsys, "train", "quikstart")
-    assert message.startswith("no recipe 'quikstart'; shipped: quickstart, simplerl-zero-qwen2.5-math-7b, ")
+    assert message.startswith("no recipe 'quikstart'; did you mean 'quickstart'? Shipped: ")
+    assert failure(capsys, "train", "quickstart-sft") == (
+        "quickstart-sft is a recipe for `simplerl sft`, not for `simplerl train`"
+    )
+    assert failure(capsys, "sft", "quickstart") == "quickstart is a recipe for `simplerl train`, not for `simplerl sft`"
     assert message.endswith("Your own is a path that ends in .toml")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from simplerl.config import load_recipe, shipped_recipes
-from simplerl.plan import make_plan
+from simplerl.cli.train import check_names
+from simplerl.config import DistillRecipe, PipelineRecipe, SFTRecipe, load_recipe, read_recipe, shipped_recipes
+from simplerl.data.base import benchmark_module
+from simplerl.pipeline.plan import make_plan as make_pipeline
+from simplerl.plan import make_plan, sft_steps
 
 pytestmark = pytest.mark.unit
 
@@ -20,18 +24,8 @@ def dumped(name: str) -> dict[str, Any]:
     return load_recipe(name).model_dump()
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_recipe_is_whole(name: str) -> None:
-    from simplerl.cli.train import check_names
-
-    recipe = load_recipe(name)
-    check_names(recipe)
-    assert recipe.description
-    assert make_plan(recipe, problems=8000).steps
-
-
-def test_the_shipped_recipes() -> None:
-    assert set(shipped_recipes()) == {
+SHIPPED = {
+    "train": {
         "quickstart",
         "simplerl-zero-qwen2.5-math-7b",
         "zero-qwen2.5-0.5b-1gpu",
@@ -40,7 +34,73 @@ def test_the_shipped_recipes() -> None:
         "zoo-grpo-qwen2.5-0.5b",
         "zoo-grpo-qwen2.5-7b",
         "zoo-grpo-qwen2.5-math-7b",
-    }
+    },
+    "sft": {
+        "longcot-sft-qwen2.5-math-7b",
+        "math-sft-qwen2.5-math-7b",
+        "quickstart-math-sft",
+        "quickstart-sft",
+    },
+    "distill": {"quickstart-distill", "simplerl-distill-qwq"},
+    "pipeline": {"quickstart-simplerl", "simplerl-qwen2.5-math-7b"},
+}
+
+
+def test_the_shipped_recipes() -> None:
+    found = {name: read_recipe(name).get("kind", "train") for name in shipped_recipes()}
+    assert found == {name: kind for kind, names in SHIPPED.items() for name in names}
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED["train"]))
+def test_every_recipe_is_whole(name: str) -> None:
+    recipe = load_recipe(name)
+    check_names(recipe)
+    assert recipe.description
+    assert make_plan(recipe, problems=8000).steps
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED["sft"]))
+def test_every_sft_recipe_is_whole(name: str) -> None:
+    recipe = load_recipe(name, kind=SFTRecipe)
+    check_names(recipe)
+    assert recipe.description
+    assert sft_steps(recipe, examples=8000) > 100
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED["distill"]))
+def test_every_distillation_is_whole(name: str) -> None:
+    recipe = load_recipe(name, kind=DistillRecipe)
+    assert recipe.description
+    assert all(benchmark_module(benchmark) for benchmark in recipe.data.benchmarks)
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED["pipeline"]))
+def test_every_pipeline_is_whole(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, kind=PipelineRecipe)
+    plan = make_pipeline(recipe, tmp_path / name)
+    assert recipe.description
+    assert not (tmp_path / name).exists(), "planning writes nothing"
+    assert [task.stage.run for task in plan.tasks][-1] == "report"
+
+
+def test_simplerl_is_the_same_reinforcement_learning_after_a_warm_up(tmp_path: Path) -> None:
+    plan = make_pipeline(load_recipe("simplerl-qwen2.5-math-7b", kind=PipelineRecipe), tmp_path / "p")
+    stages = {task.name: task.recipe.model_dump() for task in plan.tasks if task.recipe is not None}
+    zero = dumped("simplerl-zero-qwen2.5-math-7b")
+    zero["model"]["path"] = str(tmp_path / "p" / "sft" / "exports" / "final")
+    zero["data"]["template"] = "qwen25-math-cot"
+    assert stages["simplerl"] == zero
+    assert stages["distill"]["data"]["source"]["name"] == "math-lvl3to5"
+    # What is kept is what the warm-up takes and what reinforcement learning allows.
+    limits = (stages["distill"]["keep"]["max_tokens"], stages["sft"]["train"]["max_response_tokens"])
+    assert limits == (zero["rollout"]["max_tokens"],) * 2
+    assert stages["sft"]["model"]["path"] == "Qwen/Qwen2.5-Math-7B"
+    assert stages["sft"]["data"]["source"]["data_path"] == str(tmp_path / "p" / "distill" / "kept.jsonl")
+
+
+def test_the_sft_baseline_learns_the_solutions_of_the_same_problems() -> None:
+    recipe = load_recipe("math-sft-qwen2.5-math-7b", kind=SFTRecipe)
+    assert (recipe.model.path, recipe.data.source.name) == ("Qwen/Qwen2.5-Math-7B", "math-solutions")
 
 
 def test_simplerl_zero_is_the_published_run() -> None:

@@ -1,0 +1,66 @@
+"""From what a command or a stage asks for to the plan of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simplerl import plugins
+from simplerl.evaluation.subjects import Subject, model_hash
+from simplerl.evaluation.suite import Decoding, Plan, check_template, load_suite, parts_of
+from simplerl.records import RunFolder
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for; None is the suite's business."""
+
+    suite: str | None = None
+    benchmarks: tuple[str, ...] = ()
+    template: str | None = None
+    engine: str = "embedded"
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    limit: int | None = None
+    trained: bool | None = None
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def suite_for(subject: Subject, asked: Asked) -> str:
+    """The suite that was named; without a name the published one, or for the embedded base the miniature."""
+    miniature = subject.path == "tiny-math-base" or is_miniature(subject)
+    return asked.suite or ("arithmetic" if miniature else "simplerl-v0")
+
+
+def is_miniature(subject: Subject) -> bool:
+    """A run of the embedded base."""
+    run = RunFolder(Path(subject.name.partition("@")[0]))
+    return run.exists and run.read_recipe().get("model", {}).get("path", "tiny-math-base") == "tiny-math-base"
+
+
+def make_plan(subject: Subject, suite_name: str, asked: Asked) -> Plan:
+    """The resolved plan. Weights of a training run are trained unless said otherwise."""
+    plugins.load("engines", asked.engine)
+    suite = load_suite(suite_name)
+    template = asked.template or suite.template
+    check_template(template)
+    of_run = subject.step is not None or RunFolder(Path(subject.name)).exists
+    trained = of_run if asked.trained is None else asked.trained
+    return Plan(
+        model=subject.name,
+        model_hash=model_hash(subject),
+        step=subject.step,
+        suite=suite_name,
+        trained=trained,
+        template=template,
+        engine=asked.engine,
+        seed=asked.seed,
+        limit=asked.limit,
+        parts=parts_of(suite, asked.benchmarks, Decoding(**asked.decoding), trained=trained),
+        average=() if asked.benchmarks else suite.average,
+    )
