@@ -112,6 +112,33 @@ def _accuracy(outcomes: Iterable[tuple[int, int]]) -> Estimate:
     return mean_by_problem([correct / responses for correct, responses in pairs], sum(pair[1] for pair in pairs))
 
 
+def pooled(contenders: Sequence[Contender], label: str) -> Contender:
+    """Models that differ in their seed as one: its responses to a problem are theirs, where all answered it.
+
+    Intervals then are about problems; how much seeds differ, only the seeds apart can show.
+    """
+    shared = [name for name in contenders[0].measured if all(name in one.measured for one in contenders)]
+    measured = {name: _joined([one.measured[name] for one in contenders]) for name in shared}
+    there = {name: one for name, one in measured.items() if one is not None}
+    if not there:
+        raise DataError(f"{label}: its parts have no problem in common, so they cannot be pooled")
+    notes = tuple(dict.fromkeys(note for one in contenders for note in one.notes))
+    return Contender(label, there, contenders[0].average, notes, all(one.finished for one in contenders))
+
+
+def _joined(parts: Sequence[Measured]) -> Measured | None:
+    common = [key for key in parts[0].outcomes if all(key in part.outcomes for part in parts)]
+    if not common:
+        return None
+    outcomes = {
+        key: (sum(part.outcomes[key][0] for part in parts), sum(part.outcomes[key][1] for part in parts))
+        for key in common
+    }
+    samples = min(responses for _, responses in outcomes.values())
+    errors = sum(part.errors for part in parts)
+    return Measured(_accuracy(outcomes.values()), len(outcomes), samples, parts[0].settings, outcomes, errors)
+
+
 def from_published(row: Published, label: str) -> Contender:
     """A published row."""
     measured = {

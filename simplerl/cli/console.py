@@ -20,6 +20,11 @@ def say_json(value: Any) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode())
 
 
+def say_note(text: str) -> None:
+    """Something the user should read, beside the result."""
+    typer.echo(text, err=True)
+
+
 def say_error(text: str) -> None:
     """One red block on stderr; plain where it is no terminal."""
     typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)

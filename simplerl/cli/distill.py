@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simplerl.cli.console import say, table
+from simplerl.cli.console import say, say_note, table
 
 if TYPE_CHECKING:
     from simplerl.config import DistillRecipe
@@ -61,7 +61,3 @@ def print_results(kept: Path) -> None:
 
     say(table(grid(json.loads((kept.parent / "yields.json").read_text(encoding="utf-8")))))
     say(f"training data: {kept}")
-
-
-def say_note(text: str) -> None:
-    typer.echo(text, err=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simplerl.cli.console import say_note
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,7 +89,3 @@ def run_all(found: list[Subject], plans: list[Plan], folders: list[Path], *, cac
             results.append(session.run())
         say_note(f"responses and results: {folder}")
     return results
-
-
-def say_note(text: str) -> None:
-    typer.echo(text, err=True)

@@ -47,6 +47,33 @@ def test_markdown_is_a_table_of_equal_rows(pair):
     assert any(line.startswith("- other: 3 problems") for line in lines)
 
 
+def test_paper_is_a_row_per_model_under_the_names_given(pair):
+    before, after = pair
+    lines = invoke(f"the base={before}", f"trained={after}", "--format", "paper").output.splitlines()
+    firsts = [line.split(" | ")[0] for line in lines if line.startswith("|")]
+    assert firsts[:4] == ["| model", "| ---", "| the base", "| trained"]
+
+
+def test_seeds_are_pooled_problem_by_problem(tmp_path):
+    """Two seeds of the trained model: problem 0 right in both, 1 in one, 2 in none; the base only problem 2."""
+    base = write_eval(tmp_path / "base", {"toy": ["w", "w", "c"]})
+    one = write_eval(tmp_path / "one", {"toy": ["c", "c", "w"]})
+    two = write_eval(tmp_path / "two", {"toy": ["c", "w", "w"]})
+    things = json.loads(invoke(base, f"both={one}+{two}", "--format", "json").output)["things"]
+    toy = things[1]["benchmarks"]["toy"]
+    assert things[1]["name"] == "both"
+    assert (toy["problems"], toy["samples"], toy["accuracy"]) == (3, 2, 0.5)
+    assert toy["difference"]["value"] == pytest.approx((1 + 0.5 - 1) / 3)
+    assert toy["difference"]["method"] == "paired, bootstrap"
+
+
+def test_a_folder_with_a_plus_or_an_equals_sign_in_its_name_is_one_thing(tmp_path):
+    first = write_eval(tmp_path / "a+b", {"toy": ["w", "w"]})
+    second = write_eval(tmp_path / "lr=1", {"toy": ["c", "w"]})
+    lines = invoke(first, second).output.splitlines()
+    assert lines[0].split()[-2:] == ["a+b", "lr=1"]
+
+
 def test_json_holds_shares_and_differences(pair):
     found = json.loads(invoke(*pair, "--format", "json").stdout)
     before, after = found["things"]
