@@ -59,6 +59,27 @@ def test_training_raises_the_reward(tiny_model, tmp_path, algorithm):
     assert all(torch.isfinite(p).all() for p in exported.parameters())
 
 
+def test_adapters_are_trained_by_reinforcement_with_merged_weights_in_the_engine(tiny_model, tmp_path):
+    reward_file = tmp_path / "low_tokens.py"
+    reward_file.write_text(REWARD)
+    table = recipe_table(tiny_model, reward_file, {"name": "grpo", "kl_loss_coef": 0.001})
+    table["model"]["lora"] = {"rank": 8, "alpha": 32}
+    table["actor"]["learning_rate"] = 2e-2
+    table["train"]["steps"] = 4
+    folder = runs.train(validate_recipe(table), tmp_path / "run", plain=True)
+
+    rows = RunFolder(folder).read_metrics()
+    assert max(row["mismatch/max"] for row in rows) < 1e-4
+    assert rows[0]["kl/reference"] == 0 != rows[-1]["kl/reference"], "the reference has no adapters"
+    before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_model, folder / "exports" / "final"))
+    moved = {
+        name
+        for (name, a), (_, b) in zip(before.named_parameters(), after.named_parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert moved and all(name.endswith("proj.weight") for name in moved)
+
+
 @pytest.mark.skipif("SIMPLERL_DATA" not in os.environ, reason="needs the real MATH problems: set SIMPLERL_DATA")
 def test_the_v0_recipe_runs_on_a_small_model_and_the_real_problems(tiny_model, tmp_path):
     small = [

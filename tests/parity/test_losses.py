@@ -12,6 +12,7 @@ from simplerl.functional.losses import (
     clipped_surrogate,
     clipped_value_loss,
     kl_estimate,
+    log_likelihood_loss,
     policy_ratio,
     token_weights,
 )
@@ -116,6 +117,27 @@ def test_losses_do_not_depend_on_the_micro_batch_split(aggregation, sizes):
     parts = sum(loss(a, b) for a, b in pairwise(bounds))
 
     assert parts.item() == pytest.approx(loss(0, 4).item(), abs=1e-6)
+
+
+def test_log_likelihood_loss_matches_values_worked_by_hand():
+    # Responses of 1 and 2 tokens with probabilities 1/2 and 1/4, 1/8: token mean (1 + 2 + 3) ln 2 / 3 = 2 ln 2.
+    logprobs = torch.tensor([0.5, 0.25, 0.125]).log().requires_grad_()
+    weights = token_weights(torch.tensor([1, 2]), "token-mean", Totals(2, 3))
+
+    loss = log_likelihood_loss(logprobs, torch.ones(3), weights)
+    loss.backward()
+
+    assert loss.item() == pytest.approx(2 * math.log(2), abs=1e-6)
+    assert logprobs.grad.tolist() == pytest.approx([-1 / 3] * 3)
+
+
+def test_log_likelihood_loss_is_the_policy_gradient_at_a_ratio_of_one():
+    logprobs = torch.tensor([-0.3, -2.0, -0.7], requires_grad=True)
+    log_likelihood_loss(logprobs, torch.ones(3), uniform(3)).backward()
+    likelihood = logprobs.grad.clone()
+    logprobs.grad = None
+    clipped_surrogate(logprobs, logprobs.detach(), torch.ones(3), uniform(3), **CLIP).backward()
+    assert torch.equal(logprobs.grad, likelihood)
 
 
 def test_kl_estimators_match_values_worked_by_hand():
