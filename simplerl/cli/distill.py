@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simplerl.cli.console import say, say_note, table
+from simplerl.cli.train import Overrides
 
 if TYPE_CHECKING:
     from simplerl.config import DistillRecipe
@@ -15,12 +16,9 @@ if TYPE_CHECKING:
 
 def distill(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `simplerl recipes`) or a path ending in .toml.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. --set data.limit=100. Repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="The folder [default: distill/RECIPE]; one that is there goes on.")
+        Path | None, typer.Option(help="The folder (default: distill/RECIPE); one that exists is continued.")
     ] = None,
     endpoint: Annotated[
         str | None, typer.Option(help="Ask an OpenAI-compatible service, such as http://127.0.0.1:8000/v1.")
@@ -29,7 +27,7 @@ def distill(
     plain: Annotated[bool, typer.Option("--plain", help="No progress bar.")] = False,
 ) -> None:
     """Ask a teacher for long solutions and keep the right ones. The same command goes on after any end."""
-    from simplerl.config import DistillRecipe, load_recipe
+    from simplerl.config import DistillRecipe, load_recipe, recipe_name
 
     service = ["teacher.name=openai", f"teacher.url={endpoint}"] if endpoint else []
     loaded = load_recipe(recipe, [*service, *(overrides or ())], kind=DistillRecipe)
@@ -38,7 +36,7 @@ def distill(
         return
     from simplerl.distill.run import distill as start
 
-    print_results(start(loaded, out or Path("distill") / Path(recipe).stem, notice=say_note, plain=plain or None))
+    print_results(start(loaded, out or Path("distill") / recipe_name(recipe), notice=say_note, plain=plain or None))
 
 
 def print_plan(recipe: DistillRecipe) -> None:

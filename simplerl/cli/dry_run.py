@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from simplerl.cli.console import say, say_json, table
-from simplerl.config import Recipe
+from simplerl.config import PluginConfig, Recipe
 from simplerl.errors import DataError
 from simplerl.plan import FORMULA, Plan, make_plan
 
@@ -32,7 +32,7 @@ def count_problems(recipe: Recipe) -> int | None:
     """Training problems of a source that is on this machine; None where it would have to be fetched."""
     from simplerl.data.base import load_problems
 
-    if not _at_hand(recipe):
+    if not at_hand(recipe.data.source):
         return None
     try:
         problems, _ = load_problems(recipe.data.source)
@@ -42,15 +42,14 @@ def count_problems(recipe: Recipe) -> int | None:
     return sum(not levels or problem.level in levels for problem in problems)
 
 
-def _at_hand(recipe: Recipe) -> bool:
-    """Whether reading the source needs no network: it is generated, or its files are here."""
+def at_hand(source: PluginConfig) -> bool:
+    """Whether reading a source needs no network: it is generated, or its files are here."""
     from simplerl import plugins
-    from simplerl.data.store import StoredSet, whereabouts
+    from simplerl.data.base import stored_sets
+    from simplerl.data.store import whereabouts
 
-    source = recipe.data.source
     module = plugins.load("data", source.name, source.path)
-    stored = [value for value in vars(module).values() if isinstance(value, StoredSet)]
-    return not any(whereabouts(each).startswith(("hub:", "missing")) for each in stored)
+    return not any(whereabouts(each).startswith(("hub:", "missing")) for each in stored_sets(module))
 
 
 def sections(recipe: Recipe, plan: Plan) -> list[tuple[str, list[tuple[str, ...]]]]:

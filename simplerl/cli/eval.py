@@ -25,7 +25,7 @@ def evaluate(
     benchmarks: Annotated[
         str | None, typer.Option(help="Comma-separated, instead of the suite's; a path of a JSONL is one of yours.")
     ] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt template [default: the suite's].")] = None,
+    template: Annotated[str | None, typer.Option(help="Prompt template (default: the suite's).")] = None,
     engine: Annotated[str, typer.Option(help="Inference engine.")] = "embedded",
     n: Annotated[int | None, typer.Option("--n", min=1, help="Samples per problem.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,
@@ -38,7 +38,7 @@ def evaluate(
     from_responses: Annotated[
         Path | None, typer.Option(help="Grade recorded responses (JSONL) instead of asking a model.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the evaluation [default: evals/MODEL-SUITE].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the evaluation (default: evals/MODEL-SUITE).")] = None,
     cache: Annotated[bool, typer.Option(help="Reuse responses that were generated before.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simplerl.cli.console import say, table
-from simplerl.cli.train import check_names
+from simplerl.cli.train import Plain, check_names
 
 if TYPE_CHECKING:
     from simplerl.pipeline.plan import Plan, Task
@@ -28,15 +28,15 @@ def pipeline(
         Path | None, typer.Option(help="The pipeline's folder (default: runs/RECIPE); one that exists is continued.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and what would be done; stop.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")] = False,
+    plain: Plain = False,
 ) -> None:
     """Do the stages of a recipe in their order. What is done and unchanged is skipped; the same command goes on with a
     pipeline that was stopped or killed."""
-    from simplerl.config import PipelineRecipe, load_recipe
+    from simplerl.config import PipelineRecipe, load_recipe, recipe_name
     from simplerl.pipeline.plan import make_plan
 
     loaded = load_recipe(recipe, overrides or (), kind=PipelineRecipe)
-    plan = make_plan(loaded, run_dir or Path("runs") / Path(recipe).stem)
+    plan = make_plan(loaded, run_dir or Path("runs") / recipe_name(recipe))
     check_stages(plan)
     if dry_run:
         say(table([("stage", "run", "recipe or suite", "takes", "makes", "now"), *stage_rows(plan)]))

@@ -14,7 +14,7 @@ from simplerl.cli.console import say
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders; runs of one recipe are shown with their mean.")],
     out: Annotated[
-        Path | None, typer.Option(help="The page [default: RUN/report.html, or report.html for several runs].")
+        Path | None, typer.Option(help="The page (default: RUN/report.html, or report.html for several runs).")
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Also write each figure as PNG and SVG into this folder.")] = None,
     evals: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simplerl.cli.console import say, table
-from simplerl.cli.train import Overrides, check_names
+from simplerl.cli.train import DryRun, Overrides, Plain, RunDir, check_names
 
 if TYPE_CHECKING:
     from simplerl.config import SFTRecipe
@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 def sft(
     recipe: Annotated[str, typer.Argument(help="A shipped SFT recipe (see `simplerl recipes`) or a .toml.")],
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The run's folder (default: runs/RECIPE); one that exists is continued.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings and what follows from them; stop.")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")] = False,
+    run_dir: RunDir = None,
+    dry_run: DryRun = False,
+    plain: Plain = False,
 ) -> None:
     """Fine-tune a model on given responses. The same command continues a run that was stopped or killed."""
-    from simplerl.config import SFTRecipe, load_recipe
+    from simplerl.config import SFTRecipe, load_recipe, recipe_name
 
     loaded = load_recipe(recipe, overrides or (), kind=SFTRecipe)
     check_names(loaded)
@@ -36,7 +32,7 @@ def sft(
     from simplerl.cli.report import report
     from simplerl.train.run import train
 
-    report([train(loaded, run_dir or Path("runs") / Path(recipe).stem, plain=plain or None)])
+    report([train(loaded, run_dir or Path("runs") / recipe_name(recipe), plain=plain or None)])
 
 
 def print_plan(recipe: SFTRecipe) -> None:
@@ -49,14 +45,17 @@ def print_plan(recipe: SFTRecipe) -> None:
 
 
 def plan_rows(recipe: SFTRecipe) -> list[tuple[str, ...]]:
+    from simplerl.cli.dry_run import at_hand
     from simplerl.data.base import load_problems
     from simplerl.errors import DataError
     from simplerl.plan import sft_steps
 
+    if not at_hand(recipe.data.source):
+        return [("examples", "unknown until the data set is here; see `simplerl data prepare`")]
     try:
         problems, _ = load_problems(recipe.data.source)
     except DataError as error:
-        return [("problems", f"unknown until the data is here: {error}")]
+        return [("examples", f"unknown: {error}")]
     levels = recipe.data.levels
     usable = [p for p in problems if (p.solution or "").strip() and (not levels or p.level in levels)]
     return [

@@ -18,21 +18,23 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. --set train.steps=3. Repeatable."),
 ]
 
+RunDir = Annotated[
+    Path | None, typer.Option(help="The run's folder (default: runs/RECIPE); one that exists is continued.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings and what follows from them; stop.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")]
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `simplerl recipes`) or a path ending in .toml.")],
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The run's folder (default: runs/RECIPE); one that exists is continued.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print settings and what follows from them; stop.")
-    ] = False,
+    run_dir: RunDir = None,
+    dry_run: DryRun = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")] = False,
+    plain: Plain = False,
 ) -> None:
     """Train a model by a recipe. The same command continues a run that was stopped or killed."""
-    from simplerl.config import load_recipe
+    from simplerl.config import load_recipe, recipe_name
 
     if as_json and not dry_run:
         raise ConfigError("--json goes with --dry-run; a run's numbers are in its folder, metrics.jsonl")
@@ -46,7 +48,7 @@ def train(
     from simplerl.cli.report import report
     from simplerl.train.run import train as start
 
-    report([start(loaded, run_dir or Path("runs") / Path(recipe).stem, plain=plain or None)])
+    report([start(loaded, run_dir or Path("runs") / recipe_name(recipe), plain=plain or None)])
 
 
 def check_names(recipe: TrainingRecipe) -> None:

@@ -25,6 +25,7 @@ from simplerl.config.reading import (
     merge,
     parse_override,
     read_recipe,
+    recipe_name,
     shipped_recipes,
     validate_recipe,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "merge",
     "parse_override",
     "read_recipe",
+    "recipe_name",
     "shipped_recipes",
     "validate_recipe",
 ]

@@ -24,6 +24,11 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def recipe_name(name_or_path: str) -> str:
+    """What a recipe is called, in the names of folders. A dot in it begins no ending."""
+    return Path(name_or_path).name.removesuffix(".toml")
+
+
 def read_recipe(name_or_path: str) -> dict[str, Any]:
     """The table of a shipped recipe or of a TOML file."""
     path = Path(name_or_path)

@@ -68,6 +68,28 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
         assert each["description"] == recipe.description and line.endswith(recipe.description)
 
 
+# --- other kinds, --dry-run -------------------------------------------------------------------------------------------
+
+
+def test_dry_run_of_sft_says_how_much_there_is_to_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output(capsys, "sft", "quickstart-math-sft", "--dry-run").splitlines()
+    assert lines[0] == 'description = "SFT of the embedded base on brief worked solutions of generated arithmetic: ' + (
+        'the baseline in miniature"'
+    )
+    assert "8,000 of 8,000 problems have a solution" in lines[-2]
+    assert lines[-1].split() == ["#", "optimiser", "steps", "250", "of", "64", "sequences", "at", "most"]
+
+
+def test_dry_run_of_a_pipeline_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output(capsys, "pipeline", "quickstart-simplerl", "--dry-run").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "zero", "math-sft", "distill", "sft", "simplerl",
+        "eval-base", "eval-math-sft", "eval-sft", "eval-zero", "eval-simplerl", "report",
+    ]  # fmt: skip
+    assert all("to do" in line for line in lines[1:])
+    assert not Path("runs").exists()
+
+
 # --- train --dry-run --------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from simplerl.cli.train import check_names
-from simplerl.config import DistillRecipe, PipelineRecipe, SFTRecipe, load_recipe, read_recipe, shipped_recipes
+from simplerl.config import (
+    DistillRecipe,
+    PipelineRecipe,
+    SFTRecipe,
+    load_recipe,
+    read_recipe,
+    recipe_name,
+    shipped_recipes,
+)
 from simplerl.data.base import benchmark_module
 from simplerl.pipeline.plan import make_plan as make_pipeline
 from simplerl.plan import make_plan, sft_steps
@@ -49,6 +57,12 @@ SHIPPED = {
 def test_the_shipped_recipes() -> None:
     found = {name: read_recipe(name).get("kind", "train") for name in shipped_recipes()}
     assert found == {name: kind for kind, names in SHIPPED.items() for name in names}
+
+
+def test_every_recipe_has_a_folder_of_its_own() -> None:
+    """A dot is no ending: zoo-grpo-qwen2.5-7b and zoo-grpo-qwen2.5-math-7b once shared runs/zoo-grpo-qwen2."""
+    assert [recipe_name(name) for name in shipped_recipes()] == list(shipped_recipes())
+    assert recipe_name("mine/my.v2.toml") == "my.v2"
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED["train"]))
