@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from simplerl import plugins
 from simplerl.algorithms.base import Algorithm
@@ -183,7 +183,22 @@ def training_examples(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Exam
     for count, what in left_out:
         if count:
             notice(f"{count} {what}; they are left out")
+    check_context(recipe, examples, notice)
     return examples
+
+
+def check_context(recipe: SFTRecipe, examples: Examples, notice: Notice) -> None:
+    """Says how many sequences are longer than the model was made for: it may learn them badly without a sign."""
+    model, trust = resolve_model_path(recipe.model.path), recipe.model.trust_remote_code
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    sizes = [len(e.prompt.token_ids) + len(e.response_ids) for e in examples.training]
+    beyond = sum(size > limit for size in sizes) if limit else 0
+    if beyond:
+        notice(
+            f"{beyond} of {len(sizes)} sequences are longer than the {limit} positions that the model was made for, "
+            f"the longest has {max(sizes)}; lower train.max_response_tokens to leave them out"
+        )
 
 
 def stop_at(causal_lm: PreTrainedModel, end_id: int) -> None:

@@ -1,5 +1,6 @@
 """Supervised fine-tuning, from a recipe to the files it leaves; killed at any moment, it ends in the same numbers."""
 
+import json
 import os
 import random
 import signal
@@ -74,6 +75,19 @@ def test_the_end_token_is_learned(tiny_model, tmp_path):
     engine.close()
     assert [r.text for r in rollouts] == [p.solution for p in problems]
     assert {r.finish_reason for r in rollouts} == {"stop"}
+
+
+def test_sequences_beyond_the_models_context_are_said(tiny_model):
+    from simplerl.train.build import training_examples
+
+    long = {"name": "file", "data_path": str(tiny_model.parent / "long.jsonl"), "keys": {"solution": "response"}}
+    row = {"question": "Count.", "answer": "1", "response": "1 " * 1500}
+    (tiny_model.parent / "long.jsonl").write_text(json.dumps(row) + "\n")
+    recipe = make_recipe(tiny_model, data={"source": long}, train={"steps": 1, "max_response_tokens": 5000})
+    said = []
+    training_examples(recipe, AutoTokenizer.from_pretrained(tiny_model), said.append)
+    assert len(said) == 1
+    assert said[0].startswith("1 of 1 sequences are longer than the 1024 positions that the model was made for")
 
 
 @pytest.fixture(scope="module")
