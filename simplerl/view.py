@@ -76,6 +76,9 @@ class View(Protocol):
     def eval_done(self, rows: Sequence[Row]) -> None:
         """`rows` are the lines of evals.jsonl."""
 
+    def validated(self, step: int, loss: float) -> None:
+        """The loss on what is kept from training, in nats per response token."""
+
     def sample(self, question: str, gold: str, text: str, verdict: str, reward: float) -> None:
         """One response to show now and then; the view drops those that come too soon."""
 
@@ -175,6 +178,9 @@ class PlainView:
         for row in rows:
             self._print(_eval_line(row))
 
+    def validated(self, step: int, loss: float) -> None:
+        self._print(_validation_line(step, loss))
+
     def sample(self, question: str, gold: str, text: str, verdict: str, reward: float) -> None:
         if time.monotonic() - self._last_sample < self._quiet:
             return
@@ -207,6 +213,7 @@ class LiveView:
         # Replaced, never changed in place: the page is drawn by a thread of its own.
         self._steps: tuple[tuple[int, Row], ...] = ()
         self._evals: Sequence[Row] = ()
+        self._validation = ""
         self._sample: Panel | None = None
         self._sample_time = -float("inf")
         self._progress = Progress(
@@ -247,6 +254,9 @@ class LiveView:
     def eval_done(self, rows: Sequence[Row]) -> None:
         self._evals = list(rows)
 
+    def validated(self, step: int, loss: float) -> None:
+        self._validation = _validation_line(step, loss)
+
     def sample(self, question: str, gold: str, text: str, verdict: str, reward: float) -> None:
         if time.monotonic() - self._sample_time < SAMPLE_SECONDS:
             return
@@ -264,7 +274,8 @@ class LiveView:
         parts: list[RenderableType] = [self._progress]
         if self._steps:
             parts.append(self._step_table())
-        parts += [Text(_eval_line(row), no_wrap=True, overflow="ellipsis") for row in self._evals]
+        lines = [_eval_line(row) for row in self._evals] + ([self._validation] if self._validation else [])
+        parts += [Text(each, no_wrap=True, overflow="ellipsis") for each in lines]
         # A page higher than the terminal would be cut off at the bottom anyway.
         if self._sample is not None and self._console.height > len(self._steps) + len(self._evals) + 14:
             parts.append(self._sample)
@@ -293,6 +304,10 @@ def _eval_line(row: Row) -> str:
     ]
     name = clean(str(row.get("set", "?")), 60)
     return f"eval at step {row.get('step')}: {name} t={row.get('temperature', 0):g}  {'  '.join(cells)}"
+
+
+def _validation_line(step: int, loss: float) -> str:
+    return f"validation at step {step}: loss {loss:.4f} nats per response token"
 
 
 def _duration(seconds: float) -> str:

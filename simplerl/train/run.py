@@ -184,6 +184,7 @@ class Run:
         if validation is not None:
             self.folder.append_validation({"step": self.done, **validation})
             self.trackers.log(self.done, {"validation/loss": validation["loss"]})
+            self.view.validated(self.done, validation["loss"])
         for row in rows:
             self.folder.append_eval(row)
         if rows:

@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from simplerl.view import LiveView, PlainView, clean, make_view
+from simplerl.view import SFT_COLUMNS, LiveView, PlainView, clean, make_view
 
 METRICS = {
     "step": 5,
@@ -50,6 +50,27 @@ def test_plain_output_is_one_line_per_step_and_no_control_character():
     assert lines[1] == "eval at step 4: math500 t=0  n 512  accuracy 40.0% (35.8% to 44.3%)  code -"
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e\ud800]", file.getvalue())
     assert "[bold]x[/bold]" in file.getvalue(), "markup is shown, not interpreted"
+
+
+def test_a_fine_tuning_run_is_shown_by_its_loss():
+    metrics = {"loss/sft": 0.12345, "entropy": 0.5, "length/mean": 104.0, "epoch": 1.5, "time/total": 2.0}
+    file = io.StringIO()
+    with PlainView(20, file=file, columns=SFT_COLUMNS) as view:
+        view.step_done(1, metrics)
+        view.validated(1, 0.25)
+    lines = file.getvalue().splitlines()
+    assert lines[0].startswith(
+        "step 1/20  loss 0.1235  entropy 0.500  norm -  length 104  epoch 1.50  seconds 2.0  left "
+    )
+    assert lines[1] == "validation at step 1: loss 0.2500 nats per response token"
+
+    page, file = live()
+    page._columns = SFT_COLUMNS
+    with page:
+        page.step_done(1, metrics)
+        page.validated(1, 0.25)
+    for text in ("loss", "0.1235", "validation at step 1: loss 0.2500"):
+        assert text in file.getvalue(), text
 
 
 def test_the_live_page_shows_the_step_the_sample_and_the_notice_and_neutralises_the_text():
