@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from safetensors.torch import load_file
+from run_processes import same_weights, server
 
 from simplerl.cli.main import run as command
 
@@ -102,10 +101,7 @@ def in_child(recipe: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    """Children that start in milliseconds, from a server that has imported everything once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["simplerl.train.run", "transformers.models.qwen2.modeling_qwen2"])
-    return context
+    return server()
 
 
 def finish(processes: Any, recipe: Path, folder: Path) -> None:
@@ -149,11 +145,6 @@ def contents(folder: Path) -> dict[str, Any]:
             for name, known in json.loads((folder / "state.json").read_text()).items()
         ],
     }
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = (load_file(folder / "exports" / "final" / "model.safetensors") for folder in (one, other))
-    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
 def test_a_pipeline_gives_the_same_after_kills_and_is_skipped_when_it_is_done(

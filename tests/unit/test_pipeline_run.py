@@ -212,3 +212,22 @@ def test_unknown_templates_are_said_before_anything_runs(doing: Stages, capsys: 
     assert command(["pipeline", "mine.toml", "--set", "stages.more.set.data.template=chatt"]) == 2
     assert "stages.more: no template 'chatt'; did you mean 'chat'?" in capsys.readouterr().err
     assert doing.done == [] and not Path("runs").exists()
+
+
+def test_answers_outlast_other_rules_of_keeping_them(doing: Stages, tmp_path: Path) -> None:
+    """A teacher may be paid for: with another `keep` its answers are judged again where they are, never asked again."""
+    asked = {"kind": "distill", "teacher": {"name": "local", "model": "m"}, "data": {"source": "arithmetic"}}
+    Path("asked.toml").write_text(tomli_w.dumps(asked))
+    table = {"kind": "pipeline", "stages": {"asked": {"run": "distill", "recipe": "asked.toml"}}}
+    Path("mine.toml").write_text(tomli_w.dumps(table))
+
+    assert go(doing)[0] == ["asked"]
+    assert go(doing)[0] == []
+    done, lines, _ = go(doing, "stages.asked.set.keep.per_problem=2")
+    assert done == ["asked"] and "changed" not in lines[0]
+    assert not Path("runs/mine/superseded").exists()
+    assert go(doing, "stages.asked.set.keep.per_problem=2")[0] == []
+
+    done, lines, _ = go(doing, "stages.asked.set.sampling.samples_per_problem=9")
+    assert done == ["asked"] and lines[0].startswith("asked: changed;")
+    assert Path("runs/mine/superseded/asked-1").exists()

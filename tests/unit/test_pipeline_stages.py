@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from synthetic_runs import write_run
 from simplerl.config import PipelineRecipe, validate_recipe
 from simplerl.pipeline import report, stages
 from simplerl.pipeline.plan import Task, make_plan
-from simplerl.records import RunFolder
+from simplerl.records import RunFolder, recipe_table
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +67,26 @@ def test_a_run_that_was_begun_goes_on_where_its_folder_was_moved_to(tmp_path: Pa
     assert moved.recipe != task.recipe and moved.fingerprint == task.fingerprint
     stages.do(moved, plain=True, notice=print)
     RunFolder(moved.folder).open(moved.recipe, {})
+
+
+def test_a_distillation_sees_for_itself_that_other_answers_are_to_be_kept(tmp_path: Path) -> None:
+    """Its recipe is restated but for what it keeps: it compares that with what is kept already."""
+    asked = {"kind": "distill", "teacher": {"name": "local", "model": "m"}, "data": {"source": "arithmetic"}}
+    (tmp_path / "asked.toml").write_text(tomli_w.dumps(asked))
+
+    def task(model: str, per_problem: int) -> Task:
+        settings = {"teacher": {"model": model}, "keep": {"per_problem": per_problem}}
+        stage = {"run": "distill", "recipe": str(tmp_path / "asked.toml"), "set": settings}
+        recipe = validate_recipe({"kind": "pipeline", "stages": {"asked": stage}}, kind=PipelineRecipe)
+        return make_plan(recipe, tmp_path / "p").tasks[0]
+
+    before, after = task("here", 1), task("there", 2)
+    assert before.recipe is not None and before.recipe.keep.per_problem == 1
+    before.folder.mkdir(parents=True)
+    (before.folder / "recipe.toml").write_text(tomli_w.dumps(recipe_table(before.recipe)))
+    stages.restate(after)
+    stored = tomllib.loads((after.folder / "recipe.toml").read_text())
+    assert (stored["teacher"]["model"], stored["keep"]["per_problem"]) == ("there", 1)
 
 
 def test_a_report_compares_with_the_first_evaluation_and_shows_the_runs(tmp_path: Path) -> None:
