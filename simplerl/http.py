@@ -36,6 +36,9 @@ MAX_ANSWER = 1 << 20
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before an attempt are drawn evenly from 0 to a limit that starts here, doubles, and ends there."""
 
+QUIET_SECONDS = 60.0
+"""Between two lines that say that a service does not answer."""
+
 SHOWN = 200
 AGAIN = "then run the same command: a run goes on from its last checkpoint"
 
@@ -140,7 +143,7 @@ class Client:
         self.manners = manners or Manners()
         self._over = threading.Event()
         self._pace = _Pace(self.manners.per_minute)
-        self._away = False
+        self._said = -QUIET_SECONDS
         self._http = httpx2.Client(
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"} | _key(endpoint.key_variable),
             timeout=endpoint.timeout_seconds,
@@ -181,7 +184,7 @@ class Client:
             wait=_wait,
             stop=stop_before_delay(self.endpoint.give_up_seconds) | stop_when_event_set(self._over),
             sleep=self._sleep,
-            before_sleep=self._say_once,
+            before_sleep=self._say,
         )
 
     def _sleep(self, seconds: float) -> None:
@@ -195,7 +198,6 @@ class Client:
             raise _Passing(f"{type(error).__name__}: {error}") from error
         if response.status_code == 429 or response.status_code >= 500:
             raise _Passing(_shown(response, content), _retry_after(response.headers.get("Retry-After", "")))
-        self._away = False
         if not response.is_success:
             raise self._refused(response, content)
         try:
@@ -233,10 +235,11 @@ class Client:
             return _Passing(fault)
         return RefusedError(f"{self.endpoint.url}: {question.useless} answers of no use, the last: {fault}")
 
-    def _say_once(self, state: RetryCallState) -> None:
-        """One line per outage, not one per question."""
-        if not self._away and not self._over.is_set():
-            self._away = True
+    def _say(self, state: RetryCallState) -> None:
+        """A line a minute at most, not one per question: a busy service says 429 to every other one."""
+        now = time.monotonic()
+        if now - self._said >= QUIET_SECONDS and not self._over.is_set():
+            self._said = now
             patience = f"asking again for up to {self.endpoint.give_up_seconds:g} s"
             log.warning("%s does not answer (%s); %s", self.endpoint.url, _failure(state), patience)
 

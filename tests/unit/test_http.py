@@ -170,16 +170,19 @@ def test_retry_after_may_be_a_date_or_nonsense() -> None:
     assert [http._retry_after(text) for text in ("", "soon", "nan", "-3")] == [0, 0, 0, 0]
 
 
-def test_an_outage_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    bad = Reply(status=502)
+@pytest.mark.parametrize(("quiet", "said"), [(60.0, 1), (0.0, 4)])
+def test_outages_are_said_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, quiet: float, said: int
+) -> None:
+    """A service that is merely busy refuses every other question: a line for each would bury all else."""
+    monkeypatch.setattr(http, "QUIET_SECONDS", quiet)
+    bad = Reply(status=429)
     with Service(replies(bad, bad, bad, GOOD, GOOD, bad, GOOD)) as service:
         client = client_of(service)
         assert [client.ask({}, dict)["reward"] for _ in range(3)] == [0.5, 0.5, 0.5]
         client.close()
-    assert [record.getMessage().partition(" (")[0] for record in caplog.records if record.name == http.__name__] == [
-        f"{service.url} does not answer",
-        f"{service.url} does not answer",
-    ]
+    lines = [record.getMessage() for record in caplog.records if record.name == http.__name__]
+    assert [line.partition(" (")[0] for line in lines] == [f"{service.url} does not answer"] * said
 
 
 def test_once_one_question_is_lost_the_others_are_not_waited_for() -> None:
