@@ -342,8 +342,8 @@ def test_the_published_recipe() -> None:
     recipe = load_recipe("simplerl-distill-qwq", kind=DistillRecipe).model_dump()
     assert (recipe["teacher"]["name"], recipe["teacher"]["model"]) == ("openai", "Qwen/QwQ-32B-Preview")
     assert recipe["data"]["source"]["name"] == "math-lvl3to5"
-    assert recipe["sampling"] == {"samples_per_problem": 4, "temperature": 0.7, "top_p": 0.95, "max_tokens": 16384}
-    assert recipe["keep"]["max_tokens"] == 16384 and not recipe["keep"]["loops"]
+    assert recipe["sampling"] == {"samples_per_problem": 4, "temperature": 0.7, "top_p": 0.95, "max_tokens": 3000}
+    assert recipe["keep"]["max_tokens"] == 3000 and not recipe["keep"]["loops"]
     assert recipe["data"]["benchmarks"] == (
         "aime24", "amc23", "math500", "minerva-math", "olympiadbench", "gsm8k", "gaokao2023en", "college-math",
     )  # fmt: skip
