@@ -1,0 +1,217 @@
+/* Causal attention with rotary embedding over sequences that stand one after the other, forward and backward.
+
+   A piece is a run of tokens, which see each other causally, and all of a prefix that stands elsewhere: responses to one
+   prompt share it. Blocks of queries against blocks of keys with a running softmax (arXiv:2205.14135), so memory is linear in length.
+   A row of qkv is heads x dim queries, kv_heads x dim keys, kv_heads x dim values, before rotation. Token t of all
+   has row t % period of cos and sin. */
+#include "simd.h"
+
+#define QUERIES 48
+#define KEYS 256
+#define STRIDE (KEYS + TILE) /* no power of two: rows would share cache sets */
+
+typedef struct {
+  int64_t start, length, prefix_start, prefix_length;
+} Piece;
+
+typedef struct {
+  const float *qkv, *cos, *sin;
+  int64_t period, heads, kv_heads, dim;
+  float scale;
+} Inputs;
+
+INLINE int64_t row_size(const Inputs *in) { return (in->heads + 2 * in->kv_heads) * in->dim; }
+
+INLINE void rotated(const Inputs *in, int64_t token, int64_t head, float factor, float *to) {
+  const int64_t place = token % in->period * in->dim;
+  rotate(in->qkv + token * row_size(in) + head * in->dim, in->cos + place, in->sin + place, in->dim, factor, to);
+}
+
+INLINE const float *value_of(const Inputs *in, int64_t token, int64_t kv) {
+  return in->qkv + token * row_size(in) + (in->heads + in->kv_heads + kv) * in->dim;
+}
+
+INLINE int64_t keys_of(const Piece *p) { return p->prefix_length + p->length; }
+INLINE int64_t token_of(const Piece *p, int64_t key) {
+  return key < p->prefix_length ? p->prefix_start + key : p->start + key - p->prefix_length;
+}
+
+/* One piece's keys or values, zero beyond length and dim: by dimension [keys / TILE][dim][TILE], by key
+   [dim / TILE][keys][TILE]. */
+static void by_dimension(const float *row, int64_t dim, int64_t key, float *panels) {
+  float *to = panels + key / TILE * dim * TILE + key % TILE;
+  for (int64_t c = 0; c < dim; c++) to[c * TILE] = row[c];
+}
+
+static void by_key(const float *row, int64_t dim, int64_t key, int64_t keys, float *panels) {
+  for (int64_t c = 0; c < dim; c++) panels[c / TILE * keys * TILE + key * TILE + c % TILE] = row[c];
+}
+
+/* How many keys of a block that begins at key `block` and has `width` the last of `keys` keys may see. */
+INLINE int64_t seen(int64_t keys, int64_t block, int64_t width) {
+  return keys < block ? 0 : least(keys - block, width);
+}
+
+static int64_t most_keys(const Piece *pieces, int64_t count) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < count; i++) most = keys_of(pieces + i) > most ? keys_of(pieces + i) : most;
+  return padded(most);
+}
+
+/* Takes a block's scores into a running softmax: they become weights, what was summed before shrinks to the new top. */
+static void soften(float *scores, int64_t keys, int64_t width, float *top, float *total, float *output, int64_t dim) {
+  const float most = largest(scores, keys, *top);
+  const float shrink = *total > 0 ? expf(*top - most) : 0;
+  *total = *total * shrink + exponentials(scores, keys, most, scores);
+  memset(scores + padded(keys), 0, (width - padded(keys)) * sizeof(float));
+  for (int64_t c = 0; c < dim; c++) output[c] *= shrink;
+  *top = most;
+}
+
+static void forward_head(const Inputs *in, const Piece *piece, int64_t head, const float *keys, const float *values,
+                         float *scratch, float *out, float *lse) {
+  const int64_t dim = in->dim, wide = padded(dim), all = padded(keys_of(piece)), before = piece->prefix_length;
+  float *queries = scratch, *scores = queries + QUERIES * wide, *output = scores + QUERIES * STRIDE;
+  float top[QUERIES], total[QUERIES];
+  for (int64_t first = 0; first < piece->length; first += QUERIES) {
+    const int64_t count = least(QUERIES, piece->length - first), end = before + first + count;
+    for (int64_t i = 0; i < count; i++) {
+      rotated(in, piece->start + first + i, head, in->scale, queries + i * wide);
+      top[i] = -INFINITY, total[i] = 0;
+    }
+    memset(output, 0, QUERIES * wide * sizeof(float));
+    for (int64_t block = 0; block < end; block += KEYS) {
+      const int64_t width = padded(least(KEYS, end - block));
+      matmul(count, width, dim, queries, wide, 1, keys + block * dim, TILE, dim * TILE, scores, STRIDE, 0);
+      for (int64_t i = 0; i < count; i++) {
+        const int64_t visible = seen(before + first + i + 1, block, width);
+        if (visible)
+          soften(scores + i * STRIDE, visible, width, top + i, total + i, output + i * wide, wide);
+        else
+          memset(scores + i * STRIDE, 0, width * sizeof(float));
+      }
+      matmul(count, wide, width, scores, STRIDE, 1, values + block * TILE, TILE, all * TILE, output, wide, 1);
+    }
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t token = piece->start + first + i;
+      for (int64_t c = 0; c < dim; c++) out[(token * in->heads + head) * dim + c] = output[i * wide + c] / total[i];
+      lse[token * in->heads + head] = top[i] + logf(total[i]);
+    }
+  }
+}
+
+/* out [S, heads, dim], lse [S, heads], for the tokens of every piece. Returns nonzero when there is no memory. */
+int attention_forward(const float *qkv, const float *cos, const float *sin, int64_t period, const Piece *pieces,
+                      int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale, float *out,
+                      float *lse) {
+  const Inputs in = {qkv, cos, sin, period, heads, kv_heads, dim, scale};
+  const int64_t wide = padded(dim), longest = most_keys(pieces, count);
+  float *room = malloc((2 * longest * wide + QUERIES * (2 * wide + STRIDE) + dim) * sizeof(float));
+  if (!room) return 1;
+  float *keys = room, *values = keys + longest * wide, *scratch = values + longest * wide;
+  float *row = scratch + QUERIES * (2 * wide + STRIDE);
+  for (const Piece *piece = pieces; piece < pieces + count; piece++)
+    for (int64_t kv = 0; kv < kv_heads; kv++) {
+      const int64_t all = padded(keys_of(piece));
+      memset(keys, 0, all * dim * sizeof(float));
+      memset(values, 0, all * wide * sizeof(float));
+      for (int64_t key = 0; key < keys_of(piece); key++) {
+        rotated(&in, token_of(piece, key), heads + kv, 1, row);
+        by_dimension(row, dim, key, keys);
+        by_key(value_of(&in, token_of(piece, key), kv), dim, key, all, values);
+      }
+      for (int64_t g = 0; g < heads / kv_heads; g++)
+        forward_head(&in, piece, kv * (heads / kv_heads) + g, keys, values, scratch, out, lse);
+    }
+  free(room);
+  return 0;
+}
+
+typedef struct {
+  float *keys, *keys_by_key, *values, *grad_keys, *grad_values, *queries, *grad_out, *grad_queries, *weights, *grads;
+} Backward;
+
+/* Adds one head's part to the gradients of keys and values, and writes that of its queries. */
+static void backward_head(const Inputs *in, const Piece *piece, int64_t head, const Backward *b, const float *out,
+                          const float *lse, const float *grad, float *grad_qkv) {
+  const int64_t dim = in->dim, wide = padded(dim), all = padded(keys_of(piece)), before = piece->prefix_length;
+  float delta[QUERIES];
+  for (int64_t first = 0; first < piece->length; first += QUERIES) {
+    const int64_t count = least(QUERIES, piece->length - first), end = before + first + count;
+    const int64_t begin = piece->start + first;
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t at = ((begin + i) * in->heads + head) * dim;
+      rotated(in, begin + i, head, in->scale, b->queries + i * wide);
+      memcpy(b->grad_out + i * wide, grad + at, dim * sizeof(float));
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t c = 0; c < dim; c++) sum += grad[at + c] * out[at + c];
+      delta[i] = sum;
+    }
+    memset(b->grad_queries, 0, QUERIES * wide * sizeof(float));
+    for (int64_t block = 0; block < end; block += KEYS) {
+      const int64_t width = padded(least(KEYS, end - block));
+      matmul(count, width, dim, b->queries, wide, 1, b->keys + block * dim, TILE, dim * TILE, b->weights, STRIDE, 0);
+      matmul(count, width, dim, b->grad_out, wide, 1, b->values + block * dim, TILE, dim * TILE, b->grads, STRIDE, 0);
+      for (int64_t i = 0; i < count; i++) {
+        const int64_t visible = seen(before + first + i + 1, block, width);
+        float *weights = b->weights + i * STRIDE, *grads = b->grads + i * STRIDE;
+        const float offset = lse[(begin + i) * in->heads + head], mean = delta[i];
+        exponentials(weights, visible, offset, weights);
+        for (int64_t j = 0; j < visible; j++) grads[j] = weights[j] * (grads[j] - mean);
+        memset(weights + visible, 0, (width - visible) * sizeof(float));
+        memset(grads + visible, 0, (width - visible) * sizeof(float));
+      }
+      matmul(width, wide, count, b->weights, 1, STRIDE, b->grad_out, wide, TILE, b->grad_values + block * wide, wide, 1);
+      matmul(width, wide, count, b->grads, 1, STRIDE, b->queries, wide, TILE, b->grad_keys + block * wide, wide, 1);
+      matmul(count, wide, width, b->grads, STRIDE, 1, b->keys_by_key + block * TILE, TILE, all * TILE, b->grad_queries, wide, 1);
+    }
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t token = begin + i, place = token % in->period * dim;
+      rotate_back(b->grad_queries + i * wide, in->cos + place, in->sin + place, dim, in->scale,
+                  grad_qkv + token * row_size(in) + head * dim);
+    }
+  }
+}
+
+/* Adds the gradients of a piece's keys and values to those of the tokens they belong to; a prefix has several. */
+static void add_keys(const Inputs *in, const Piece *piece, int64_t kv, const Backward *b, float *row, float *grad_qkv) {
+  const int64_t dim = in->dim, wide = padded(dim);
+  for (int64_t key = 0; key < keys_of(piece); key++) {
+    const int64_t token = token_of(piece, key), place = token % in->period * dim;
+    float *to = grad_qkv + token * row_size(in) + (in->heads + kv) * dim;
+    rotate_back(b->grad_keys + key * wide, in->cos + place, in->sin + place, dim, 1, row);
+    for (int64_t c = 0; c < dim; c++) to[c] += row[c];
+    to += in->kv_heads * dim;
+    for (int64_t c = 0; c < dim; c++) to[c] += b->grad_values[key * wide + c];
+  }
+}
+
+/* grad [S, heads, dim] to grad_qkv, shaped like qkv and zero at first. Returns nonzero when there is no memory. */
+int attention_backward(const float *qkv, const float *cos, const float *sin, int64_t period, const Piece *pieces,
+                       int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale, const float *out,
+                       const float *lse, const float *grad, float *grad_qkv) {
+  const Inputs in = {qkv, cos, sin, period, heads, kv_heads, dim, scale};
+  const int64_t wide = padded(dim), part = most_keys(pieces, count) * wide, block = QUERIES * wide;
+  float *room = calloc(5 * part + 3 * block + 2 * QUERIES * STRIDE + dim, sizeof(float));
+  if (!room) return 1;
+  float *blocks = room + 5 * part, *scores = blocks + 3 * block, *row = scores + 2 * QUERIES * STRIDE;
+  const Backward b = {room,   room + part,    room + 2 * part,    room + 3 * part, room + 4 * part,
+                      blocks, blocks + block, blocks + 2 * block, scores,          scores + QUERIES * STRIDE};
+  for (const Piece *piece = pieces; piece < pieces + count; piece++)
+    for (int64_t kv = 0; kv < kv_heads; kv++) {
+      const int64_t all = padded(keys_of(piece));
+      for (int64_t i = 0; i < 5; i++) memset(room + i * part, 0, all * wide * sizeof(float));
+      for (int64_t key = 0; key < keys_of(piece); key++) {
+        rotated(&in, token_of(piece, key), heads + kv, 1, row);
+        by_dimension(row, dim, key, b.keys);
+        by_key(row, dim, key, all, b.keys_by_key);
+        by_dimension(value_of(&in, token_of(piece, key), kv), dim, key, b.values);
+      }
+      for (int64_t g = 0; g < heads / kv_heads; g++)
+        backward_head(&in, piece, kv * (heads / kv_heads) + g, &b, out, lse, grad, grad_qkv);
+      add_keys(&in, piece, kv, &b, row, grad_qkv);
+    }
+  free(room);
+  return 0;
+}

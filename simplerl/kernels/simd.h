@@ -1,0 +1,146 @@
+/* Vectors of floats by compiler extension (gcc, clang), so that one source serves AVX-512, AVX2, NEON and SSE. */
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define WIDTH 16
+#define TILE_ROWS 12
+#elif defined(__AVX2__)
+#define WIDTH 8
+#define TILE_ROWS 6
+#else
+#define WIDTH 4
+#define TILE_ROWS 4
+#endif
+#define TILE 16 /* columns of a matrix tile; panels and padded sizes are multiples of it */
+#define VECTORS (TILE / WIDTH)
+
+#define INLINE static inline __attribute__((always_inline))
+typedef float vec __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t mask __attribute__((vector_size(WIDTH * 4)));
+typedef float unaligned_vec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const unaligned_vec *)from; }
+INLINE void store(float *to, vec value) { *(unaligned_vec *)to = value; }
+INLINE int64_t padded(int64_t size) { return (size + TILE - 1) / TILE * TILE; }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+INLINE vec splat(float value) { return value - (vec){0}; }
+
+INLINE float sum_of(vec values) {
+  float sum = 0;
+  for (int i = 0; i < WIDTH; i++) sum += values[i];
+  return sum;
+}
+
+/* The first `count` of a vector, zeros after them; for the end of a row that is no multiple of WIDTH. */
+INLINE vec load_some(const float *from, int64_t count) {
+  vec values = {0};
+  memcpy(&values, from, count * sizeof(float));
+  return values;
+}
+
+INLINE void store_some(float *to, vec values, int64_t count) { memcpy(to, &values, count * sizeof(float)); }
+
+INLINE vec choose(mask where, vec yes, vec no) { return (vec)((where & (mask)yes) | (~where & (mask)no)); }
+
+/* e^x to about 1 ulp between -87 and 88, held there outside; NaN stays NaN. Compilers do not vectorise expf. */
+INLINE vec exponential(vec x) {
+  x = choose(x < splat(-87.0f), splat(-87.0f), x);
+  x = choose(x > splat(88.0f), splat(88.0f), x);
+  const vec scaled = x * 1.44269504f;
+  const mask power = __builtin_convertvector(scaled + choose(scaled < splat(0), splat(-0.5f), splat(0.5f)), mask);
+  const vec whole = __builtin_convertvector(power, vec), rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  vec sum = splat(1.9875691500e-4f);
+  sum = sum * rest + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * rest * rest + rest + 1.0f;
+  return sum * (vec)((power + 127) << 23);
+}
+
+/* silu(gate) x up (arXiv:2002.05202). */
+INLINE vec gated(vec gate, vec up) { return gate * up / (1.0f + exponential(-gate)); }
+
+/* weights = e^(scores - top) for a padded row, zero from `keys` on; their sum. */
+INLINE float exponentials(const float *scores, int64_t keys, float top, float *weights) {
+  vec sum = {0};
+  for (int64_t j = 0; j < keys; j += WIDTH) store(weights + j, exponential(load(scores + j) - top));
+  memset(weights + keys, 0, (padded(keys) - keys) * sizeof(float));
+  for (int64_t j = 0; j < keys; j += WIDTH) sum += load(weights + j);
+  return sum_of(sum);
+}
+
+INLINE float largest(const float *values, int64_t count, float top) {
+#pragma omp simd reduction(max : top)
+  for (int64_t j = 0; j < count; j++) top = values[j] > top ? values[j] : top;
+  return top;
+}
+
+/* c[rows x TILE panels] (+)= a[rows x depth] b: element (i, k) of a stands at a[i * row + k * column], each panel of b
+   is [depth x TILE]. `rows` and `panels` are constants where this is inlined: the sums stay in registers. */
+INLINE void tile(const int rows, const int panels, int64_t depth, const float *a, int64_t row, int64_t column,
+                 const float *b, int64_t ldb, int64_t panel, float *c, int64_t ldc, int add) {
+  vec sum[TILE_ROWS][2 * VECTORS];
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < panels * VECTORS; v++) sum[i][v] = add ? load(c + i * ldc + v * WIDTH) : splat(0.0f);
+  for (int64_t k = 0; k < depth; k++) {
+    vec right[2 * VECTORS];
+    for (int v = 0; v < panels * VECTORS; v++)
+      right[v] = load(b + v / VECTORS * panel + k * ldb + v % VECTORS * WIDTH);
+    for (int i = 0; i < rows; i++) {
+      const vec left = splat(a[i * row + k * column]);
+      for (int v = 0; v < panels * VECTORS; v++) sum[i][v] += left * right[v];
+    }
+  }
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < panels * VECTORS; v++) store(c + i * ldc + v * WIDTH, sum[i][v]);
+}
+
+/* c[m x n] (+)= a[m x depth] b[depth x n] for n a multiple of TILE. Column j of b lies in panel j / TILE. */
+INLINE void matmul(int64_t m, int64_t n, int64_t depth, const float *a, int64_t row, int64_t column, const float *b,
+                   int64_t ldb, int64_t panel, float *c, int64_t ldc, int add) {
+#define TILE_OF(rows, panels)                                                                                       \
+  case rows:                                                                                                        \
+    tile(rows, panels, depth, a + i * row, row, column, b + j / TILE * panel, ldb, panel, c + i * ldc + j, ldc, add); \
+    break;
+  int64_t j = 0;
+  if (m <= 3) /* few rows: two panels at a time keep the processor's units busy */
+    for (const int64_t i = 0; j + 2 * TILE <= n; j += 2 * TILE) switch (m) { TILE_OF(1, 2) TILE_OF(2, 2) TILE_OF(3, 2) }
+  for (; j < n; j += TILE)
+    for (int64_t i = 0; i < m; i += TILE_ROWS) {
+      switch (least(m - i, TILE_ROWS)) {
+        TILE_OF(1, 1) TILE_OF(2, 1) TILE_OF(3, 1) TILE_OF(4, 1)
+#if TILE_ROWS > 4
+        TILE_OF(5, 1) TILE_OF(6, 1)
+#endif
+#if TILE_ROWS > 6
+        TILE_OF(7, 1) TILE_OF(8, 1) TILE_OF(9, 1) TILE_OF(10, 1) TILE_OF(11, 1) TILE_OF(12, 1)
+#endif
+      }
+    }
+#undef TILE_OF
+}
+
+/* Rotary embedding of one head (arXiv:2104.09864, the halves convention): to = factor x rotated(from). */
+INLINE void rotate(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; i++) {
+    to[i] = factor * (from[i] * cos[i] - from[i + half] * sin[i]);
+    to[i + half] = factor * (from[i + half] * cos[i + half] + from[i] * sin[i + half]);
+  }
+}
+
+/* The transposed rotation, which takes gradients back. */
+INLINE void rotate_back(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; i++) {
+    to[i] = factor * (from[i] * cos[i] + from[i + half] * sin[i + half]);
+    to[i + half] = factor * (from[i + half] * cos[i + half] - from[i] * sin[i]);
+  }
+}
