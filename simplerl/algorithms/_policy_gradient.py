@@ -11,6 +11,7 @@ from simplerl.functional.losses import (
     Totals,
     clip_share,
     clipped_surrogate,
+    difference_stats,
     kl_estimate,
     policy_ratio,
     token_weights,
@@ -21,13 +22,16 @@ def surrogate_loss(
     config: AlgorithmConfig, limit: int, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + KL loss - entropy bonus on a part of a minibatch; `limit` is the longest response allowed."""
+    old = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
     weights = token_weights(part.response_lengths, config.aggregation, totals, constant=limit)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-    loss = clipped_surrogate(logprobs, part.old_logprobs, part.advantages, weights, **clip)
-    stats = ratio_stats(logprobs, part, totals, clip) | {"loss/policy": loss.detach()}
+    loss = clipped_surrogate(logprobs, old, part.advantages, weights, **clip)
+    stats = ratio_stats(logprobs, old, part.advantages, totals, clip) | {"loss/policy": loss.detach()}
+    if part.old_logprobs is None:
+        stats |= difference_stats(old, part.sampled_logprobs, part.ref_logprobs, totals)
     stats["entropy"] = entropy.detach().sum() / totals.tokens
     if config.kl_loss_coef and part.ref_logprobs is not None:
-        estimates = kl_estimate(logprobs, part.ref_logprobs, config.kl_loss_estimator, part.old_logprobs)
+        estimates = kl_estimate(logprobs, part.ref_logprobs, config.kl_loss_estimator, old)
         kl_loss = (weights * estimates).sum()
         stats["loss/kl"] = kl_loss.detach()
         loss = loss + config.kl_loss_coef * kl_loss
@@ -37,11 +41,13 @@ def surrogate_loss(
 
 
 @torch.no_grad()
-def ratio_stats(logprobs: Tensor, part: Credited, totals: Totals, clip: dict[str, float]) -> dict[str, Tensor]:
+def ratio_stats(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, totals: Totals, clip: dict[str, float]
+) -> dict[str, Tensor]:
     """Shares and means over the minibatch's tokens (they add up over its parts) and a maximum."""
-    ratio = policy_ratio(logprobs, part.old_logprobs)
-    difference = logprobs - part.old_logprobs
-    clipped = clip_share(logprobs, part.old_logprobs, part.advantages, **clip)
+    difference = logprobs - old
+    clipped = clip_share(logprobs, old, advantages, **clip)
+    ratio = policy_ratio(logprobs, old)
     return {
         "ratio/mean": ratio.sum() / totals.tokens,
         "ratio/max": (ratio - 1).abs().max(),

@@ -47,6 +47,9 @@ class Algorithm(Protocol):
 
     needs_critic: bool
     needs_reference: bool
+    credits_logprobs: bool
+    """Whether `assign_credit` reads the policy's own log-probs."""
+
     resample_rounds: int
     """How often groups that are not `informative` may be replaced by groups of fresh prompts; 0 never."""
 

@@ -61,6 +61,7 @@ class GRPO:
     """GRPO without a critic."""
 
     needs_critic = False
+    credits_logprobs = False
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config

@@ -68,6 +68,7 @@ class PPO:
         self.response_limit = response_limit
         self.kl_coef = config.kl_coef
         self.needs_reference = config.kl_coef > 0 or config.kl_loss_coef > 0
+        self.credits_logprobs = config.kl_coef > 0
 
     def informative(self, rewards: Sequence[float]) -> bool:
         return True
@@ -100,6 +101,7 @@ class PPO:
         """The per-token penalty [R]; the coefficient is adapted after its use."""
         if not self.config.kl_coef or batch.ref_logprobs is None:
             return None
+        assert batch.old_logprobs is not None
         penalties = self.kl_coef * (batch.old_logprobs - batch.ref_logprobs)
         metrics["kl/coefficient"] = self.kl_coef
         if self.config.kl_target is not None:

@@ -35,6 +35,10 @@ class ModelConfig(Frozen):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention kernel; flash_attention_2 needs a CUDA device."""
 
+    kernels: Literal["auto", "torch"] = "auto"
+    """On a CPU, auto runs models of the Llama family through fused C kernels where a C compiler is at hand; torch uses
+    torch's operators alone. Results do not depend on it but for rounding."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
@@ -127,8 +131,13 @@ class TrainConfig(Frozen):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens a model sees at once, padding included. Results do not depend on it."""
 
-    packing: bool = False
-    """Put sequences one after the other instead of padding them to one length. Results do not depend on it."""
+    packing: bool | None = None
+    """Put sequences one after the other instead of padding them to one length; empty: where the kernels run
+    (`model.kernels`), which also compute a prompt only once for its responses. Results do not depend on it."""
+
+    lanes: int | None = Field(default=None, ge=1)
+    """Micro-batches computed side by side, each in a thread with its share of the cores and with gradients of its own;
+    empty: one per core on a CPU, 8 at most, and one on a GPU. Results depend on it by rounding alone."""
 
     critic_warmup_steps: int = Field(default=0, ge=0)
     """First so many steps train the critic alone; the actor is frozen."""
@@ -160,6 +169,9 @@ class SFTTrainConfig(Frozen):
 
     packing: bool = True
     """Put sequences one after the other instead of padding them to one length. Results do not depend on it."""
+
+    lanes: int | None = Field(default=None, ge=1)
+    """Micro-batches computed side by side, see the same setting of reinforcement learning."""
 
     validation: float = Field(default=0.0, ge=0, lt=1)
     """Share of the problems kept from training, on which the loss is measured whenever the model is evaluated."""

@@ -25,11 +25,17 @@ class CausalModel:
         self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self._refuse_partial_attention()
         self._read_head()
+        self._adopt()
         self.kv_shapes = self._probe_head()
         self._probe_decoding()
 
-    @classmethod
-    def load(cls, path: str, *, dtype: str, device: str, attention: str, trust_remote_code: bool) -> CausalModel:
+    @staticmethod
+    def load(
+        path: str, *, dtype: str, device: str, attention: str, trust_remote_code: bool, kernels: str
+    ) -> CausalModel:
+        """The model of a folder, run through the C kernels where the settings, the device and the model allow it."""
+        from simplerl.engines._fused_model import FusedModel, decodable
+
         disable_progress_bar()  # it would be written into the live view
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -38,7 +44,8 @@ class CausalModel:
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-        return cls(model.to(device))
+        fused = kernels == "auto" and attention != "eager" and device == "cpu" and decodable(model)
+        return (FusedModel if fused else CausalModel)(model.to(device))
 
     @property
     def vocabulary(self) -> int:
@@ -55,29 +62,47 @@ class CausalModel:
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         return set() if ends is None else set(ends) if isinstance(ends, list | tuple) else {ends}
 
+    def new_cache(self, slots: int, length: int) -> Any:
+        """An empty cache of so many rows, with room for so many tokens each before it first grows."""
+        return SlotCache(slots, length, self.kv_shapes, dtype=self.dtype, device=self.device)
+
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of every layer, [prompts, kv_heads, longest, head_dim], right-padded.
+    def prefill(self, cache: Any, prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> None:
+        """Fills fresh rows of the cache: prompt i, which may be empty, goes to each of `rows[i]`.
 
         No mask is needed: attention is causal, so padding on the right is seen by padding alone.
         """
         longest = max(map(len, prompts))
+        layers = self._keys_and_values(prompts, longest) if longest else []
+        source = torch.tensor([i for i, own in enumerate(rows) for _ in own], device=self.device)
+        lengths = torch.tensor([len(prompts[i]) for i in source.tolist()], device=self.device)
+        targets = torch.tensor([row for own in rows for row in own], device=self.device)
+        cache.write(targets, lengths, [(keys[source], values[source]) for keys, values in layers], longest)
+
+    def _keys_and_values(self, prompts: Sequence[Sequence[int]], longest: int) -> list[tuple[Tensor, Tensor]]:
+        """Of every layer, [prompts, kv_heads, longest, head_dim], right-padded."""
         ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=self.device)
         cache = DynamicCache()
         self.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     @torch.inference_mode()
-    def decode(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
-        """Logits after one more token per row, float32 [rows, V]. `tokens` and `positions` are [rows]."""
+    def decode(self, cache: Any, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+        """Logits after one more token per row, float32 [rows, V]. `tokens` and `positions` are [rows].
+
+        `longest` is the largest position plus one, known without asking the device.
+        """
         hidden = self.decoder(
             input_ids=tokens[:, None],
-            attention_mask=mask,
+            attention_mask=cache.advance(positions, longest),
             position_ids=positions[:, None],
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return torch.nn.functional.linear(hidden[:, -1].float(), self._head_weight, self._head_bias)
+        return self._logits(hidden[:, -1])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.linear(hidden.float(), self._head_weight, self._head_bias)
 
     def load_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         """Copies every weight in place, in this model's type. Of names tied to one tensor either will do.
@@ -118,6 +143,9 @@ class CausalModel:
         self._head_weight = head.weight.detach().float()
         self._head_bias = None if bias is None else bias.detach().float()
 
+    def _adopt(self) -> None:
+        """What a subclass makes of the model before it is tried."""
+
     def _refuse_partial_attention(self) -> None:
         kinds = sorted(set(getattr(self.config, "layer_types", None) or ()) - {"full_attention"})
         if kinds:
@@ -146,10 +174,9 @@ class CausalModel:
     def _probe_decoding(self) -> None:
         """Refuses a model whose step from a padded cache differs from one forward pass."""
         prompts, last = ((0, 1, 0), (1,)), torch.tensor([1, 0], device=self.device)
-        cache = SlotCache(2, 4, self.kv_shapes, dtype=self.dtype, device=self.device)
-        rows, lengths = torch.arange(2, device=self.device), torch.tensor([3, 1], device=self.device)
-        cache.write(rows, lengths, self.prefill(prompts), 3)
-        stepped = self.decode(last, lengths, cache.advance(lengths, 4), cache)
+        cache, lengths = self.new_cache(2, 4), torch.tensor([3, 1], device=self.device)
+        self.prefill(cache, prompts, [[0], [1]])
+        stepped = self.decode(cache, last, lengths, 4)
         whole = [torch.tensor([[*p, t]], device=self.device) for p, t in zip(prompts, last.tolist(), strict=True)]
         expected = torch.cat([self.model(input_ids=ids).logits[:, -1] for ids in whole]).float()
         allowed = (0.1 if self.dtype == torch.bfloat16 else 1e-3) * max(1.0, float(expected.abs().max()))

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from simplerl.kernels import ops
+from simplerl.kernels.library import library
+
 
 class Settings(NamedTuple):
     """How each row samples, every tensor [rows]. A greedy row has temperature 1, top_k 0 and top_p 1."""
@@ -26,6 +29,8 @@ def draw(
     its log-prob at temperature 1. `filtered` and `greedy` say whether any row needs top-k / top-p or is greedy. A
     token of probability zero is never drawn; a row whose logits are not finite gets a log-prob that is not finite.
     """
+    if not filtered and not greedy and logits.device.type == "cpu" and library() is not None:
+        return ops.draw(logits, settings.temperature, uniforms)
     probs = torch.softmax(logits / settings.temperature[:, None], dim=-1)
     kept = _filter(probs, settings.top_k, settings.top_p) if filtered else probs
     cumulative = kept.cumsum(-1)

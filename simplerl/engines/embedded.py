@@ -23,6 +23,10 @@ class Config(EngineConfig):
     prefill_tokens: int = Field(default=16384, ge=1)
     """Prompt tokens run through the model at once, padding included; it bounds memory, not results."""
 
+    lanes: int | None = Field(default=None, ge=1)
+    """Parts of a batch decoded side by side, each in a thread with its share of the cores and of `max_batch`; empty:
+    one per core on a CPU, 8 at most, and one on a GPU. Results depend on it by rounding alone."""
+
 
 def build(
     config: Config,
@@ -33,16 +37,30 @@ def build(
     device: str,
     attention: str = "sdpa",
     trust_remote_code: bool = False,
+    kernels: str = "auto",
 ) -> TorchEngine:
     """An engine with its own copy of the model in `model_path`, a `transformers` folder.
 
     `dtype` is "float32" or "bfloat16", `attention` "sdpa" or "eager"; "flash_attention_2" runs as sdpa, because rows
-    of different lengths are decoded under a mask. Raises `EngineError` for a model this engine cannot decode rightly.
+    of different lengths are decoded under a mask. `kernels` "auto" takes the C kernels where they are at hand and
+    suit the model, "torch" never. Raises `EngineError` for a model this engine cannot decode rightly.
     """
     from simplerl.engines._causal_model import CausalModel
     from simplerl.engines._torch_engine import TorchEngine
+    from simplerl.lanes import lanes_of
 
     model = CausalModel.load(
-        model_path, dtype=dtype, device=device, attention=attention, trust_remote_code=trust_remote_code
+        model_path,
+        dtype=dtype,
+        device=device,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+        kernels=kernels,
     )
-    return TorchEngine(model, tokenizer, max_batch=config.max_batch, prefill_tokens=config.prefill_tokens)
+    return TorchEngine(
+        model,
+        tokenizer,
+        max_batch=config.max_batch,
+        prefill_tokens=config.prefill_tokens,
+        lanes=lanes_of(model.device, config.lanes),
+    )

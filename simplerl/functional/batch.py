@@ -86,8 +86,9 @@ class Batch:
 class Scored(Batch):
     """A batch with what the learner's models say of it before the first update."""
 
-    old_logprobs: Tensor = field(metadata=_level("response"))
-    """[R] float32, the learner's own at sampling time."""
+    old_logprobs: Tensor | None = field(metadata=_level("response"))
+    """[R] float32, the learner's own at sampling time; None where one update follows, whose own forward pass gives
+    them."""
 
     ref_logprobs: Tensor | None = field(metadata=_level("response"))
     """[R] float32 of the reference policy, where the algorithm has one."""
@@ -134,7 +135,7 @@ def collate_examples(examples: Sequence[Example]) -> Credited:
         rewards=torch.zeros(count),
         cut=torch.zeros(count, dtype=torch.bool),
         sampled_logprobs=torch.zeros(tokens),
-        old_logprobs=torch.zeros(tokens),
+        old_logprobs=None,
         ref_logprobs=None,
         values=None,
         advantages=torch.ones(tokens),
@@ -149,7 +150,7 @@ def ragged_index(lengths: Tensor, rows: Tensor) -> Tensor:
     """Where the elements of `rows` stand in a flat tensor whose rows have `lengths`: [sum of lengths[rows]]."""
     starts = lengths.cumsum(0) - lengths
     chosen = lengths[rows]
-    return torch.repeat_interleave(starts[rows], chosen) + _place_in_row(chosen)
+    return torch.repeat_interleave(starts[rows], chosen) + place_in_row(chosen)
 
 
 def row_of(lengths: Tensor) -> Tensor:
@@ -184,83 +185,7 @@ def from_padded(padded: Tensor, lengths: Tensor) -> Tensor:
     return padded[_inside(lengths, padded.shape[1])]
 
 
-def token_budget_split(lengths: Tensor, budget: int) -> list[Tensor]:
-    """Rows in groups of similar length, each at most `budget` tokens once padded; a longer row stands alone."""
-    groups: list[list[int]] = []
-    for row in torch.sort(lengths, descending=True, stable=True).indices.tolist():
-        # Rows come longest first, so a group's first row is its width.
-        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= budget:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [torch.tensor(group) for group in groups]
-
-
-def first_fit_split(lengths: Tensor, budget: int) -> list[Tensor]:
-    """Rows in packs of at most `budget` tokens; a longer row stands alone. First fit, the longest rows first."""
-    packs: list[list[int]] = []
-    room: list[int] = []
-    for row in torch.sort(lengths, descending=True, stable=True).indices.tolist():
-        size = int(lengths[row])
-        place = next((number for number, left in enumerate(room) if left >= size), None)
-        if place is None:
-            packs.append([row])
-            room.append(budget - size)
-        else:
-            packs[place].append(row)
-            room[place] -= size
-    return [torch.tensor(pack) for pack in packs]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What a model is run on, and where in it the response tokens are predicted from."""
-
-    ids: Tensor
-    """[n, T] int64: a row per sequence, padded on the right (causal attention never looks there, so padding needs no
-    mask); or [1, S], all sequences one after the other."""
-
-    where: Tensor
-    """[R] int64 into the flattened ids: the position before each response token."""
-
-    targets: Tensor
-    """[R] int64, the response tokens."""
-
-    positions: Tensor | None = None
-    """[1, S] int64, packed sequences only: each token's place in its own sequence."""
-
-    bounds: Tensor | None = None
-    """[n + 1] int32, packed sequences only: where each begins, and the end of the last."""
-
-
-def pad_batch(batch: Batch) -> Layout:
-    """A row per sequence, padded to the longest."""
-    ids = to_padded(batch.tokens, batch.lengths)
-    starts = torch.arange(len(batch), device=ids.device) * ids.shape[1]
-    where = _before_response(batch, starts)
-    return Layout(ids, where, ids.flatten()[where + 1])
-
-
-def pack_batch(batch: Batch) -> Layout:
-    """All sequences one after the other, which is what a ragged batch is: nothing is padding."""
-    ends = batch.lengths.cumsum(0)
-    where = _before_response(batch, ends - batch.lengths)
-    return Layout(
-        ids=batch.tokens[None],
-        where=where,
-        targets=batch.tokens[where + 1],
-        positions=_place_in_row(batch.lengths)[None],
-        bounds=torch.cat([ends.new_zeros(1), ends]).int(),
-    )
-
-
-def _before_response(batch: Batch, starts: Tensor) -> Tensor:
-    """The position before each response token [R], where sequence i begins at `starts[i]`."""
-    rows = row_of(batch.response_lengths)
-    return starts[rows] + batch.prompt_lengths[rows] - 1 + _place_in_row(batch.response_lengths)
-
-
-def _place_in_row(lengths: Tensor) -> Tensor:
+def place_in_row(lengths: Tensor) -> Tensor:
     """0, 1, 2, ... of every row, one row after the other."""
     starts = lengths.cumsum(0) - lengths
     return torch.arange(int(lengths.sum()), device=lengths.device) - torch.repeat_interleave(starts, lengths)

@@ -106,3 +106,21 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator, 
         return 0.5 * difference.square()
     k3 = torch.expm1(-difference) + difference
     return policy_ratio(logprobs, old_logprobs) * k3 if estimator == "k3-unbiased" else k3
+
+
+@torch.no_grad()
+def difference_stats(old: Tensor, sampled: Tensor, reference: Tensor | None, totals: Totals) -> dict[str, Tensor]:
+    """What engine and learner, and learner and reference, say differently of the same tokens.
+
+    Log-probs are flat [R], of a part of a minibatch: sums over the minibatch's tokens add up over its parts, and of
+    what ends in /max the largest counts.
+    """
+    difference = old - sampled
+    stats = {
+        "mismatch/mean": difference.abs().sum() / totals.tokens,
+        "mismatch/max": difference.abs().max(),
+        "mismatch/kl": (torch.expm1(difference) - difference).sum() / totals.tokens,
+    }
+    if reference is not None:
+        stats["kl/reference"] = (old - reference).sum() / totals.tokens
+    return stats

@@ -8,25 +8,18 @@ from copy import deepcopy
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simplerl.config import Recipe, SFTRecipe
 from simplerl.errors import NonFiniteError
-from simplerl.functional.batch import (
-    Batch,
-    Credited,
-    Layout,
-    Scored,
-    first_fit_split,
-    pack_batch,
-    pad_batch,
-    ragged_index,
-    token_budget_split,
-)
+from simplerl.functional.batch import Batch, Credited, Scored, ragged_index
+from simplerl.functional.layout import Layout, Packed, Padded, Shared
 from simplerl.functional.losses import Totals
+from simplerl.lanes import Lanes, lanes_of
 from simplerl.policy.lora import add_adapters, merged_weights
-from simplerl.policy.models import PolicyModel, ValueModel, load_causal_lm
+from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_lm
 from simplerl.policy.optim import Optimiser
+from simplerl.policy.replicas import Replicas
 from simplerl.types import Metrics
 
 Stats = dict[str, Tensor]
@@ -60,15 +53,18 @@ class Learner:
         self.autocast = recipe.model.dtype == "bfloat16"
         self.budget = recipe.train.micro_batch_tokens
         self.temperature = recipe.logprob_temperature
-        self.split, self.lay_out = (
-            (first_fit_split, pack_batch) if recipe.train.packing else (token_budget_split, pad_batch)
-        )
-        causal_lm = load_causal_lm(recipe.model, packing=recipe.train.packing).to(device)
+        causal_lm = load_causal_lm(recipe.model).to(device)
+        self.fused = fused(causal_lm, recipe.model, device)
+        packing = self.fused if recipe.train.packing is None else recipe.train.packing
+        self.layout = (Shared if self.fused else Packed) if packing else Padded
         self.critic = ValueModel(deepcopy(causal_lm)).to(device) if loss.needs_critic else None
         self.reference = PolicyModel(deepcopy(causal_lm)).requires_grad_(False) if loss.needs_reference else None
         if recipe.model.lora is not None:
             add_adapters(causal_lm, recipe.model.lora)
         self.actor = PolicyModel(causal_lm)
+        self.lanes = Lanes(lanes_of(device, recipe.train.lanes))
+        self.actors = Replicas(self.actor, self.lanes.count)
+        self.critics = None if self.critic is None else Replicas(self.critic, self.lanes.count)
         self.optimisers = {"actor": Optimiser("actor", self.actor, recipe.actor, horizon)}
         if self.critic is not None:
             assert isinstance(recipe, Recipe)
@@ -76,18 +72,16 @@ class Learner:
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def annotate(self, batch: Batch) -> Scored:
-        """The batch with the learner's own log-probs, the reference's and the critic's values."""
+    def annotate(self, batch: Batch, *, own: bool = True) -> Scored:
+        """The batch with the learner's own log-probs, if wanted, the reference's and the critic's values."""
         critic, reference = self.critic, self.reference
         return batch.extend(
             Scored,
-            old_logprobs=self.logprobs(batch),
+            old_logprobs=self.logprobs(batch) if own else None,
             ref_logprobs=self._score(batch, lambda p: reference(p, self.temperature)[0]) if reference else None,
             values=self._score(batch, critic) if critic else None,
         )
 
-    @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
         """The policy's log-probs of the response tokens, float32 [R]."""
         return self._score(batch, lambda layout: self.actor(layout, self.temperature)[0])
@@ -95,50 +89,71 @@ class Learner:
     def _score(self, batch: Batch, model: Callable[[Layout], Tensor]) -> Tensor:
         """A model's number for every response token [R], computed in micro-batches and put back in order."""
         result = torch.zeros(int(batch.response_lengths.sum()))
-        for rows in self.split(batch.lengths, self.budget):
-            part = batch.select(rows).to(self.device)
+
+        @torch.no_grad()
+        def score(lane: int, rows: Tensor) -> None:
             with self._precision():
-                scores = model(self.lay_out(part))
+                scores = model(self.layout.lay_out(batch.select(rows).to(self.device)))
             result[ragged_index(batch.response_lengths, rows)] = scores.cpu()
+
+        self.lanes.map(score, self.layout.split(batch, self.budget))
         return result
 
     # --- updating -------------------------------------------------------------------------------------------------
 
-    def update(self, minibatch: Credited, loss: Loss, *, train_actor: bool = True) -> Metrics:
-        """One optimiser step of actor and critic. Raises `NonFiniteError` before any weight has moved."""
-        totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
-        stats: Stats = {}
-        for rows in self.split(minibatch.lengths, self.budget):
-            part = minibatch.select(rows).to(self.device)
-            layout = self.lay_out(part)
-            if train_actor:
-                merge(stats, self._backward_actor(layout, part, totals, loss))
-            if self.critic is not None:
-                merge(stats, self._backward_critic(self.critic, layout, part, totals, loss))
-        return self._apply(stats, train_actor)
+    def update(
+        self,
+        minibatch: Credited,
+        loss: Loss,
+        *,
+        train_actor: bool = True,
+        check: Callable[[Metrics], None] = lambda metrics: None,
+    ) -> Metrics:
+        """One optimiser step of actor and critic.
 
-    def _backward_actor(self, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
+        Raises `NonFiniteError`, and whatever `check` raises of the statistics, before any weight has moved.
+        """
+        totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
+
+        def backward(lane: int, rows: Tensor) -> Stats:
+            part = minibatch.select(rows).to(self.device)
+            layout, stats = self.layout.lay_out(part), Stats()
+            if train_actor:
+                stats |= self._backward_actor(lane, layout, part, totals, loss)
+            if self.critics is not None:
+                stats |= self._backward_critic(self.critics[lane], layout, part, totals, loss)
+            return stats
+
+        stats: Stats = {}
+        for part in self.lanes.map(backward, self.layout.split(minibatch, self.budget)):
+            merge(stats, part)
+        return self._apply(stats, train_actor, check)
+
+    def _backward_actor(self, lane: int, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
         with self._precision():
-            logprobs, entropy = self.actor(layout, self.temperature)
+            logprobs, entropy = self.actors[lane](layout, self.temperature)
         value, stats = loss.policy_loss(logprobs, entropy, part, totals)
         value.backward()
         return stats
 
-    def _backward_critic(self, critic: ValueModel, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
+    def _backward_critic(self, critic: nn.Module, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
         with self._precision():
             values = critic(layout)
         value, stats = loss.value_loss(values, part, totals)
         value.backward()
         return stats
 
-    def _apply(self, stats: Stats, train_actor: bool) -> Metrics:
+    def _apply(self, stats: Stats, train_actor: bool, check: Callable[[Metrics], None]) -> Metrics:
         """Checks every loss and gradient first and only then steps, so a refused update changes nothing."""
+        for replicas in filter(None, (self.actors, self.critics)):
+            replicas.gather()
         metrics = {name: value.item() for name, value in stats.items()}
         active = [o for name, o in self.optimisers.items() if train_actor or name != "actor"]
         try:
             for name, value in metrics.items():
                 if name.startswith("loss/") and not math.isfinite(value):
                     raise NonFiniteError(f"{name} is {value}; the update was refused")
+            check(metrics)
             for optimiser in active:
                 metrics |= optimiser.metrics(optimiser.clip_gradients())
             for optimiser in active:
@@ -157,10 +172,10 @@ class Learner:
         """Optimiser steps taken by all models together."""
         return sum(optimiser.updates for optimiser in self.optimisers.values())
 
-    def fill(self, lengths: list[int]) -> Fill:
-        """Into how many parts sequences of these lengths go, and how full those are."""
-        parts = self.split(torch.tensor(lengths), self.budget)
-        return Fill(len(parts), sum(lengths) / (self.budget * len(parts)))
+    def fill(self, batch: Batch) -> Fill:
+        """Into how many parts a batch goes, and how full those are."""
+        parts = self.layout.split(batch, self.budget)
+        return Fill(len(parts), int(batch.lengths.sum()) / (self.budget * len(parts)))
 
     # --- weights --------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from simplerl.config import ModelConfig
-from simplerl.functional.batch import Layout
+from simplerl.functional.layout import Layout
 from simplerl.functional.logprobs import token_logprobs
+from simplerl.kernels.llama import fuse
 from simplerl.policy.attention import PACKED
 from simplerl.policy.lora import merged_weights
 
@@ -24,13 +25,13 @@ def resolve_model_path(path: str) -> str:
     return str(resources.files("simplerl") / "assets" / path) if path == "tiny-math-base" else path
 
 
-def load_causal_lm(config: ModelConfig, *, packing: bool = False) -> PreTrainedModel:
-    """The base model with float32 master weights; with `packing` it can be run on packed sequences."""
+def load_causal_lm(config: ModelConfig) -> PreTrainedModel:
+    """The base model with float32 master weights; it can be run on packed sequences unless its attention is eager."""
     disable_progress_bar()  # it would be written into the live view
     model = AutoModelForCausalLM.from_pretrained(
         resolve_model_path(config.path),
         dtype=torch.float32,
-        attn_implementation=PACKED if packing and config.attention == "sdpa" else config.attention,
+        attn_implementation=PACKED if config.attention == "sdpa" else config.attention,
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
     )
@@ -42,6 +43,11 @@ def load_causal_lm(config: ModelConfig, *, packing: bool = False) -> PreTrainedM
     return cast(PreTrainedModel, model.train().requires_grad_(True))
 
 
+def fused(model: PreTrainedModel, config: ModelConfig, device: torch.device) -> bool:
+    """Lets the model run through the kernels where the settings, the device and the model allow it."""
+    return config.kernels == "auto" and config.attention == "sdpa" and device.type == "cpu" and fuse(model)
+
+
 def silence_dropout(model: nn.Module) -> None:
     """Training mode without dropout: gradient checkpointing needs the mode, ratios of 1 need the silence."""
     for module in model.modules():
@@ -51,8 +57,10 @@ def silence_dropout(model: nn.Module) -> None:
 
 def hidden_states(body: nn.Module, layout: Layout) -> Tensor:
     """The body's last states where response tokens are predicted from: [R, H]."""
-    packed = {}
-    if layout.bounds is not None:
+    packed: dict[str, Any] = {}
+    if layout.pieces is not None:
+        packed = {"pieces": layout.pieces, "position_ids": layout.positions}
+    elif layout.bounds is not None:
         longest = int(layout.bounds.diff().max())
         packed = {"cu_seq_lens_q": layout.bounds, "cu_seq_lens_k": layout.bounds}
         packed |= {"max_length_q": longest, "max_length_k": longest, "position_ids": layout.positions}

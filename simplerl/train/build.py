@@ -73,6 +73,7 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
         device=str(device),
         attention=recipe.model.attention,
         trust_remote_code=recipe.model.trust_remote_code,
+        kernels=recipe.model.kernels,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from simplerl.analysis.styles import style_shares
 from simplerl.functional.batch import Credited, Scored, row_sum
+from simplerl.functional.losses import Totals, difference_stats
 from simplerl.records import rollout_row
 from simplerl.types import GradedRollout, Metrics
 
@@ -53,18 +54,16 @@ def length_metrics(graded: Sequence[GradedRollout]) -> Metrics:
 
 
 def score_metrics(batch: Scored) -> Metrics:
-    """What engine and learner, and learner and reference, say differently of the same tokens."""
-    import torch
+    """What engine and learner, and learner and reference, say differently of the same tokens.
 
-    difference = batch.old_logprobs - batch.sampled_logprobs
-    metrics = {
-        "mismatch/mean": difference.abs().mean().item(),
-        "mismatch/max": difference.abs().max().item(),
-        "mismatch/kl": (torch.expm1(difference) - difference).mean().item(),
-    }
-    if batch.ref_logprobs is not None:
-        metrics["kl/reference"] = (batch.old_logprobs - batch.ref_logprobs).mean().item()
-    return metrics
+    Nothing where the only update's own forward pass will say it.
+    """
+    if batch.old_logprobs is None:
+        return {}
+    stats = difference_stats(
+        batch.old_logprobs, batch.sampled_logprobs, batch.ref_logprobs, Totals(len(batch), len(batch.sampled_logprobs))
+    )
+    return {name: value.item() for name, value in stats.items()}
 
 
 def mean_of(updates: Sequence[Metrics]) -> Metrics:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from simplerl.config import SFTRecipe
@@ -66,11 +65,12 @@ class SFTTrainer:
     def step(self, step: int) -> StepResult:
         """Optimiser step number `step`, from 1."""
         examples = self.stream.take(step - 1, self.recipe.train.batch_size)
+        batch = collate_examples(examples)
         with self.phase("update", len(examples)):
-            metrics = self.learner.update(collate_examples(examples), self.algorithm)
+            metrics = self.learner.update(batch, self.algorithm)
         if self.engine is not None and evaluation_due(self.recipe, step, self.steps):
             self.engine.load_weights(self.learner.weights(), version=step)
-        return StepResult(metrics | self.batch_metrics(examples, step))
+        return StepResult(metrics | self.batch_metrics(batch, step))
 
     def validate(self) -> dict[str, Any] | None:
         """The mean negative log-likelihood per response token of what is kept from training."""
@@ -81,16 +81,14 @@ class SFTTrainer:
         loss = -logprobs.double().mean().item()
         return {"loss": loss, "tokens": len(logprobs), "sequences": len(self.validation)}
 
-    def batch_metrics(self, examples: Sequence[Example], step: int) -> Metrics:
+    def batch_metrics(self, batch: Credited, step: int) -> Metrics:
         """Tokens of the batch, how well they fill the budget, and passes over the data so far."""
-        prompt = sum(len(example.prompt.token_ids) for example in examples)
-        response = sum(len(example.response_ids) for example in examples)
-        fill = self.learner.fill([len(e.prompt.token_ids) + len(e.response_ids) for e in examples])
+        fill = self.learner.fill(batch)
         return {
-            "tokens/prompt": float(prompt),
-            "tokens/response": float(response),
-            "length/mean": fmean(len(example.response_ids) for example in examples),
+            "tokens/prompt": float(batch.prompt_lengths.sum()),
+            "tokens/response": float(batch.response_lengths.sum()),
+            "length/mean": batch.response_lengths.float().mean().item(),
             "pack/count": float(fill.parts),
             "pack/fill": fill.share,
-            "epoch": step * len(examples) / len(self.stream.items),
+            "epoch": step * len(batch) / len(self.stream.items),
         }

@@ -12,14 +12,14 @@ from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
 from simplerl.errors import EngineError
-from simplerl.functional.batch import Scored, collate
+from simplerl.functional.batch import collate
 from simplerl.policy.learner import Learner
 from simplerl.rewards.base import Reward
 from simplerl.sampling import graded_rollouts, grouped, make_requests
 from simplerl.seeding import permutation
 from simplerl.train.base import Phase, StepResult
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.types import GradedRollout, Prompt, Sampling
+from simplerl.types import GradedRollout, Metrics, Prompt, Sampling
 from simplerl.verifier.base import Verifier
 
 
@@ -42,8 +42,9 @@ class RLTrainer:
         prompts = self.stream.take(step - 1, rollout.prompts_per_step)  # [P]
         groups = self.sample(prompts, step)  # [P][G], graded
         with self.phase("score", rollout.sequences):
-            batch = self.learner.annotate(collate(groups))  # old and reference log-probs, values
-        self.check_mismatch(batch)
+            batch = self.learner.annotate(collate(groups), own=self.scores_first(step))  # log-probs, values
+        scores = score_metrics(batch)
+        self.check_mismatch(scores)
         batch, metrics = self.algorithm.assign_credit(batch)  # advantages, returns
 
         updates = []
@@ -52,12 +53,12 @@ class RLTrainer:
                 order = torch.tensor(permutation(len(batch), self.recipe.seed, "minibatch", step, epoch))
                 for rows in order.split(train.minibatch_size):
                     minibatch = batch.select(rows)
-                    actor_too = step > train.critic_warmup_steps
-                    updates.append(self.learner.update(minibatch, self.algorithm, train_actor=actor_too))
+                    how = {"train_actor": step > train.critic_warmup_steps, "check": self.check_mismatch}
+                    updates.append(self.learner.update(minibatch, self.algorithm, **how))
 
         self.engine.load_weights(self.learner.weights(), version=step)
         flat = [graded for group in groups for graded in group]
-        metrics = rollout_metrics(flat) | score_metrics(batch) | metrics | mean_of(updates)
+        metrics = rollout_metrics(flat) | scores | metrics | mean_of(updates)
         return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
 
     def validate(self) -> None:
@@ -91,15 +92,20 @@ class RLTrainer:
             graded = graded_rollouts(self.engine, requests, self.verifier, self.reward, progress or (lambda _: None))
         return list(grouped(graded, rollout.samples_per_prompt))
 
-    def check_mismatch(self, batch: Scored) -> None:
+    def scores_first(self, step: int) -> bool:
+        """Whether the policy scores its responses before the update; the only update of a step can do it itself."""
+        train = self.recipe.train
+        one = train.epochs * self.recipe.rollout.sequences == train.minibatch_size and step > train.critic_warmup_steps
+        return self.algorithm.credits_logprobs or not one
+
+    def check_mismatch(self, metrics: Metrics) -> None:
         """Engine and learner must agree on what was sampled, where both speak of the same distribution."""
         rollout, train = self.recipe.rollout, self.recipe.train
         same = train.logprob_temperature == "sampling" or rollout.temperature == 1.0
-        if not same or rollout.top_p < 1 or rollout.top_k:
+        if not same or rollout.top_p < 1 or rollout.top_k or "mismatch/mean" not in metrics:
             return
-        mean = (batch.old_logprobs - batch.sampled_logprobs).abs().mean().item()
-        if not mean <= train.mismatch_limit:
+        if not metrics["mismatch/mean"] <= train.mismatch_limit:
             raise EngineError(
-                f"engine and learner disagree: mean |log-prob difference| {mean:.3g} over {len(batch.old_logprobs)} "
+                f"engine and learner disagree: mean |log-prob difference| {metrics['mismatch/mean']:.3g} over all "
                 f"tokens exceeds train.mismatch_limit={train.mismatch_limit:g}; its weights or precision are off"
             )

@@ -72,7 +72,7 @@ def test_sampled_logprobs_equal_a_full_forward_pass(folders, family, sampling):
     requests = [tiny.request(f"r{i}", ids, seed=i, **sampling) for i, ids in enumerate(tiny.prompts(10))]
     for request, rollout in zip(requests, generate(engine, requests), strict=True):
         expected = reference_logprobs(model, request, rollout.token_ids)
-        assert rollout.sampled_logprobs == pytest.approx(expected, abs=1e-5)
+        assert rollout.sampled_logprobs == pytest.approx(expected, abs=1e-5 / (sampling.get("temperature") or 1))
 
 
 def test_mixed_sampling_in_one_batch(folders):
@@ -99,7 +99,7 @@ def test_the_same_requests_repeat_bit_for_bit(folders):
     # An engine that ran other, longer requests before, so its cache is wider and full of old keys.
     engine = tiny.engine(folders["qwen2"], max_batch=8)
     generate(engine, [replace(r, sampling=replace(r.sampling, max_tokens=200)) for r in requests[::-1]])
-    assert engine._kept.capacity > 200
+    assert engine._kept[0].capacity > 200
     assert generate(engine, requests) == first
     assert generate(engine, requests) == first
 
@@ -139,7 +139,7 @@ def test_equal_prompts_run_through_the_model_once(folders):
     engine = tiny.engine(folders["qwen2"])
     seen = []
     prefill = engine._model.prefill
-    engine._model.prefill = lambda prompts: seen.extend(prompts) or prefill(prompts)
+    engine._model.prefill = lambda cache, prompts, rows: seen.extend(prompts) or prefill(cache, prompts, rows)
     ids = tiny.prompts(3, shortest=4)
     generate(engine, [tiny.request(f"r{i}", ids[i % 3], seed=i) for i in range(24)])
     assert seen == [tuple(prompt[:-1]) for prompt in ids]

@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from simplerl.algorithms.ppo import PPO, Config
 from simplerl.config import SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.functional.batch import Batch, collate_examples, first_fit_split, pack_batch, pad_batch
+from simplerl.functional.batch import Batch, collate_examples
+from simplerl.functional.layout import Packed, Padded, first_fit
 from simplerl.policy.learner import Learner
 from simplerl.train.sft import LikelihoodLoss
 from simplerl.types import Example, Problem, Prompt
@@ -169,7 +170,7 @@ def test_layouts_point_at_the_position_before_each_response_token():
             Example(Prompt(Problem("b", "", ""), "", (5,)), (6,)),
         ]
     )
-    packed, padded = pack_batch(batch), pad_batch(batch)
+    packed, padded = Packed.lay_out(batch), Padded.lay_out(batch)
     assert packed.ids.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 0, 1]]
     assert packed.bounds.tolist() == [0, 4, 6]
@@ -179,8 +180,7 @@ def test_layouts_point_at_the_position_before_each_response_token():
 
 
 def test_first_fit_fills_packs_with_the_longest_first_and_keeps_every_row():
-    packs = first_fit_split(torch.tensor([3, 9, 4, 2, 20, 1]), 10)
-    assert [pack.tolist() for pack in packs] == [[4], [1, 5], [2, 0, 3]]
+    assert first_fit([3, 9, 4, 2, 20, 1], 10) == [[4], [1, 5], [2, 0, 3]]
 
 
 def test_a_sequence_beyond_a_sliding_window_is_refused_in_words(tmp_path):

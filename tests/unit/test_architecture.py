@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 # Bottom first. A part imports from lower layers only, and within itself.
 LAYERS = (
     {"types", "errors", "seeding"},
-    {"plugins", "atomic", "functional"},
+    {"plugins", "atomic", "functional", "kernels", "lanes"},
     {"config", "files"},
     {"records", "checkpoint", "environment", "trackers", "plan", "http"},
     {"data", "verifier"},
@@ -34,7 +34,14 @@ LAYERS = (
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 ONLY_IN = {"vllm": "simplerl.engines.vllm", "ray": "simplerl.cluster"}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib"}
-WITH_TORCH = ("simplerl.functional", "simplerl.policy", "simplerl.train", "simplerl.evaluation")
+WITH_TORCH = (
+    "simplerl.functional",
+    "simplerl.kernels",
+    "simplerl.lanes",
+    "simplerl.policy",
+    "simplerl.train",
+    "simplerl.evaluation",
+)
 PLUGINS = ("algorithms", "engines", "rewards", "verifier.kinds")
 
 

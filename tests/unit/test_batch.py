@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from simplerl.functional.batch import (
     collate,
+    collate_examples,
     from_padded,
-    pad_batch,
     ragged_index,
     row_sum,
     to_padded,
-    token_budget_split,
 )
-from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
+from simplerl.functional.layout import Padded
+from simplerl.types import Example, GradedRollout, Problem, Prompt, Rollout, Verdict
 
 
 def graded(prompt_ids, token_ids, reward=1.0, finish="stop"):
@@ -46,7 +46,7 @@ def test_select_takes_whole_rows_in_the_order_given():
 
 def test_response_tokens_are_predicted_from_the_position_before():
     """verl 1758: off by one, a critic's mask or a policy's, trains on the wrong token."""
-    padded = pad_batch(BATCH)
+    padded = Padded.lay_out(BATCH)
     assert padded.ids.tolist() == [[1, 2, 10, 11, 12], [1, 2, 13, 0, 0], [3, 14, 15, 0, 0]]
     assert padded.where.tolist() == [1, 2, 3, 6, 10, 11]
     assert padded.targets.tolist() == [10, 11, 12, 13, 14, 15]
@@ -62,7 +62,10 @@ def test_padding_there_and_back():
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
 def test_micro_batches_hold_every_row_once_and_keep_the_budget(lengths, budget):
-    groups = token_budget_split(torch.tensor(lengths), budget)
+    prompt = Prompt(Problem("p", "q", "1"), "q", (1,))
+    batch = collate_examples([Example(prompt, (2,) * length) for length in lengths])
+    lengths = batch.lengths.tolist()
+    groups = Padded.split(batch, budget)
     assert sorted(row for group in groups for row in group.tolist()) == list(range(len(lengths)))
     for group in groups:
         longest = max(lengths[row] for row in group.tolist())

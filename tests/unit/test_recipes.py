@@ -123,6 +123,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
         "path": "Qwen/Qwen2.5-Math-7B",
         "dtype": "bfloat16",
         "attention": "flash_attention_2",
+        "kernels": "auto",
         "gradient_checkpointing": True,
         "trust_remote_code": False,
         "device": "cuda",
