@@ -81,27 +81,20 @@ int draw(const float *logits, const float *temperatures, const float *uniforms, 
   if (!weights) return 1;
   for (int64_t r = 0; r < n; r++, logits += v) {
     const float top = largest(logits, v, -INFINITY), cold = 1.0f / temperatures[r];
-    double blocks = 0, sum = 0;
+    double total = 0, sum = 0;
     for (int64_t i = 0; i < v; i += WIDTH) {
       const vec x = ((v - i < WIDTH ? load_some(logits + i, v - i) : load(logits + i)) - top) * cold;
       store(weights + i, choose(x < splat(-87.0f), splat(0), exponential(x)));
     }
     for (int64_t i = v; i < padded(v); i++) weights[i] = 0;
-    for (int64_t i = 0; i < v; i += TILE) blocks += block_sum(weights + i);
-    const double goal = uniforms[r] * blocks;
-    int64_t block = 0, last = 0;
-    for (double next; block < v && (next = sum + block_sum(weights + block)) <= goal; block += TILE) {
-      if (next > sum) last = block;
-      sum = next;
-    }
-    int64_t token = block < v ? block : last;
-    for (double part = sum; token + 1 < v; token++) {
-      part += weights[token];
-      if (weights[token] > 0 && part > goal) break;
-    }
-    for (; token > 0 && weights[token] == 0;) token--; /* rounding may have passed the last that can be drawn */
+    for (int64_t i = 0; i < v; i += TILE) total += block_sum(weights + i);
+    const double goal = uniforms[r] * total;
+    int64_t token = 0;
+    for (double next; token + TILE < v && (next = sum + block_sum(weights + token)) <= goal; token += TILE) sum = next;
+    for (; token + 1 < v && (sum += weights[token]) <= goal;) token++;
+    while (token > 0 && weights[token] == 0) token--; /* where rounding went past the last that can be drawn */
     tokens[r] = token;
-    logprobs[r] = logf((float)(weights[token] / blocks));
+    logprobs[r] = logf((float)(weights[token] / total));
   }
   free(weights);
   return 0;

@@ -1,0 +1,217 @@
+"""The C kernels against plain float64 mathematics, values and gradients, at sizes that fill no vector or block."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from simplerl.engines._sampler import Settings
+from simplerl.engines._sampler import draw as draw_by_torch
+from simplerl.kernels import ops
+from simplerl.kernels.library import problem
+
+pytestmark = pytest.mark.skipif(problem() is not None, reason=f"no kernels here: {problem()}")
+
+
+def by_hand(qkv, cos, sin, pieces, heads, kv_heads, scale):
+    """Whole score matrices, one piece and one head at a time."""
+    dim = cos.shape[1]
+    turned = torch.cat([cos.new_tensor([-1.0]).expand(dim // 2), cos.new_ones(dim // 2)])
+    out = qkv.new_zeros(len(qkv), heads, dim)
+    rows = qkv.view(len(qkv), -1, dim)
+    places = torch.arange(len(qkv)) % len(cos)
+    rotated = rows * cos[places][:, None] + rows.roll(dim // 2, -1) * turned * sin[places][:, None]
+    for start, length, prefix, before in pieces.tolist():
+        tokens = torch.cat([torch.arange(prefix, prefix + before), torch.arange(start, start + length)])
+        hidden = torch.ones(length, before + length).tril(before) == 0
+        for head in range(heads):
+            kv = heads + head // (heads // kv_heads)
+            scores = (scale * rotated[start : start + length, head] @ rotated[tokens, kv].T).masked_fill(
+                hidden, -torch.inf
+            )
+            out[start : start + length, head] = scores.softmax(-1) @ rows[tokens, kv + kv_heads]
+    return out.flatten(1)
+
+
+def runs(*lengths):
+    """Sequences one after the other."""
+    return ops.alone(torch.tensor([0, *lengths]).cumsum(0))
+
+
+SHARED = torch.tensor([[0, 37, 0, 0], [37, 20, 0, 0], [57, 5, 0, 37], [62, 300, 37, 20], [362, 60, 0, 37]])
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "pieces"),
+    [
+        (4, 2, 32, runs(1, 17, 160, 300)),
+        (5, 5, 32, runs(49, 7)),
+        (6, 2, 24, runs(600, 3)),
+        (4, 1, 8, runs(16, 48, 256)),
+        (2, 1, 64, runs(50)),
+        (4, 2, 16, SHARED),
+        (3, 3, 8, SHARED),
+    ],
+)
+def test_attention_and_its_gradient(heads, kv_heads, dim, pieces):
+    torch.manual_seed(0)
+    size = int(pieces[:, 1].sum())
+    qkv = torch.randn(size, (heads + 2 * kv_heads) * dim, requires_grad=True)
+    angles, grad, scale = 6 * torch.rand(size, dim // 2).repeat(1, 2), torch.randn(size, heads * dim), dim**-0.5
+    cos, sin = angles.cos(), angles.sin()
+    found = ops.rotary_attention(qkv, cos, sin, pieces, heads=heads, kv_heads=kv_heads, scale=scale)
+    found.backward(grad)
+    exact = qkv.detach().double().requires_grad_()
+    expected = by_hand(exact, cos.double(), sin.double(), pieces, heads, kv_heads, scale)
+    expected.backward(grad.double())
+    assert torch.allclose(found.double(), expected, atol=2e-6, rtol=2e-6)
+    assert torch.allclose(qkv.grad.double(), exact.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_positions_repeat_with_the_period_of_the_tables():
+    """Padded rows share one table of angles."""
+    torch.manual_seed(0)
+    qkv, cos, sin = torch.randn(3 * 20, 4 * 8), torch.randn(20, 8), torch.randn(20, 8)
+    pieces, sizes = runs(20, 20, 20), {"heads": 2, "kv_heads": 1, "scale": 0.5}
+    once = ops.rotary_attention(qkv, cos, sin, pieces, **sizes)
+    assert torch.equal(once, ops.rotary_attention(qkv, cos.repeat(3, 1), sin.repeat(3, 1), pieces, **sizes))
+
+
+def test_a_neighbour_changes_not_one_bit():
+    torch.manual_seed(0)
+    qkv, cos, sin = torch.randn(90, 4 * 16), torch.randn(90, 16), torch.randn(90, 16)
+    sizes = {"heads": 2, "kv_heads": 1, "scale": 0.5}
+    before = ops.rotary_attention(qkv, cos, sin, runs(50, 40), **sizes)
+    qkv[:50] = torch.randn(50, 64) * 100
+    assert torch.equal(before[50:], ops.rotary_attention(qkv, cos, sin, runs(50, 40), **sizes)[50:])
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 3), (70, 160), (129, 33)])
+def test_norm_and_its_gradient(rows, size):
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, size, requires_grad=True), torch.randn(size, requires_grad=True)
+    along, through = torch.randn(rows, size), torch.randn(rows, size)
+    kept, found = ops.rms_norm(x, weight, 1e-6)
+    ((kept * along).sum() + (found * through).sum()).backward()
+    x64, w64 = (each.detach().double().requires_grad_() for each in (x, weight))
+    expected = x64 / (x64.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w64
+    ((x64 * along).sum() + (expected * through).sum()).backward()
+    assert torch.equal(kept, x)
+    assert torch.allclose(found.double(), expected, atol=2e-6)
+    assert torch.allclose(x.grad.double(), x64.grad, atol=2e-5, rtol=1e-5)
+    assert torch.allclose(weight.grad.double(), w64.grad, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 8, 37])
+def test_gated_activation_and_its_gradient(size):
+    torch.manual_seed(0)
+    x, grad = (4 * torch.randn(9, 2 * size)).requires_grad_(), torch.randn(9, size)
+    found = ops.swiglu(x)
+    found.backward(grad)
+    exact = x.detach().double().requires_grad_()
+    gate, up = exact.chunk(2, dim=-1)
+    expected = gate * torch.sigmoid(gate) * up
+    expected.backward(grad.double())
+    assert torch.allclose(found.double(), expected, atol=1e-6, rtol=1e-6)
+    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [100.0, -100.0, 1e30, -1e30])
+def test_gated_activation_far_out_is_finite_and_right(value):
+    found = ops.swiglu(torch.tensor([[value, 2.0]]))
+    assert found.item() == pytest.approx(2 * value if value > 0 else 0.0, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "swiglu", "attention"])
+def test_what_is_not_a_number_stays_visible(name):
+    x = torch.ones(4, 16)
+    x[2, 3] = torch.nan
+    if name == "attention":
+        angles = torch.ones(4, 4), torch.zeros(4, 4)
+        y = ops.rotary_attention(x, *angles, runs(4), heads=2, kv_heads=1, scale=1.0)
+    else:
+        y = ops.swiglu(x) if name == "swiglu" else ops.rms_norm(x, torch.ones(16), 1e-6)[1]
+    assert y[2].isnan().any() and not y[1].isnan().any()
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def plain_settings(temperatures):
+    rows = len(temperatures)
+    return Settings(temperatures, torch.zeros(rows), torch.ones(rows), torch.zeros(rows, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("vocabulary", [1, 15, 96, 1000])
+def test_the_same_random_numbers_draw_the_same_tokens_but_for_ties_of_rounding(vocabulary):
+    """Counted: a token may differ only where its random number lies within rounding of a boundary."""
+    torch.manual_seed(0)
+    rows = 4000
+    logits, uniforms = 3 * torch.randn(rows, vocabulary), torch.rand(rows)
+    temperatures = torch.rand(rows) + 0.4
+    tokens, logprobs = ops.draw(logits, temperatures, uniforms)
+    # `filtered` sends torch's own way through sort and cumulative sum.
+    others, other_logprobs = draw_by_torch(logits, uniforms, plain_settings(temperatures), filtered=True)
+    differ = tokens != others
+    assert int(differ.sum()) <= 2
+    assert torch.allclose(logprobs[~differ], other_logprobs[~differ], atol=2e-6)
+    bounds = torch.softmax(logits.double() / temperatures[:, None].double(), -1).cumsum(-1)
+    for row in differ.nonzero().flatten().tolist():
+        assert (bounds[row] - uniforms[row].double()).abs().min() < 1e-6
+
+
+def test_draws_follow_the_inverse_of_the_cumulative_distribution():
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.99999])
+    tokens, logprobs = ops.draw(logits, torch.ones(6), uniforms)
+    assert tokens.tolist() == [0, 0, 1, 1, 2, 3]
+    assert logprobs.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.125, 0.125], abs=1e-6)
+
+
+def test_what_has_no_probability_is_never_drawn():
+    """An -inf at either end, and a random number that rounding puts on the very last boundary."""
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).repeat(3, 1)
+    tokens, logprobs = ops.draw(logits, torch.ones(3), torch.tensor([0.0, 0.5, 1.0]))
+    assert tokens.tolist() == [1, 2, 2]
+    assert logprobs.exp().tolist() == pytest.approx([0.5] * 3)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_show_in_the_log_prob(bad):
+    _, logprobs = ops.draw(torch.tensor([[0.0, bad, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2), torch.full((2,), 0.4))
+    assert logprobs.isfinite().tolist() == [False, True]
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_without_a_compiler_there_are_no_kernels_and_the_reason_is_said(tmp_path):
+    code = "from simplerl.kernels.library import library, problem; print(library(), problem())"
+    done = python(code, PATH=str(tmp_path), CC="", XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.strip() == "None no C compiler (cc, gcc or clang) is installed", done.stderr
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\ncase $1 in --version) echo 1;; *) echo no such flag >&2; exit 1;; esac\n")
+    compiler.chmod(0o755)
+    code = "from simplerl.kernels.library import library, problem; print(library(), problem())"
+    done = python(code, CC=str(compiler), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.stdout.startswith(f"None {compiler} cannot compile the kernels: no such flag"), done.stderr
+
+
+def test_the_library_is_compiled_once(tmp_path):
+    code = "from simplerl.kernels.library import library; print(library() is not None)"
+    for _ in range(2):
+        assert python(code, XDG_CACHE_HOME=str(tmp_path)).stdout == "True\n"
+    made = list((tmp_path / "simplerl").iterdir())
+    assert [path.suffix for path in made] == [".so"]
+    assert (tmp_path / "simplerl").stat().st_mode & 0o077 == 0
