@@ -31,6 +31,7 @@ class FusedModel(CausalModel):
     """As `CausalModel`, and gives the same numbers but for rounding."""
 
     decoder: Any
+    lanes = None
 
     def new_cache(self, slots: int, length: int) -> BlockCache:
         kv_heads, _, size = self.kv_shapes[0]

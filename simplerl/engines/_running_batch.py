@@ -19,6 +19,8 @@ from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._ends import END, SUSPECT, Ends
 from simplerl.engines._sampler import Settings, draw
 from simplerl.errors import EngineError
+from simplerl.kernels.decoding import DrawState
+from simplerl.kernels.library import library
 from simplerl.types import FinishReason, Request, Rollout
 
 _FULL, _BAD = 4, 8
@@ -90,6 +92,8 @@ class RunningBatch:
         self._filtered = any(sampling.top_k > 0 or sampling.top_p < 1 for sampling in samplings)
         self._max_tokens = max(sampling.max_tokens for sampling in samplings)
         self._rows = _Rows(slots, self._max_tokens, model.device)
+        plain = not self._greedy and not self._filtered and model.device.type == "cpu" and library() is not None
+        self._draws = DrawState(self._rows, self._codes, self._max_tokens) if plain else None
 
     @property
     def unfinished(self) -> bool:
@@ -112,6 +116,8 @@ class RunningBatch:
 
     def _record(self, logits: Tensor) -> list[int]:
         """Draws a token for each row and stores it; the code of each row says whether it is to be looked at."""
+        if self._draws is not None:
+            return self._draws.draw(logits)
         rows, n = self._rows, len(self._live)
         settings = Settings(rows.temperature[:n], rows.top_k[:n], rows.top_p[:n], rows.greedy[:n])
         count = rows.count[:n]

@@ -62,5 +62,5 @@ def build(
         tokenizer,
         max_batch=config.max_batch,
         prefill_tokens=config.prefill_tokens,
-        lanes=lanes_of(model.device, config.lanes),
+        lanes=lanes_of(model.device, config.lanes or model.lanes),
     )

@@ -59,12 +59,15 @@ static int64_t most_keys(const Piece *pieces, int64_t count) {
 }
 
 /* Takes a block's scores into a running softmax: they become weights, what was summed before shrinks to the new top. */
-static void soften(float *scores, int64_t keys, int64_t width, float *top, float *total, float *output, int64_t dim) {
-  const float most = largest(scores, keys, *top);
-  const float shrink = *total > 0 ? expf(*top - most) : 0;
-  *total = *total * shrink + exponentials(scores, keys, most, scores);
-  memset(scores + padded(keys), 0, (width - padded(keys)) * sizeof(float));
-  for (int64_t c = 0; c < dim; c++) output[c] *= shrink;
+INLINE void soften(float *scores, int64_t keys, int64_t width, float *top, float *total, float *output, int64_t dim) {
+  const float most = largest(scores, keys, *top), sum = exponentials(scores, keys, most, scores);
+  zero(scores + padded(keys), width - padded(keys));
+  if (*total > 0 && most > *top) {
+    const float shrink = expf(*top - most);
+    *total *= shrink;
+    for (int64_t c = 0; c < dim; c++) output[c] *= shrink;
+  }
+  *total += sum;
   *top = most;
 }
 
@@ -88,13 +91,14 @@ static void forward_head(const Inputs *in, const Piece *piece, int64_t head, con
         if (visible)
           soften(scores + i * STRIDE, visible, width, top + i, total + i, output + i * wide, wide);
         else
-          memset(scores + i * STRIDE, 0, width * sizeof(float));
+          zero(scores + i * STRIDE, width);
       }
       matmul(count, wide, width, scores, STRIDE, 1, values + block * TILE, TILE, all * TILE, output, wide, 1);
     }
     for (int64_t i = 0; i < count; i++) {
       const int64_t token = piece->start + first + i;
-      for (int64_t c = 0; c < dim; c++) out[(token * in->heads + head) * dim + c] = output[i * wide + c] / total[i];
+      const float share = 1 / total[i];
+      for (int64_t c = 0; c < dim; c++) out[(token * in->heads + head) * dim + c] = output[i * wide + c] * share;
       lse[token * in->heads + head] = top[i] + logf(total[i]);
     }
   }
@@ -158,9 +162,10 @@ static void backward_head(const Inputs *in, const Piece *piece, int64_t head, co
         float *weights = b->weights + i * STRIDE, *grads = b->grads + i * STRIDE;
         const float offset = lse[(begin + i) * in->heads + head], mean = delta[i];
         exponentials(weights, visible, offset, weights);
-        for (int64_t j = 0; j < visible; j++) grads[j] = weights[j] * (grads[j] - mean);
-        memset(weights + visible, 0, (width - visible) * sizeof(float));
-        memset(grads + visible, 0, (width - visible) * sizeof(float));
+        for (int64_t j = 0; j < padded(visible); j += WIDTH) /* weights are zero beyond what is seen */
+          store(grads + j, load(weights + j) * (load(grads + j) - mean));
+        zero(weights + padded(visible), width - padded(visible));
+        zero(grads + padded(visible), width - padded(visible));
       }
       matmul(width, wide, count, b->weights, 1, STRIDE, b->grad_out, wide, TILE, b->grad_values + block * wide, wide, 1);
       matmul(width, wide, count, b->grads, 1, STRIDE, b->queries, wide, TILE, b->grad_keys + block * wide, wide, 1);

@@ -95,15 +95,12 @@ static void linear(int64_t n, int64_t in, int64_t out, const float *x, const flo
   matmul(n, out, in, x, in, 1, panels, TILE, in * TILE, y, out, add || bias);
 }
 
-/* A decoder layer for n rows x [n, hidden], in place. Returns nonzero when there is no memory. */
-int decode_layer(float *x, const Layer *layer, const Shape *s, const float *cos, const float *sin,
-                 const int64_t *positions, const int64_t *slots, int64_t n) {
-  const int64_t attended = s->heads * s->dim, all = attended + 2 * s->kv_heads * s->dim, wide = padded(s->dim);
-  const int64_t most = attended > s->inner ? attended : s->inner, group = s->heads / s->kv_heads;
+/* A decoder layer for n rows x [n, hidden], in place. */
+static void decode_layer(float *x, const Layer *layer, const Shape *s, const float *cos, const float *sin,
+                         const int64_t *positions, const int64_t *slots, int64_t n, float *normed) {
+  const int64_t attended = s->heads * s->dim, all = attended + 2 * s->kv_heads * s->dim;
+  const int64_t most = attended > s->inner ? attended : s->inner;
   const Cache cache = {layer->keys, layer->values, s->capacity, s->heads, s->kv_heads, s->dim};
-  float *normed = malloc((n * (s->hidden + all + most + 2 * TILE + 1) + (2 * group + 1) * wide +
-                          group * (s->capacity + TILE)) * sizeof(float));
-  if (!normed) return 1;
   float *qkv = normed + n * s->hidden, *inner = qkv + n * all, *gate = inner + n * most, *up = gate + n * TILE;
   float *scales = up + n * TILE, *scratch = scales + n;
   norm_forward(x, layer->input_norm, n, s->hidden, s->eps, normed, scales);
@@ -119,7 +116,18 @@ int decode_layer(float *x, const Layer *layer, const Shape *s, const float *cos,
         store(inner + r * s->inner + j + i, gated(load(gate + r * TILE + i), load(up + r * TILE + i)));
   }
   linear(n, s->inner, s->hidden, inner, layer->down, 0, x, 1);
-  free(normed);
+}
+
+/* One new token per row through all layers, x [n, hidden] in place. Returns nonzero when there is no memory. */
+int decode_layers(float *x, const Layer *layers, int64_t count, const Shape *s, const float *cos, const float *sin,
+                  const int64_t *positions, const int64_t *slots, int64_t n) {
+  const int64_t attended = s->heads * s->dim, all = attended + 2 * s->kv_heads * s->dim, wide = padded(s->dim);
+  const int64_t most = attended > s->inner ? attended : s->inner, group = s->heads / s->kv_heads;
+  float *scratch = malloc((n * (s->hidden + all + most + 2 * TILE + 1) + (2 * group + 1) * wide +
+                           group * (s->capacity + TILE)) * sizeof(float));
+  if (!scratch) return 1;
+  for (int64_t i = 0; i < count; i++) decode_layer(x, layers + i, s, cos, sin, positions, slots, n, scratch);
+  free(scratch);
   return 0;
 }
 

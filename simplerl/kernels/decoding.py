@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,12 +104,9 @@ class DecodingLayer:
     up: Tensor
     down: Tensor
 
-    def addresses(self, cache: BlockCache, layer: int) -> ctypes.Array[ctypes.c_void_p]:
-        """Where the weights, and this layer's part of the cache, lie."""
+    def addresses(self) -> list[int]:
         tensors = (getattr(self, name) for name in self.__slots__)
-        places = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-        places += [cache.keys[layer].data_ptr(), cache.values[layer].data_ptr()]
-        return (ctypes.c_void_p * len(places))(*places)
+        return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def decode_layers(
@@ -128,7 +126,29 @@ def decode_layers(
     """
     inner = layers[0].gate.numel() // x.shape[1]
     shape = _Shape(x.shape[1], inner, heads, cache.kv_heads, cache.dim, cache.capacity, eps, scale)
-    cos, sin = angles
-    for number, layer in enumerate(layers):
-        weights, sizes = layer.addresses(cache, number), ctypes.addressof(shape)
-        run("decode_layer", x, ctypes.addressof(weights), sizes, cos, sin, positions, cache.order, len(x))
+    own = zip(layers, cache.keys, cache.values, strict=True)
+    places = [each for layer, keys, values in own for each in (*layer.addresses(), keys.data_ptr(), values.data_ptr())]
+    weights, sizes = (ctypes.c_void_p * len(places))(*places), ctypes.addressof(shape)
+    run("decode_layers", x, ctypes.addressof(weights), len(layers), sizes, *angles, positions, cache.order, len(x))
+
+
+class DrawState:
+    """What the draw of one token per row reads and writes, by the names of `_Fields`; every tensor is [slots, ...]."""
+
+    class _Fields(ctypes.Structure):
+        _fields_ = tuple(
+            (name, ctypes.c_void_p)
+            for name in ("token", "position", "count", "limit", "rule", "temperature", "uniforms", "ids", "logprobs")
+        )
+
+    def __init__(self, rows: Any, codes: Tensor, room: int) -> None:
+        """`rows` has the tensors, `codes` uint8 [rules, V] says what each token means, `room` tokens fit in a row."""
+        self._places = self._Fields(*(getattr(rows, name).data_ptr() for name, _ in self._Fields._fields_))
+        self._keep, self._codes, self._room = rows, codes, room
+
+    def draw(self, logits: Tensor) -> list[int]:
+        """Draws a token for each row of `logits` and stores it; the row's code, +4 at its limit, +8 if not finite."""
+        rows, vocabulary = logits.shape
+        found = torch.empty(rows, dtype=torch.long)
+        run("draw_step", logits, ctypes.addressof(self._places), self._codes, rows, vocabulary, self._room, found)
+        return found.tolist()

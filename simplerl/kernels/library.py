@@ -27,8 +27,9 @@ SIGNATURES = {
     "swiglu_forward": (P, N, N, P),
     "swiglu_backward": (P, P, N, N, P),
     "draw": (P, P, P, N, N, P, P),
+    "draw_step": (P, P, P, N, N, N, P),
     "cache_prompt": (P, P, P, N, P, N, P, P, N, N, N, N),
-    "decode_layer": (P, P, P, P, P, P, P, N),
+    "decode_layers": (P, P, N, P, P, P, P, P, N),
     "product": (P, P, N, N, N, P),
 }
 NEVER_FAIL = ("norm_forward", "swiglu_forward", "swiglu_backward", "product")

@@ -47,7 +47,7 @@ void swiglu_forward(const float *x, int64_t n, int64_t m, float *y) {
 }
 
 INLINE void ungated(vec grad, vec gate, vec up, vec *grad_gate, vec *grad_up) {
-  const vec share = 1.0f / (1.0f + exponential(-gate));
+  const vec share = sigmoid(gate);
   *grad_up = grad * gate * share;
   *grad_gate = grad * up * share * (1.0f + gate * (1.0f - share));
 }
@@ -97,5 +97,33 @@ int draw(const float *logits, const float *temperatures, const float *uniforms, 
     logprobs[r] = logf((float)(weights[token] / total));
   }
   free(weights);
+  return 0;
+}
+
+typedef struct {
+  int64_t *token, *position, *count;
+  const int64_t *limit, *rule;
+  const float *temperature, *uniforms;
+  int64_t *ids;
+  float *logprobs;
+} Rows;
+
+enum { FULL = 4, BAD = 8 };
+
+/* Draws a token for each of n rows, notes it, and says of each row what the token means (codes [rules, v]), whether the
+   row is full, and whether its logits were bad. Rows of ids, log-probs and uniforms have `room` places. */
+int draw_step(const float *logits, const Rows *rows, const uint8_t *codes, int64_t n, int64_t v, int64_t room,
+              int64_t *found) {
+  for (int64_t r = 0; r < n; r++) {
+    const int64_t place = r * room + rows->count[r];
+    if (draw(logits + r * v, rows->temperature + r, rows->uniforms + place, 1, v, rows->token + r, rows->logprobs + place))
+      return 1;
+    const int64_t token = rows->token[r];
+    rows->ids[place] = token;
+    rows->position[r]++;
+    rows->count[r]++;
+    found[r] = codes[rows->rule[r] * v + token] + (rows->count[r] >= rows->limit[r] ? FULL : 0) +
+               (isfinite(rows->logprobs[place]) ? 0 : BAD);
+  }
   return 0;
 }

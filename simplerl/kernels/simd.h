@@ -47,13 +47,12 @@ INLINE void store_some(float *to, vec values, int64_t count) { memcpy(to, &value
 
 INLINE vec choose(mask where, vec yes, vec no) { return (vec)((where & (mask)yes) | (~where & (mask)no)); }
 
-/* e^x to about 1 ulp between -87 and 88, held there outside; NaN stays NaN. Compilers do not vectorise expf. */
+/* e^x to about 1 ulp for x up to 88, and from -87 down that of -87; NaN stays NaN. Compilers do not vectorise expf. */
 INLINE vec exponential(vec x) {
   x = choose(x < splat(-87.0f), splat(-87.0f), x);
-  x = choose(x > splat(88.0f), splat(88.0f), x);
-  const vec scaled = x * 1.44269504f;
-  const mask power = __builtin_convertvector(scaled + choose(scaled < splat(0), splat(-0.5f), splat(0.5f)), mask);
-  const vec whole = __builtin_convertvector(power, vec), rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  /* Adding 1.5 x 2^23 rounds to a whole number and leaves it in the low bits. */
+  const vec shifted = x * 1.44269504f + 12582912.0f, whole = shifted - 12582912.0f;
+  const vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
   vec sum = splat(1.9875691500e-4f);
   sum = sum * rest + 1.3981999507e-3f;
   sum = sum * rest + 8.3334519073e-3f;
@@ -61,24 +60,46 @@ INLINE vec exponential(vec x) {
   sum = sum * rest + 1.6666665459e-1f;
   sum = sum * rest + 5.0000001201e-1f;
   sum = sum * rest * rest + rest + 1.0f;
-  return sum * (vec)((power + 127) << 23);
+  return sum * (vec)(((mask)shifted + (127 - 0x4B400000)) << 23);
 }
 
+/* 1 / (1 + e^-x) (arXiv:2002.05202 gates with x times it). */
+INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(choose(x < splat(-88.0f), splat(88.0f), -x))); }
+
 /* silu(gate) x up (arXiv:2002.05202). */
-INLINE vec gated(vec gate, vec up) { return gate * up / (1.0f + exponential(-gate)); }
+INLINE vec gated(vec gate, vec up) { return gate * up * sigmoid(gate); }
+
+INLINE void zero(float *values, int64_t count) { /* of a few vectors: a call would cost more */
+  for (int64_t i = 0; i < count; i += WIDTH) store(values + i, splat(0));
+}
 
 /* weights = e^(scores - top) for a padded row, zero from `keys` on; their sum. */
 INLINE float exponentials(const float *scores, int64_t keys, float top, float *weights) {
   vec sum = {0};
-  for (int64_t j = 0; j < keys; j += WIDTH) store(weights + j, exponential(load(scores + j) - top));
-  memset(weights + keys, 0, (padded(keys) - keys) * sizeof(float));
-  for (int64_t j = 0; j < keys; j += WIDTH) sum += load(weights + j);
+  const int64_t whole = keys / WIDTH * WIDTH;
+  for (int64_t j = 0; j < whole; j += WIDTH) {
+    const vec value = exponential(load(scores + j) - top);
+    store(weights + j, value);
+    sum += value;
+  }
+  if (whole < keys) {
+    store(weights + whole, exponential(load(scores + whole) - top));
+    for (int64_t j = keys; j < whole + WIDTH; j++) weights[j] = 0;
+    sum += load(weights + whole);
+    zero(weights + whole + WIDTH, padded(keys) - whole - WIDTH);
+  } else {
+    zero(weights + whole, padded(keys) - whole);
+  }
   return sum_of(sum);
 }
 
+/* The largest of `top` and the values; compilers vectorise no maximum that minds NaN. */
 INLINE float largest(const float *values, int64_t count, float top) {
-#pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < count; j++) top = values[j] > top ? values[j] : top;
+  vec most = splat(top);
+  int64_t i = 0;
+  for (vec v; i + WIDTH <= count; i += WIDTH) v = load(values + i), most = choose(v > most, v, most);
+  for (int lane = 0; lane < WIDTH; lane++) top = most[lane] > top ? most[lane] : top;
+  for (; i < count; i++) top = values[i] > top ? values[i] : top;
   return top;
 }
 
@@ -128,7 +149,8 @@ INLINE void matmul(int64_t m, int64_t n, int64_t depth, const float *a, int64_t 
 }
 
 /* Rotary embedding of one head (arXiv:2104.09864, the halves convention): to = factor x rotated(from). */
-INLINE void rotate(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
+INLINE void rotate(const float *restrict from, const float *cos, const float *sin, int64_t dim, float factor,
+                   float *restrict to) {
   const int64_t half = dim / 2;
   for (int64_t i = 0; i < half; i++) {
     to[i] = factor * (from[i] * cos[i] - from[i + half] * sin[i]);
@@ -137,7 +159,8 @@ INLINE void rotate(const float *from, const float *cos, const float *sin, int64_
 }
 
 /* The transposed rotation, which takes gradients back. */
-INLINE void rotate_back(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
+INLINE void rotate_back(const float *restrict from, const float *cos, const float *sin, int64_t dim, float factor,
+                        float *restrict to) {
   const int64_t half = dim / 2;
   for (int64_t i = 0; i < half; i++) {
     to[i] = factor * (from[i] * cos[i] + from[i + half] * sin[i + half]);
