@@ -133,17 +133,14 @@ def decode_layers(
 
 
 class DrawState:
-    """What the draw of one token per row reads and writes, by the names of `_Fields`; every tensor is [slots, ...]."""
+    """What the draw of one token per row reads and writes, by its `NAMES`; every tensor is [slots, ...]."""
 
-    class _Fields(ctypes.Structure):
-        _fields_ = tuple(
-            (name, ctypes.c_void_p)
-            for name in ("token", "position", "count", "limit", "rule", "temperature", "uniforms", "ids", "logprobs")
-        )
+    NAMES = ("token", "position", "count", "limit", "rule", "temperature", "uniforms", "ids", "logprobs")
 
     def __init__(self, rows: Any, codes: Tensor, room: int) -> None:
         """`rows` has the tensors, `codes` uint8 [rules, V] says what each token means, `room` tokens fit in a row."""
-        self._places = self._Fields(*(getattr(rows, name).data_ptr() for name, _ in self._Fields._fields_))
+        places = [getattr(rows, name).data_ptr() for name in self.NAMES]
+        self._places = (ctypes.c_void_p * len(places))(*places)
         self._keep, self._codes, self._room = rows, codes, room
 
     def draw(self, logits: Tensor) -> list[int]:

@@ -65,6 +65,7 @@ class Learner:
         self.lanes = Lanes(lanes_of(device, recipe.train.lanes))
         self.actors = Replicas(self.actor, self.lanes.count)
         self.critics = None if self.critic is None else Replicas(self.critic, self.lanes.count)
+        self._kept: tuple[Tensor, list[Tensor]] | None = None
         self.optimisers = {"actor": Optimiser("actor", self.actor, recipe.actor, horizon)}
         if self.critic is not None:
             assert isinstance(recipe, Recipe)
@@ -73,14 +74,35 @@ class Learner:
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def annotate(self, batch: Batch, *, own: bool = True) -> Scored:
-        """The batch with the learner's own log-probs, if wanted, the reference's and the critic's values."""
-        critic, reference = self.critic, self.reference
+        """The batch with the learner's own log-probs, if wanted, the reference's and the critic's values.
+
+        Where they are not wanted, one update with all of the batch follows.
+        """
+        reference = self.reference
         return batch.extend(
             Scored,
             old_logprobs=self.logprobs(batch) if own else None,
             ref_logprobs=self._score(batch, lambda p: reference(p, self.temperature)[0]) if reference else None,
-            values=self._score(batch, critic) if critic else None,
+            values=self._values(batch, once=not own) if self.critic else None,
         )
+
+    def _values(self, batch: Batch, *, once: bool) -> Tensor:
+        """The critic's values. With one update to follow and a micro-batch for each lane at most, the forward pass is
+        kept for it: no more memory than the update takes."""
+        assert self.critic is not None and self.critics is not None
+        critics, parts = self.critics, self.layout.split(batch, self.budget)
+        if not once or len(parts) > self.lanes.count:
+            return self._score(batch, self.critic)
+
+        def forward(lane: int, rows: Tensor) -> Tensor:
+            return self._critic_values(critics[lane], self.layout.lay_out(batch.select(rows).to(self.device)))
+
+        computed = self.lanes.map(forward, parts)
+        values = torch.zeros(int(batch.response_lengths.sum()))
+        for rows, part in zip(parts, computed, strict=True):
+            values[ragged_index(batch.response_lengths, rows)] = part.detach().cpu()
+        self._kept = values, computed
+        return values
 
     def logprobs(self, batch: Batch) -> Tensor:
         """The policy's log-probs of the response tokens, float32 [R]."""
@@ -114,18 +136,24 @@ class Learner:
         Raises `NonFiniteError`, and whatever `check` raises of the statistics, before any weight has moved.
         """
         totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
+        scored, kept = self._kept or (None, None)
+        self._kept = None
+        if minibatch.values is not scored:
+            kept = None
 
-        def backward(lane: int, rows: Tensor) -> Stats:
+        def backward(lane: int, numbered: tuple[int, Tensor]) -> Stats:
+            number, rows = numbered
             part = minibatch.select(rows).to(self.device)
             layout, stats = self.layout.lay_out(part), Stats()
+            if self.critics is not None:
+                values = kept[number] if kept else self._critic_values(self.critics[lane], layout)
+                stats |= self._backward_critic(values, part, totals, loss)
             if train_actor:
                 stats |= self._backward_actor(lane, layout, part, totals, loss)
-            if self.critics is not None:
-                stats |= self._backward_critic(self.critics[lane], layout, part, totals, loss)
             return stats
 
         stats: Stats = {}
-        for part in self.lanes.map(backward, self.layout.split(minibatch, self.budget)):
+        for part in self.lanes.map(backward, list(enumerate(self.layout.split(minibatch, self.budget)))):
             merge(stats, part)
         return self._apply(stats, train_actor, check)
 
@@ -136,9 +164,11 @@ class Learner:
         value.backward()
         return stats
 
-    def _backward_critic(self, critic: nn.Module, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
+    def _critic_values(self, critic: nn.Module, layout: Layout) -> Tensor:
         with self._precision():
-            values = critic(layout)
+            return critic(layout)
+
+    def _backward_critic(self, values: Tensor, part: Credited, totals: Totals, loss: Loss) -> Stats:
         value, stats = loss.value_loss(values, part, totals)
         value.backward()
         return stats

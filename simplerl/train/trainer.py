@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
 from simplerl.errors import EngineError
-from simplerl.functional.batch import collate
+from simplerl.functional.batch import Credited, collate
 from simplerl.policy.learner import Learner
 from simplerl.rewards.base import Reward
 from simplerl.sampling import graded_rollouts, grouped, make_requests
@@ -50,9 +51,7 @@ class RLTrainer:
         updates = []
         with self.phase("update", train.epochs * rollout.sequences):
             for epoch in range(train.epochs):
-                order = torch.tensor(permutation(len(batch), self.recipe.seed, "minibatch", step, epoch))
-                for rows in order.split(train.minibatch_size):
-                    minibatch = batch.select(rows)
+                for minibatch in self.minibatches(batch, step, epoch):
                     how = {"train_actor": step > train.critic_warmup_steps, "check": self.check_mismatch}
                     updates.append(self.learner.update(minibatch, self.algorithm, **how))
 
@@ -60,6 +59,16 @@ class RLTrainer:
         flat = [graded for group in groups for graded in group]
         metrics = rollout_metrics(flat) | scores | metrics | mean_of(updates)
         return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
+
+    def minibatches(self, batch: Credited, step: int, epoch: int) -> Iterator[Credited]:
+        """The batch in random parts; as it is where it is one part, in which order means nothing."""
+        size = self.recipe.train.minibatch_size
+        if len(batch) == size:
+            yield batch
+            return
+        order = torch.tensor(permutation(len(batch), self.recipe.seed, "minibatch", step, epoch))
+        for rows in order.split(size):
+            yield batch.select(rows)
 
     def validate(self) -> None:
         """Every problem is trained on."""

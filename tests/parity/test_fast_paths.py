@@ -185,17 +185,20 @@ def test_adapters_learn_through_the_kernels(folder):
 # --- one forward pass -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm):
+@pytest.mark.parametrize(("algorithm", "budget"), [("grpo", 150), ("ppo", 150), ("ppo", 10_000)])
+def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget):
+    """With a micro-batch per lane the critic's forward pass is the update's too."""
     results = []
     for own in (True, False):
-        learner, chosen = make(folder, algorithm)
+        learner, chosen = make(folder, algorithm, budget=budget)
         if algorithm == "ppo":
             chosen.config = chosen.config.model_copy(update={"kl_coef": 0.0})
         scored = learner.annotate(BATCH, own=own)
         assert (scored.old_logprobs is None) is not own
         credited, _ = chosen.assign_credit(scored)
+        assert (learner._kept is not None) is (budget == 10_000 and not own)
         results.append(caught_update(learner, chosen, credited))
+        assert learner._kept is None
     (metrics, expected), (own_metrics, found) = results
     extra = {"mismatch/mean", "mismatch/max", "mismatch/kl", "kl/reference"}
     assert own_metrics.keys() - metrics.keys() == extra
@@ -203,6 +206,18 @@ def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm):
     assert own_metrics["ratio/max"] == 0
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, atol=1e-6), name
+
+
+def test_a_kept_forward_pass_serves_no_other_batch(folder):
+    learner, algorithm = make(folder, budget=10_000)
+    algorithm.config = algorithm.config.model_copy(update={"kl_coef": 0.0})
+    credited, _ = algorithm.assign_credit(learner.annotate(BATCH, own=False))
+    other = credited.select(torch.arange(len(credited) - 1, -1, -1))
+    metrics, found = caught_update(learner, algorithm, other)
+    learner, _ = make(folder, budget=10_000)
+    expected_metrics, expected = caught_update(learner, algorithm, other)
+    assert metrics == expected_metrics
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
 def test_a_refusing_check_comes_before_any_weight_moves(folder):
