@@ -58,7 +58,7 @@ def _layer(
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     **more: Any,
 ) -> Tensor:
-    """A decoder layer. Without `pieces`, which say all of attention, masks, caches and GPUs are left to its own code."""
+    """A decoder layer. Without `pieces`, which say all of attention, masks, caches, GPUs are left to its own code."""
     given = (attention_mask, position_ids, past_key_values, use_cache, position_embeddings)
     pieces = more.pop("pieces", None)
     if pieces is None:
