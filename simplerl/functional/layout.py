@@ -42,6 +42,11 @@ class Padded:
     """A row per sequence, padded to the longest: for every model and device."""
 
     @staticmethod
+    def tokens(batch: Batch) -> int:
+        """What a model computes of the batch in one piece, without padding."""
+        return int(batch.lengths.sum())
+
+    @staticmethod
     def split(batch: Batch, budget: int) -> list[Tensor]:
         """Rows in groups of similar length, each at most `budget` tokens once padded; a longer row stands alone."""
         lengths, groups = batch.lengths.tolist(), list[list[int]]()
@@ -65,6 +70,10 @@ class Packed:
     """All sequences one after the other, which is what a ragged batch is: nothing is padding."""
 
     @staticmethod
+    def tokens(batch: Batch) -> int:
+        return int(batch.lengths.sum())
+
+    @staticmethod
     def split(batch: Batch, budget: int) -> list[Tensor]:
         """Rows in packs of at most `budget` tokens; a longer row stands alone."""
         return [torch.tensor(pack) for pack in first_fit(batch.lengths.tolist(), budget)]
@@ -84,6 +93,11 @@ class Packed:
 
 class Shared:
     """Packed, and a prompt that several responses answer is there once. Needs the kernels' attention."""
+
+    @staticmethod
+    def tokens(batch: Batch) -> int:
+        first, _ = _families(batch.groups)
+        return int(batch.prompt_lengths[first].sum() + batch.response_lengths.sum())
 
     @staticmethod
     def split(batch: Batch, budget: int) -> list[Tensor]:

@@ -90,7 +90,7 @@ class Learner:
         """The critic's values. With one update to follow and a micro-batch for each lane at most, the forward pass is
         kept for it: no more memory than the update takes."""
         assert self.critic is not None and self.critics is not None
-        critics, parts = self.critics, self.layout.split(batch, self.budget)
+        critics, parts = self.critics, self._parts(batch)
         if not once or len(parts) > self.lanes.count:
             return self._score(batch, self.critic)
 
@@ -118,7 +118,7 @@ class Learner:
                 scores = model(self.layout.lay_out(batch.select(rows).to(self.device)))
             result[ragged_index(batch.response_lengths, rows)] = scores.cpu()
 
-        self.lanes.map(score, self.layout.split(batch, self.budget))
+        self.lanes.map(score, self._parts(batch))
         return result
 
     # --- updating -------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Learner:
             return stats
 
         stats: Stats = {}
-        for part in self.lanes.map(backward, list(enumerate(self.layout.split(minibatch, self.budget)))):
+        for part in self.lanes.map(backward, list(enumerate(self._parts(minibatch)))):
             merge(stats, part)
         return self._apply(stats, train_actor, check)
 
@@ -201,6 +201,18 @@ class Learner:
     def updates(self) -> int:
         """Optimiser steps taken by all models together."""
         return sum(optimiser.updates for optimiser in self.optimisers.values())
+
+    def _parts(self, batch: Batch) -> list[Tensor]:
+        """Micro-batches: within the budget, and small enough that every lane has its share of a small batch."""
+        lanes, whole = self.lanes.count, self.layout.tokens(batch)
+        parts = self.layout.split(batch, self.budget)
+        if lanes == 1 or whole > self.budget * lanes:
+            return parts
+        for slack in (1.02, 1.1, 1.25):
+            parts = self.layout.split(batch, min(self.budget, math.ceil(whole * slack / lanes)))
+            if len(parts) <= lanes:
+                break
+        return parts
 
     def fill(self, batch: Batch) -> Fill:
         """Into how many parts a batch goes, and how full those are."""

@@ -182,6 +182,14 @@ def test_adapters_learn_through_the_kernels(folder):
         assert torch.allclose(found[name], gradient, atol=1e-5), name
 
 
+def test_a_small_batch_is_shared_by_the_lanes(folder):
+    """With the default budget all of it would be one micro-batch, and one lane would do everything."""
+    learner, _ = make(folder, budget=10_000, train={"lanes": 2})
+    sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._parts(BATCH)]
+    assert len(sizes) == 2
+    assert max(sum(sizes[0::2]), sum(sizes[1::2])) < 0.6 * sum(sizes)
+
+
 # --- one forward pass -------------------------------------------------------------------------------------------------
 
 
