@@ -121,10 +121,22 @@ def devices() -> Iterator[Finding]:
     yield Finding("instructions", "ok", ", ".join(cpu["instructions"]) or "none of those looked for")
     if "avx512_bf16" not in cpu["instructions"] and "amx_bf16" not in cpu["instructions"]:
         yield Finding("bfloat16", "note", "no instructions for it on this CPU", "keep model.dtype=float32 there")
+    yield kernels()
     for gpu in torch_state.get("gpus", []):
         yield Finding("gpu", "ok", f"{gpu['name']}, {gpu['memory_gib']} GiB")
     if torch_state and not torch_state["gpus"]:
         yield no_gpu(torch_state["cuda"])
+
+
+def kernels() -> Finding:
+    """Whether the fused kernels of the CPU can be had; asking compiles them."""
+    from simplerl.kernels.library import problem
+
+    found = problem()
+    if found is None:
+        return Finding("kernels", "ok", "compiled for this CPU")
+    remedy = "install a C compiler (Debian, Ubuntu: apt-get install gcc); runs work without, several times slower"
+    return Finding("kernels", "note", found, remedy)
 
 
 def no_gpu(cuda_build: str | None) -> Finding:

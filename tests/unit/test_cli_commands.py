@@ -41,13 +41,13 @@ def test_start_up_loads_nothing_heavy(start: str) -> None:
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(capsys, "--help")
-    for command in ("train", "sft", "distill", "pipeline", "recipes", "sample", "report", "doctor", "data", "base"):
+    for command in ("train", "sft", "distill", "pipeline", "recipes", "sample", "report", "profile", "doctor", "data", "base"):
         assert f" {command} " in shown
 
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "sft", "distill", "pipeline", "recipes", "sample", "report", "doctor", "data", "data list",
+    ["train", "sft", "distill", "pipeline", "recipes", "sample", "report", "profile", "doctor", "data", "data list",
      "data prepare", "data show", "data overlap", "data export", "base", "base build"],
 )  # fmt: skip
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
