@@ -41,7 +41,19 @@ def test_start_up_loads_nothing_heavy(start: str) -> None:
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(capsys, "--help")
-    for command in ("train", "sft", "distill", "pipeline", "recipes", "sample", "report", "profile", "doctor", "data", "base"):
+    for command in (
+        "train",
+        "sft",
+        "distill",
+        "pipeline",
+        "recipes",
+        "sample",
+        "report",
+        "profile",
+        "doctor",
+        "data",
+        "base",
+    ):
         assert f" {command} " in shown
 
 
