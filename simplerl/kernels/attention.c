@@ -110,7 +110,7 @@ int attention_forward(const float *qkv, const float *cos, const float *sin, int6
                       float *lse) {
   const Inputs in = {qkv, cos, sin, period, heads, kv_heads, dim, scale};
   const int64_t wide = padded(dim), longest = most_keys(pieces, count);
-  float *room = malloc((2 * longest * wide + QUERIES * (2 * wide + STRIDE) + dim) * sizeof(float));
+  float *room = room_for(2 * longest * wide + QUERIES * (2 * wide + STRIDE) + dim);
   if (!room) return 1;
   float *keys = room, *values = keys + longest * wide, *scratch = values + longest * wide;
   float *row = scratch + QUERIES * (2 * wide + STRIDE);
@@ -198,9 +198,10 @@ int attention_backward(const float *qkv, const float *cos, const float *sin, int
                        const float *lse, const float *grad, float *grad_qkv) {
   const Inputs in = {qkv, cos, sin, period, heads, kv_heads, dim, scale};
   const int64_t wide = padded(dim), part = most_keys(pieces, count) * wide, block = QUERIES * wide;
-  float *room = calloc(5 * part + 3 * block + 2 * QUERIES * STRIDE + dim, sizeof(float));
+  float *room = room_for(5 * part + 3 * block + 2 * QUERIES * STRIDE + dim);
   if (!room) return 1;
   float *blocks = room + 5 * part, *scores = blocks + 3 * block, *row = scores + 2 * QUERIES * STRIDE;
+  memset(blocks, 0, 3 * block * sizeof(float));
   const Backward b = {room,   room + part,    room + 2 * part,    room + 3 * part, room + 4 * part,
                       blocks, blocks + block, blocks + 2 * block, scores,          scores + QUERIES * STRIDE};
   for (const Piece *piece = pieces; piece < pieces + count; piece++)

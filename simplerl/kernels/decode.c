@@ -26,7 +26,7 @@ int cache_prompt(const float *qkv, const float *cos, const float *sin, int64_t l
                  int64_t count, float *keys, float *values, int64_t capacity, int64_t heads, int64_t kv_heads,
                  int64_t dim) {
   const Cache c = {keys, values, capacity, heads, kv_heads, dim};
-  float *row = malloc(dim * sizeof(float));
+  float *row = room_for(dim);
   if (!row) return 1;
   for (int64_t i = 0; i < count; i++)
     for (int64_t kv = 0; kv < kv_heads; kv++)
@@ -123,8 +123,8 @@ int decode_layers(float *x, const Layer *layers, int64_t count, const Shape *s, 
                   const int64_t *positions, const int64_t *slots, int64_t n) {
   const int64_t attended = s->heads * s->dim, all = attended + 2 * s->kv_heads * s->dim, wide = padded(s->dim);
   const int64_t most = attended > s->inner ? attended : s->inner, group = s->heads / s->kv_heads;
-  float *scratch = malloc((n * (s->hidden + all + most + 2 * TILE + 1) + (2 * group + 1) * wide +
-                           group * (s->capacity + TILE)) * sizeof(float));
+  float *scratch = room_for(n * (s->hidden + all + most + 2 * TILE + 1) + (2 * group + 1) * wide +
+                            group * (s->capacity + TILE));
   if (!scratch) return 1;
   for (int64_t i = 0; i < count; i++) decode_layer(x, layers + i, s, cos, sin, positions, slots, n, scratch);
   free(scratch);

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-SOURCES = ("attention.c", "decode.c", "rows.c")
+SOURCES = ("attention.c", "decode.c", "layer.c", "rows.c")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fopenmp-simd", "-fno-math-errno")
 P, N, F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
@@ -26,6 +26,12 @@ SIGNATURES = {
     "norm_backward": (P, P, P, P, P, N, N, P, P),
     "swiglu_forward": (P, N, N, P),
     "swiglu_backward": (P, P, N, N, P),
+    "norm_linear_forward": (P, P, F, P, P, N, N, N, P, P),
+    "norm_linear_backward": (P, P, P, P, P, P, N, N, N, P, P, P, P),
+    "add_linear_forward": (P, P, P, N, N, N, P),
+    "add_linear_backward": (P, P, P, N, N, N, P, P),
+    "mlp_forward": (P, P, F, P, P, P, N, N, N, P, P, P),
+    "mlp_backward": (P, P, P, P, P, P, P, P, N, N, N, P, P, P, P, P),
     "draw": (P, P, P, N, N, P, P),
     "draw_step": (P, P, P, N, N, N, P),
     "cache_prompt": (P, P, P, N, P, N, P, P, N, N, N, N),

@@ -14,8 +14,8 @@ TRACED = False
 """Whether calls show in a trace under their names."""
 
 
-def run(name: str, *arguments: Tensor | int | float) -> None:
-    """Calls a kernel; tensors go by address. Raises `MemoryError` when it could not get its scratch memory."""
+def run(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Calls a kernel; tensors go by address, None as null. Raises `MemoryError` when it got no scratch memory."""
     found = library()
     assert found is not None
     passed = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]

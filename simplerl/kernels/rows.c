@@ -18,7 +18,7 @@ void norm_forward(const float *x, const float *weight, int64_t n, int64_t d, flo
 /* grad_x = through + what y's gradient gives; grad_weight [d] is added to. Nonzero when there is no memory. */
 int norm_backward(const float *grad, const float *through, const float *x, const float *weight, const float *scales,
                   int64_t n, int64_t d, float *grad_x, float *grad_weight) {
-  float *part = malloc(d * sizeof(float));
+  float *part = room_for(d);
   if (!part) return 1;
   for (int64_t begin = 0; begin < n; begin += ROWS) {
     memset(part, 0, d * sizeof(float));
@@ -77,7 +77,7 @@ INLINE float block_sum(const float *weights) {
    than e^-87 times the likeliest is never drawn. Returns nonzero when there is no memory. */
 int draw(const float *logits, const float *temperatures, const float *uniforms, int64_t n, int64_t v, int64_t *tokens,
          float *logprobs) {
-  float *weights = malloc(padded(v) * sizeof(float));
+  float *weights = room_for(padded(v));
   if (!weights) return 1;
   for (int64_t r = 0; r < n; r++, logits += v) {
     const float top = largest(logits, v, -INFINITY), cold = 1.0f / temperatures[r];

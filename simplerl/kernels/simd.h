@@ -28,6 +28,9 @@ INLINE void store(float *to, vec value) { *(unaligned_vec *)to = value; }
 INLINE int64_t padded(int64_t size) { return (size + TILE - 1) / TILE * TILE; }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* Scratch memory on the boundary of a cache line: loads that straddle two cost twice. Null when there is none. */
+INLINE float *room_for(int64_t floats) { return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64); }
+
 INLINE vec splat(float value) { return value - (vec){0}; }
 
 INLINE float sum_of(vec values) {
@@ -148,22 +151,31 @@ INLINE void matmul(int64_t m, int64_t n, int64_t depth, const float *a, int64_t 
 #undef TILE_OF
 }
 
-/* Rotary embedding of one head (arXiv:2104.09864, the halves convention): to = factor x rotated(from). */
-INLINE void rotate(const float *restrict from, const float *cos, const float *sin, int64_t dim, float factor,
-                   float *restrict to) {
+/* Rotary embedding of one head (arXiv:2104.09864, the halves convention): to = factor x rotated(from), or
+   transposed, which takes gradients back. */
+INLINE void turn(const float *from, const float *cos, const float *sin, int64_t dim, float factor, const int back,
+                 float *to) {
   const int64_t half = dim / 2;
-  for (int64_t i = 0; i < half; i++) {
-    to[i] = factor * (from[i] * cos[i] - from[i + half] * sin[i]);
-    to[i + half] = factor * (from[i + half] * cos[i + half] + from[i] * sin[i + half]);
+  int64_t i = 0;
+  for (; i + WIDTH <= half; i += WIDTH) {
+    const vec low = load(from + i), high = load(from + half + i);
+    const vec low_sin = back ? -load(sin + half + i) : load(sin + i), high_sin = back ? -load(sin + i) : load(sin + half + i);
+    store(to + i, factor * (low * load(cos + i) - high * low_sin));
+    store(to + half + i, factor * (high * load(cos + half + i) + low * high_sin));
+  }
+  for (; i < half; i++) {
+    const float low = from[i], high = from[half + i];
+    const float low_sin = back ? -sin[half + i] : sin[i], high_sin = back ? -sin[i] : sin[half + i];
+    to[i] = factor * (low * cos[i] - high * low_sin);
+    to[half + i] = factor * (high * cos[half + i] + low * high_sin);
   }
 }
 
+INLINE void rotate(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
+  turn(from, cos, sin, dim, factor, 0, to);
+}
+
 /* The transposed rotation, which takes gradients back. */
-INLINE void rotate_back(const float *restrict from, const float *cos, const float *sin, int64_t dim, float factor,
-                        float *restrict to) {
-  const int64_t half = dim / 2;
-  for (int64_t i = 0; i < half; i++) {
-    to[i] = factor * (from[i] * cos[i] + from[i + half] * sin[i + half]);
-    to[i + half] = factor * (from[i + half] * cos[i + half] - from[i] * sin[i]);
-  }
+INLINE void rotate_back(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
+  turn(from, cos, sin, dim, factor, 1, to);
 }

@@ -10,6 +10,7 @@ import torch
 from simplerl.engines._sampler import Settings
 from simplerl.engines._sampler import draw as draw_by_torch
 from simplerl.kernels import ops
+from simplerl.kernels.layer import Shape, decoder_layer
 from simplerl.kernels.library import problem
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=f"no kernels here: {problem()}")
@@ -134,6 +135,74 @@ def test_what_is_not_a_number_stays_visible(name):
     else:
         y = ops.swiglu(x) if name == "swiglu" else ops.rms_norm(x, torch.ones(16), 1e-6)[1]
     assert y[2].isnan().any() and not y[1].isnan().any()
+
+
+# --- a whole layer ----------------------------------------------------------------------------------------------------
+
+
+def layer_by_hand(x, cos, sin, pieces, shape, weights):
+    first, qkv, bias, out, second, gate, up, down = weights
+
+    def norm(x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + shape.eps).sqrt() * weight
+
+    rows = norm(x, first) @ qkv.T + (0 if bias is None else bias)
+    x = x + by_hand(rows, cos, sin, pieces, shape.heads, shape.kv_heads, shape.scale) @ out.T
+    normed = norm(x, second)
+    return x + (torch.nn.functional.silu(normed @ gate.T) * (normed @ up.T)) @ down.T
+
+
+def layer_case(pieces, heads, kv_heads, dim, inner, bias):
+    """Weights, some with a gradient of their own already, and everything else that a layer takes."""
+    torch.manual_seed(0)
+    size, d, width = int(pieces[:, 1].sum()), heads * dim, (heads + 2 * kv_heads) * dim
+    shapes = [(d,), (width, d), (width,), (d, d), (d,), (inner, d), (inner, d), (d, inner)]
+    weights = [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes]
+    weights[0], weights[4] = weights[0] + 1, weights[4] + 1
+    angles = 6 * torch.rand(size, dim // 2).repeat(1, 2)
+    shape = Shape(heads, kv_heads, dim**-0.5, 1e-6)
+    return (
+        torch.randn(size, d),
+        angles.cos(),
+        angles.sin(),
+        pieces,
+        shape,
+        [*weights[:2], weights[2] if bias else None, *weights[3:]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "inner", "pieces", "bias"),
+    [(6, 2, 8, 80, SHARED, True), (2, 1, 16, 16, runs(1), False), (4, 2, 32, 400, runs(96, 95, 2), True)],
+)
+def test_a_whole_layer_and_its_gradient(heads, kv_heads, dim, inner, pieces, bias):
+    """Sizes that end within a block of rows and within a chunk of the gate."""
+    x, cos, sin, pieces, shape, weights = layer_case(pieces, heads, kv_heads, dim, inner, bias)
+    given = [x, *(weight for weight in weights if weight is not None)]
+    exact = [each.double().requires_grad_() for each in given]
+    doubles = iter(exact[1:])
+    expected = layer_by_hand(
+        exact[0], cos.double(), sin.double(), pieces, shape, [w if w is None else next(doubles) for w in weights]
+    )
+    grad = torch.randn(x.shape)
+    expected.backward(grad.double())
+    with torch.no_grad():
+        ungraded = decoder_layer(x, cos, sin, pieces, shape, *weights)
+    for each in given:
+        each.requires_grad_()
+    found = decoder_layer(x, cos, sin, pieces, shape, *weights)
+    found.backward(grad)
+    assert torch.equal(found, ungraded)
+    assert torch.allclose(found.double(), expected, atol=1e-5, rtol=1e-5)
+    for each, other in zip(given, exact, strict=True):
+        assert (each.grad - other.grad).abs().max() <= 5e-6 * other.grad.abs().max()
+
+
+def test_a_row_of_a_layer_is_the_same_whatever_stands_beside_it():
+    x, cos, sin, pieces, shape, weights = layer_case(runs(100, 90), 4, 2, 16, 80, True)
+    whole = decoder_layer(x, cos, sin, pieces, shape, *weights)
+    x[:100] = 100 * torch.randn(100, 64)
+    assert torch.equal(whole[100:], decoder_layer(x, cos, sin, pieces, shape, *weights)[100:])
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
