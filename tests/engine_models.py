@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> Any:
 def engine(folder: str, *, dtype: str = "float32", attention: str = "sdpa", **settings: Any) -> Any:
     config = embedded.Config(**settings)
     return embedded.build(config, folder, tokenizer(), dtype=dtype, device="cpu", attention=attention)
+
+
+def has_vllm() -> bool:
+    return find_spec("vllm") is not None
 
 
 def prompt(ids: list[int], name: str = "p") -> Prompt:

@@ -148,6 +148,12 @@ class TrainConfig(Frozen):
     mismatch_limit: float = Field(default=0.5, gt=0)
     """Largest mean |engine - learner| log-prob difference; beyond it the run stops."""
 
+    probe_tokens: int = Field(default=16, ge=0)
+    """Tokens that the engine answers whenever it was handed new weights, to see that it has them; 0 never."""
+
+    probe_limit: float | None = Field(default=None, gt=0)
+    """Largest mean log-prob difference over these; empty: 0.001 in float32, 0.1 in bfloat16."""
+
 
 class SFTTrainConfig(Frozen):
     """How long, and how the responses are put into batches."""

@@ -43,6 +43,10 @@ class Ends:
         cut = _cut(text, strings)
         return text if cut is None else text[:cut]
 
+    def stops(self, stop: tuple[str, ...]) -> tuple[frozenset[int], tuple[str, ...]]:
+        """The end tokens and the plain stop strings of one stop setting."""
+        return self._rule(stop)[:2]
+
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from simplerl.engines._causal_model import CausalModel
+from simplerl.engines._checks import check_requests
 from simplerl.engines._ends import Ends
 from simplerl.engines._running_batch import RunningBatch
 from simplerl.errors import EngineError
@@ -42,7 +43,7 @@ class TorchEngine:
         certainty, those of temperature 1. Raises `EngineError` for a request that cannot be run or whose logits are
         not finite.
         """
-        self._check(requests)
+        check_requests(requests, self._model.vocabulary, self._model.max_length)
         return self._run(list(requests))
 
     def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
@@ -100,29 +101,3 @@ class TorchEngine:
         longest = max(len(request.prompt.token_ids) for request in requests)
         room = min(_ROOM, max(request.sampling.max_tokens for request in requests))
         return self._model.new_cache(slots, longest + room)
-
-    def _check(self, requests: Sequence[Request]) -> None:
-        seen: set[str] = set()
-        for request in requests:
-            if request.id in seen:
-                raise EngineError(f"request {request.id} was submitted twice; ids must differ")
-            seen.add(request.id)
-            self._check_lengths(request)
-
-    def _check_lengths(self, request: Request) -> None:
-        ids, new, limit = request.prompt.token_ids, request.sampling.max_tokens, self._model.max_length
-        if not ids:
-            raise EngineError(f"request {request.id} has an empty prompt; it needs at least one token")
-        if new < 1:
-            raise EngineError(f"request {request.id} asks for max_tokens={new}; it must be at least 1")
-        if max(ids) >= self._model.vocabulary or min(ids) < 0:
-            wrong = max(ids) if min(ids) >= 0 else min(ids)
-            raise EngineError(
-                f"request {request.id} has token {wrong}, but the model's vocabulary has {self._model.vocabulary}; "
-                "is this the model's own tokenizer?"
-            )
-        if limit is not None and len(ids) + new > limit:
-            raise EngineError(
-                f"request {request.id}: {len(ids)} prompt tokens + max_tokens={new} are {len(ids) + new}, beyond the "
-                f"model's {limit} positions; max_tokens={limit - len(ids)} would fit"
-            )

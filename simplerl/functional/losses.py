@@ -16,6 +16,10 @@ Aggregation = Literal["sequence-mean", "token-mean", "constant"]
 KLEstimator = Literal["k1", "k2", "k3", "k3-unbiased"]
 
 
+BOUND = 0.1
+"""Difference of log-probs beyond which a token counts in `mismatch/beyond`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Counts over the global minibatch."""
@@ -119,6 +123,7 @@ def difference_stats(old: Tensor, sampled: Tensor, reference: Tensor | None, tot
     stats = {
         "mismatch/mean": difference.abs().sum() / totals.tokens,
         "mismatch/max": difference.abs().max(),
+        "mismatch/beyond": (difference.abs() > BOUND).sum() / totals.tokens,
         "mismatch/kl": (torch.expm1(difference) - difference).sum() / totals.tokens,
     }
     if reference is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,10 +20,9 @@ from simplerl.lanes import Lanes, lanes_of
 from simplerl.policy.lora import add_adapters, merged_weights
 from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_lm
 from simplerl.policy.optim import Optimiser
+from simplerl.policy.ranks import Alone, Stats
 from simplerl.policy.replicas import Replicas
 from simplerl.types import Metrics
-
-Stats = dict[str, Tensor]
 
 
 class Loss(Protocol):
@@ -45,11 +45,25 @@ class Fill(NamedTuple):
     share: float
 
 
-class Learner:
-    """Actor, and where the loss needs them critic and reference, on one device."""
+class Share(NamedTuple):
+    """A micro-batch: its number, its rows, and whether it counts."""
 
-    def __init__(self, recipe: Recipe | SFTRecipe, loss: Loss, horizon: int, device: torch.device) -> None:
+    number: int
+    rows: Tensor
+    counts: bool
+
+
+class Learner:
+    """Actor, and where the loss needs them critic and reference, on one device or sharded over the ranks of several.
+
+    Every rank is handed the same calls with the same batches, and returns the same.
+    """
+
+    def __init__(
+        self, recipe: Recipe | SFTRecipe, loss: Loss, horizon: int, device: torch.device, ranks: Alone | None = None
+    ) -> None:
         self.device = device
+        self.ranks = ranks or Alone()
         self.autocast = recipe.model.dtype == "bfloat16"
         self.budget = recipe.train.micro_batch_tokens
         self.temperature = recipe.logprob_temperature
@@ -62,7 +76,9 @@ class Learner:
         if recipe.model.lora is not None:
             add_adapters(causal_lm, recipe.model.lora)
         self.actor = PolicyModel(causal_lm)
-        self.lanes = Lanes(lanes_of(device, recipe.train.lanes))
+        for model in filter(None, (self.actor, self.critic, self.reference)):
+            self.ranks.shard(model)
+        self.lanes = Lanes(lanes_of(device, recipe.train.lanes) if self.ranks.count == 1 else 1)
         self.actors = Replicas(self.actor, self.lanes.count)
         self.critics = None if self.critic is None else Replicas(self.critic, self.lanes.count)
         self._kept: tuple[Tensor, list[Tensor]] | None = None
@@ -91,7 +107,7 @@ class Learner:
         kept for it: no more memory than the update takes."""
         assert self.critic is not None and self.critics is not None
         critics, parts = self.critics, self._parts(batch)
-        if not once or len(parts) > self.lanes.count:
+        if not once or len(parts) > self.lanes.count or self.ranks.count > 1:
             return self._score(batch, self.critic)
 
         def forward(lane: int, rows: Tensor) -> Tensor:
@@ -113,12 +129,14 @@ class Learner:
         result = torch.zeros(int(batch.response_lengths.sum()))
 
         @torch.no_grad()
-        def score(lane: int, rows: Tensor) -> None:
+        def score(lane: int, share: Share) -> None:
             with self._precision():
-                scores = model(self.layout.lay_out(batch.select(rows).to(self.device)))
-            result[ragged_index(batch.response_lengths, rows)] = scores.cpu()
+                scores = model(self.layout.lay_out(batch.select(share.rows).to(self.device)))
+            if share.counts:
+                result[ragged_index(batch.response_lengths, share.rows)] = scores.cpu()
 
-        self.lanes.map(score, self._parts(batch))
+        self.lanes.map(score, self._shares(batch))
+        self.ranks.add(result)
         return result
 
     # --- updating -------------------------------------------------------------------------------------------------
@@ -135,64 +153,71 @@ class Learner:
 
         Raises `NonFiniteError`, and whatever `check` raises of the statistics, before any weight has moved.
         """
+        try:
+            metrics = self.backward(minibatch, loss, train_actor=train_actor)
+            check(metrics)
+            return metrics | self.apply(train_actor=train_actor)
+        finally:
+            self.forget()
+
+    def backward(self, minibatch: Credited, loss: Loss, *, train_actor: bool) -> Metrics:
+        """The gradients of a minibatch, left with the models, its statistics. Raises `NonFiniteError` for a loss."""
         totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
         scored, kept = self._kept or (None, None)
         self._kept = None
         if minibatch.values is not scored:
             kept = None
 
-        def backward(lane: int, numbered: tuple[int, Tensor]) -> Stats:
-            number, rows = numbered
-            part = minibatch.select(rows).to(self.device)
+        def run(lane: int, share: Share) -> Stats:
+            part = minibatch.select(share.rows).to(self.device)
             layout, stats = self.layout.lay_out(part), Stats()
             if self.critics is not None:
-                values = kept[number] if kept else self._critic_values(self.critics[lane], layout)
-                stats |= self._backward_critic(values, part, totals, loss)
+                values = kept[share.number] if kept else self._critic_values(self.critics[lane], layout)
+                stats |= self._descend(share, *loss.value_loss(values, part, totals))
             if train_actor:
-                stats |= self._backward_actor(lane, layout, part, totals, loss)
+                with self._precision():
+                    logprobs, entropy = self.actors[lane](layout, self.temperature)
+                stats |= self._descend(share, *loss.policy_loss(logprobs, entropy, part, totals))
             return stats
 
         stats: Stats = {}
-        for part in self.lanes.map(backward, list(enumerate(self._parts(minibatch)))):
+        for part in self.lanes.map(run, self._shares(minibatch)):
             merge(stats, part)
-        return self._apply(stats, train_actor, check)
+        for replicas in filter(None, (self.actors, self.critics)):
+            replicas.gather()
+        metrics = {name: value.item() for name, value in self.ranks.merge(stats).items()}
+        for name, value in metrics.items():
+            if name.startswith("loss/") and not math.isfinite(value):
+                raise NonFiniteError(f"{name} is {value}; the update was refused")
+        return metrics
 
-    def _backward_actor(self, lane: int, layout: Layout, part: Credited, totals: Totals, loss: Loss) -> Stats:
-        with self._precision():
-            logprobs, entropy = self.actors[lane](layout, self.temperature)
-        value, stats = loss.policy_loss(logprobs, entropy, part, totals)
-        value.backward()
-        return stats
+    def _descend(self, share: Share, value: Tensor, stats: Stats) -> Stats:
+        """Adds a loss's gradients; FSDP takes their mean over the ranks, which is undone."""
+        if share.counts:
+            (value * self.ranks.count).backward()
+            return stats
+        (value * 0).backward()  # the other ranks wait for the layers of this one
+        return {name: torch.full_like(x, -math.inf if name.endswith("/max") else 0) for name, x in stats.items()}
+
+    def apply(self, *, train_actor: bool) -> Metrics:
+        """Moves the weights by the gradients. Checks all of them first, so a refused update changes nothing."""
+        active = [o for name, o in self.optimisers.items() if train_actor or name != "actor"]
+        metrics: Metrics = {}
+        for optimiser in active:
+            metrics |= optimiser.metrics(self.ranks.whole(optimiser.clip_gradients()))
+        for optimiser in active:
+            optimiser.step()
+        return metrics
+
+    def forget(self) -> None:
+        """Drops the gradients."""
+        self.actor.zero_grad(set_to_none=True)
+        if self.critic is not None:
+            self.critic.zero_grad(set_to_none=True)
 
     def _critic_values(self, critic: nn.Module, layout: Layout) -> Tensor:
         with self._precision():
             return critic(layout)
-
-    def _backward_critic(self, values: Tensor, part: Credited, totals: Totals, loss: Loss) -> Stats:
-        value, stats = loss.value_loss(values, part, totals)
-        value.backward()
-        return stats
-
-    def _apply(self, stats: Stats, train_actor: bool, check: Callable[[Metrics], None]) -> Metrics:
-        """Checks every loss and gradient first and only then steps, so a refused update changes nothing."""
-        for replicas in filter(None, (self.actors, self.critics)):
-            replicas.gather()
-        metrics = {name: value.item() for name, value in stats.items()}
-        active = [o for name, o in self.optimisers.items() if train_actor or name != "actor"]
-        try:
-            for name, value in metrics.items():
-                if name.startswith("loss/") and not math.isfinite(value):
-                    raise NonFiniteError(f"{name} is {value}; the update was refused")
-            check(metrics)
-            for optimiser in active:
-                metrics |= optimiser.metrics(optimiser.clip_gradients())
-            for optimiser in active:
-                optimiser.step()
-        finally:
-            self.actor.zero_grad(set_to_none=True)
-            if self.critic is not None:
-                self.critic.zero_grad(set_to_none=True)
-        return metrics
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
@@ -204,7 +229,7 @@ class Learner:
 
     def _parts(self, batch: Batch) -> list[Tensor]:
         """Micro-batches: within the budget, and small enough that every lane has its share of a small batch."""
-        lanes, whole = self.lanes.count, self.layout.tokens(batch)
+        lanes, whole = self.lanes.count * self.ranks.count, self.layout.tokens(batch)
         parts = self.layout.split(batch, self.budget)
         if lanes == 1 or whole > self.budget * lanes:
             return parts
@@ -213,6 +238,12 @@ class Learner:
             if len(parts) <= lanes:
                 break
         return parts
+
+    def _shares(self, batch: Batch) -> list[Share]:
+        """This rank's micro-batches. Ranks that have fewer run one that does not count: all must run equally many."""
+        parts, ranks = self._parts(batch), self.ranks
+        numbers = range(ranks.number, -(-len(parts) // ranks.count) * ranks.count, ranks.count)
+        return [Share(n, parts[n], True) if n < len(parts) else Share(n, parts[-1], False) for n in numbers]
 
     def fill(self, batch: Batch) -> Fill:
         """Into how many parts a batch goes, and how full those are."""
@@ -223,7 +254,14 @@ class Learner:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights by their `transformers` names, tied ones once, adapters merged."""
-        yield from merged_weights(self.actor.causal_lm)
+        for name, weight in merged_weights(self.actor.causal_lm):
+            yield name, self.ranks.whole(weight)
+
+    def export(self, folder: Path) -> None:
+        """The policy as an ordinary `transformers` folder, adapters merged into its weights."""
+        weights = dict(self.weights())
+        if self.ranks.number == 0:
+            self.actor.causal_lm.save_pretrained(folder, state_dict=weights)
 
 
 def merge(stats: Stats, more: Stats) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,6 @@ from simplerl.functional.layout import Layout
 from simplerl.functional.logprobs import token_logprobs
 from simplerl.kernels.llama import fuse
 from simplerl.policy.attention import PACKED
-from simplerl.policy.lora import merged_weights
 
 
 def resolve_model_path(path: str) -> str:
@@ -81,10 +79,6 @@ class PolicyModel(nn.Module):
         states = hidden_states(self.causal_lm.get_decoder(), layout)
         weight = cast(nn.Linear, self.causal_lm.get_output_embeddings()).weight
         return token_logprobs(states, weight, layout.targets, temperature=temperature)
-
-    def save_pretrained(self, folder: Path) -> None:
-        """An ordinary `transformers` folder; adapters are merged into the weights."""
-        self.causal_lm.save_pretrained(folder, state_dict=dict(merged_weights(self.causal_lm)))
 
 
 class ValueModel(nn.Module):

@@ -256,5 +256,5 @@ class Run:
         if target.exists():
             return
         with atomic.new_folder(target) as temporary:
-            self.trainer.learner.actor.save_pretrained(temporary)
+            self.trainer.learner.export(temporary)
             self.tokenizer.save_pretrained(temporary)

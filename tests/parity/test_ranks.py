@@ -1,0 +1,59 @@
+"""A learner sharded over 1, 2 and 4 processes computes the same: scores, losses, gradients, weights after updates."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import engine_models as tiny
+import pytest
+from safetensors.torch import load_file
+
+PROGRAM = Path(__file__).parents[1] / "rank_learner.py"
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def run(ranks, model, out, *settings):
+    port = free_port()
+    command = [sys.executable, str(PROGRAM)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [*command, str(rank), str(ranks), str(port), str(model), str(out), *settings],
+            stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    errors = [each.communicate(timeout=240)[1] for each in started]
+    assert all(each.returncode == 0 for each in started), "\n".join(errors)[-3000:]
+    return load_file(out / f"{ranks}.safetensors"), json.loads((out / f"{ranks}.json").read_text())
+
+
+ONE_BY_ONE = (
+    "model.kernels=torch",
+    "train.packing=false",
+    "train.micro_batch_tokens=1",
+    "model.gradient_checkpointing=true",
+)
+
+
+@pytest.mark.parametrize(("settings", "counts"), [((), (2, 4)), (ONE_BY_ONE, (2,))], ids=["kernels", "torch"])
+def test_sharded_over_several_ranks_a_learner_computes_the_same(tmp_path, settings, counts):
+    """Micro-batches do not divide evenly among the ranks, and some batches have fewer than ranks."""
+    model = tiny.save(tiny.model(scale=0.1), tmp_path / "model")
+    tensors, metrics = run(1, model, tmp_path, *settings)
+    assert any(name.startswith("critic.") for name in tensors) and any(name.startswith("actor.") for name in tensors)
+    for ranks in counts:
+        others, other_metrics = run(ranks, model, tmp_path, *settings)
+        assert others.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert (others[name] - tensor).abs().max() <= 1e-6 * max(1.0, tensor.abs().max().item()), name
+        for one, other in zip(metrics, other_metrics, strict=True):
+            assert other == pytest.approx(one, abs=1e-6, rel=1e-5)

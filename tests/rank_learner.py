@@ -1,0 +1,53 @@
+"""One rank of a learner, as a program: RANK RANKS PORT MODEL OUT [SETTING=VALUE ...]. Rank 0 writes what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from learner_cases import make_batch, make_learner
+from safetensors.torch import save_file
+
+from simplerl.policy.fsdp import Sharded
+
+
+def gradients(learner) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": learner.ranks.whole(parameter.grad).clone()
+        for name, optimiser in learner.optimisers.items()
+        for key, parameter in optimiser.model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def main(rank: int, ranks: int, port: int, model: str, out: Path, settings: list[str]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
+    learner, algorithm = make_learner(model, settings, Sharded(torch.device("cpu")))
+    batch = learner.annotate(make_batch())
+    credited, _ = algorithm.assign_credit(batch)
+    found = {"logprobs": batch.old_logprobs, "values": batch.values, "reference": batch.ref_logprobs}
+    metrics = [learner.backward(credited, algorithm, train_actor=True)]
+    found |= gradients(learner)
+    learner.forget()
+    for rows in torch.arange(len(batch)).split(4):
+        metrics.append(learner.update(credited.select(rows), algorithm))
+    weights = {f"weights.{name}": weight.clone() for name, weight in learner.weights()}
+    found["after"] = learner.logprobs(batch)
+    if rank == 0:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in (found | weights).items()}, out / f"{ranks}.safetensors"
+        )
+        (out / f"{ranks}.json").write_text(json.dumps(metrics))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    rank, ranks, port, model, out, *settings = sys.argv[1:]
+    main(int(rank), int(ranks), int(port), model, Path(out), settings)
