@@ -31,3 +31,11 @@ class RemoteError(SimpleRLError, RuntimeError):
 
 class DependencyError(SimpleRLError, ImportError):
     """A package is missing or outside the supported range."""
+
+
+class ClusterError(SimpleRLError, RuntimeError):
+    """The cluster lacks something, or lost more than it may."""
+
+
+class WorkerLost(ClusterError):
+    """A process of the cluster died or does not answer."""

@@ -17,6 +17,9 @@ from types import ModuleType
 
 from simplerl.errors import ConfigError
 
+USER = "simplerl_user_"
+"""How the modules of users' own files are named."""
+
 _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
@@ -59,7 +62,7 @@ def load(kind: str, name: str, path: str | Path | None = None) -> ModuleType:
 def _load_file(kind: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"{kind}: path={path} is not a file; looked in {Path.cwd()}")
-    name = "simplerl_user_" + re.sub(r"\W", "_", str(path.resolve()))
+    name = USER + re.sub(r"\W", "_", str(path.resolve()))
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

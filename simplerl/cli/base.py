@@ -20,7 +20,9 @@ def _group() -> None: ...
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="The new model's folder.")] = Path("tiny-math-base"),
-    documents: Annotated[int | None, typer.Option(min=1, help="Documents of the corpus, each seen once.")] = None,
+    documents: Annotated[
+        int | None, typer.Option(min=1, help="Documents of the corpus, and at most of its last part.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the corpus, the initial weights and the order.")] = 0,
 ) -> None:
     """Generate the corpus, train the tokenizer and pre-train the model; the result is a `transformers` folder."""
@@ -28,6 +30,9 @@ def build(
 
     if (out / "config.json").exists():
         raise ConfigError(f"{out} already holds a model; name another folder with --out")
-    settings = {"seed": seed} if documents is None else {"seed": seed, "documents": documents}
-    build_base(out, BaseConfig(**settings), say)
+    config = BaseConfig(seed=seed)
+    if documents is not None:
+        last = min(documents, config.anneal_documents)
+        config = config.model_copy(update={"documents": documents, "anneal_documents": last})
+    build_base(out, config, say)
     say(f"model: {out}")

@@ -6,6 +6,7 @@ Nothing here imports torch.
 from simplerl.config.base import Frozen, PluginConfig, explain
 from simplerl.config.blocks import (
     STOP,
+    ClusterConfig,
     DataConfig,
     DistillDataConfig,
     DistillSampling,
@@ -43,6 +44,7 @@ __all__ = [
     "KINDS",
     "STOP",
     "AnyRecipe",
+    "ClusterConfig",
     "DataConfig",
     "DistillDataConfig",
     "DistillRecipe",

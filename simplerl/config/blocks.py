@@ -229,6 +229,22 @@ class TrackConfig(Frozen):
     project: str = "simplerl"
 
 
+class ClusterConfig(Frozen):
+    """Where things run. Empty: all in one process."""
+
+    ray: str | None = None
+    """"auto": the Ray cluster that this machine is part of, or a new one on it; else a cluster's address."""
+
+    learners: int = Field(default=1, ge=1)
+    """Processes that the models are sharded over, each with a GPU where there are any."""
+
+    engines: int = Field(default=1, ge=1)
+    """Engines that answer side by side, each with a GPU where there are any."""
+
+    restarts: int = Field(default=10, ge=0)
+    """Lost engines that are begun anew, and lost learners after which the run goes on from its last checkpoint."""
+
+
 # --- distillation -----------------------------------------------------------------------------------------------------
 
 

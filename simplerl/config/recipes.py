@@ -18,6 +18,7 @@ from simplerl.config.base import (
 from simplerl.config.blocks import (
     STOP,
     CheckpointConfig,
+    ClusterConfig,
     DataConfig,
     DistillDataConfig,
     DistillSampling,
@@ -51,6 +52,7 @@ class TrainingRecipe(Frozen):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
     def _attention(self) -> Self:
@@ -58,6 +60,8 @@ class TrainingRecipe(Frozen):
             raise ConfigError("model.attention=flash_attention_2 needs CUDA but model.device=cpu; use sdpa")
         if self.model.attention == "eager" and self.train.packing:
             raise ConfigError("train.packing=true needs model.attention=sdpa or flash_attention_2, not eager")
+        if self.model.lora is not None and self.cluster.ray is not None and self.cluster.learners > 1:
+            raise ConfigError(f"model.lora trains on one learner, not cluster.learners={self.cluster.learners}")
         return self
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_l
 from simplerl.policy.optim import Optimiser
 from simplerl.policy.ranks import Alone, Stats
 from simplerl.policy.replicas import Replicas
+from simplerl.policy.state import Tensors, learner_state, restore_learner
 from simplerl.types import Metrics
 
 
@@ -250,12 +251,33 @@ class Learner:
         parts = self.layout.split(batch, self.budget)
         return Fill(len(parts), int(batch.lengths.sum()) / (self.budget * len(parts)))
 
+    def close(self) -> None:
+        """Ends the lanes' threads."""
+        self.lanes.close()
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Weights, moments and counts, for a checkpoint; any number of ranks goes on from it."""
+        return learner_state(self)
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], scalars: Mapping[str, Any]) -> None:
+        """The inverse of `state`, exact. Raises `CheckpointError` when the models differ."""
+        restore_learner(self, tensors, scalars)
+
     # --- weights --------------------------------------------------------------------------------------------------
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights by their `transformers` names, tied ones once, adapters merged."""
         for name, weight in merged_weights(self.actor.causal_lm):
             yield name, self.ranks.whole(weight)
+
+    def stop_at(self, end_id: int) -> None:
+        """Lets the exported model's own settings name the token that its responses end with."""
+        settings: Any = self.actor.causal_lm.generation_config
+        known = settings.eos_token_id
+        ends = [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
+        settings.eos_token_id = ends if end_id in ends else [*ends, end_id]
 
     def export(self, folder: Path) -> None:
         """The policy as an ordinary `transformers` folder, adapters merged into its weights."""

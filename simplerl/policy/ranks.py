@@ -26,3 +26,7 @@ class Alone:
     def whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor that may be sharded. Every process takes part."""
         return tensor
+
+    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """A whole tensor, sharded as `like` is. Every process has all of it."""
+        return tensor

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from simplerl import plugins
 from simplerl.algorithms.base import Algorithm
@@ -18,8 +19,9 @@ from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, DataError
 from simplerl.evaluation.held_out import HeldOut
 from simplerl.plan import sft_steps, total_steps, updates_per_step
-from simplerl.policy.learner import Learner
+from simplerl.policy.learner import Learner, Loss
 from simplerl.policy.models import resolve_model_path
+from simplerl.policy.ranks import Alone
 from simplerl.rewards.base import Reward
 from simplerl.train.base import Job, Notice, Phase
 from simplerl.train.sft import LikelihoodLoss, SFTTrainer
@@ -77,6 +79,50 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
     )
 
 
+def build_learner(
+    recipe: TrainingRecipe,
+    loss: Loss,
+    horizon: int,
+    device: torch.device,
+    end_id: int | None,
+    ranks: Alone | None = None,
+) -> Learner:
+    """A learner in this process; `end_id` is the token that its responses end with, where that is not the model's."""
+    torch.manual_seed(recipe.seed)
+    learner = Learner(recipe, loss, horizon, device, ranks)  # type: ignore[arg-type]
+    if end_id is not None:
+        learner.stop_at(end_id)
+    return learner
+
+
+def placed_learner(
+    recipe: TrainingRecipe, loss: Loss, horizon: int, device: torch.device, end_id: int | None = None
+) -> Learner:
+    """A learner where the recipe wants it: here, or sharded over processes of a cluster."""
+    if recipe.cluster.ray is None:
+        return build_learner(recipe, loss, horizon, device, end_id)
+    from simplerl.cluster import ray
+    from simplerl.cluster.learner import RemoteLearner
+
+    ray.start(recipe.cluster, device.type)
+    make = partial(build_learner, recipe, loss, horizon, device, end_id)
+    where = {"device": device.type, "threads": ray.threads(recipe.cluster)}
+    return RemoteLearner(make, recipe.cluster.learners, **where)  # type: ignore[return-value]
+
+
+def placed_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
+    """An engine where the recipe wants it: here, or several in processes of a cluster."""
+    if recipe.cluster.ray is None:
+        return build_engine(recipe, tokenizer, device)
+    from simplerl.cluster import ray
+    from simplerl.cluster.engines import RemoteEngines
+
+    ray.start(recipe.cluster, device.type)
+    make = partial(build_engine, recipe, tokenizer, device)
+    where = {"device": device.type, "threads": ray.threads(recipe.cluster)}
+    return RemoteEngines(make, recipe.cluster.engines, recipe.cluster.restarts, **where)
+
+
 def training_problems(data: DataConfig, notice: Notice) -> list[Problem]:
     """The problems of the recipe's source and levels."""
     problems, notices = load_problems(data.source)
@@ -121,15 +167,14 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
     def build(phase: Phase) -> RLTrainer:
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
-        torch.manual_seed(recipe.seed)
         return RLTrainer(
             recipe=recipe,
             stream=PromptStream(prompts, recipe.seed),
-            engine=build_engine(recipe, tokenizer, device),
+            engine=placed_engine(recipe, tokenizer, device),
             verifier=build_verifier(recipe.verifier),
             reward=build_reward(recipe.reward),
             algorithm=algorithm,
-            learner=Learner(recipe, algorithm, steps * updates_per_step(recipe), device),
+            learner=placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device),
             phase=phase,
         )
 
@@ -143,16 +188,14 @@ def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
 
     def build(phase: Phase) -> SFTTrainer:
         device = choose_device(recipe)
-        torch.manual_seed(recipe.seed)
         loss = LikelihoodLoss()
-        learner = Learner(recipe, loss, steps, device)
-        stop_at(learner.actor.causal_lm, examples.end_id)
+        learner = placed_learner(recipe, loss, steps, device, examples.end_id)
         asked = recipe.eval.every and recipe.eval.sets
         return SFTTrainer(
             recipe=recipe,
             stream=PromptStream(examples.training, recipe.seed),
             validation=examples.validation,
-            engine=build_engine(recipe, tokenizer, device) if asked else None,
+            engine=placed_engine(recipe, tokenizer, device) if asked else None,
             verifier=build_verifier(recipe.verifier),
             reward=build_reward(recipe.reward),
             algorithm=loss,
@@ -200,11 +243,3 @@ def check_context(recipe: SFTRecipe, examples: Examples, notice: Notice) -> None
             f"{beyond} of {len(sizes)} sequences are longer than the {limit} positions that the model was made for, "
             f"the longest has {max(sizes)}; lower train.max_response_tokens to leave them out"
         )
-
-
-def stop_at(causal_lm: PreTrainedModel, end_id: int) -> None:
-    """Lets the exported model's own settings name the token that its responses end with."""
-    settings: Any = causal_lm.generation_config
-    known = settings.eos_token_id
-    ends = [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
-    settings.eos_token_id = ends if end_id in ends else [*ends, end_id]

@@ -20,7 +20,6 @@ from simplerl.kernels import ops
 from simplerl.kernels.library import problem
 from simplerl.plan import Shape, known_shape, updates_per_step
 from simplerl.policy.models import resolve_model_path
-from simplerl.policy.state import restore_learner
 from simplerl.train import build
 from simplerl.train.trainer import RLTrainer
 from simplerl.types import GradedRollout
@@ -57,7 +56,7 @@ def _restore(trainer: RLTrainer, run_dir: Path) -> int:
     if found is None:
         raise CheckpointError(f"{run_dir} has no whole checkpoint to profile from; profile its recipe instead")
     tensors, state = checkpoint.load(found[0])
-    restore_learner(trainer.learner, tensors, state["learner"])
+    trainer.learner.restore(tensors, state["learner"])
     trainer.algorithm.restore(state["algorithm"])
     trainer.engine.load_weights(trainer.learner.weights(), version=state["step"])
     return int(state["step"])

@@ -11,9 +11,8 @@ from typing import Any
 from simplerl import checkpoint
 from simplerl.config import Recipe, SFTRecipe
 from simplerl.environment import describe, rss_gib
-from simplerl.errors import NonFiniteError, RemoteError
+from simplerl.errors import NonFiniteError, RemoteError, WorkerLost
 from simplerl.evaluation.held_out import HeldOut, evaluate
-from simplerl.policy.state import learner_state, restore_learner
 from simplerl.records import RunFolder, rollout_row
 from simplerl.seeding import seed_for
 from simplerl.trackers import Trackers
@@ -45,8 +44,17 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
         with make_view(job.steps, plain, columns=job.columns) as view:
             for text in early:
                 view.notice(text)
-            with Run(recipe, folder, view, tokenizer, job) as run, stop_signals(run.request_stop):
-                run.go()
+            for left in reversed(range(recipe.cluster.restarts + 1)):
+                try:
+                    with Run(recipe, folder, view, tokenizer, job) as run, stop_signals(run.request_stop):
+                        run.go()
+                    break
+                except WorkerLost as error:
+                    if not left:
+                        raise
+                    view.notice(
+                        f"{error}; going on from the last checkpoint, as often as {left} times (cluster.restarts)"
+                    )
     return folder.path
 
 
@@ -104,6 +112,7 @@ class Run:
         self.trackers.close()
         if self.trainer.engine is not None:
             self.trainer.engine.close()
+        self.trainer.learner.close()
         self.trainer.verifier.close()
         # A reward may be a plain function.
         getattr(self.trainer.reward, "close", lambda: None)()
@@ -153,6 +162,7 @@ class Run:
     def _record(self, result: StepResult) -> None:
         metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
         metrics["memory/rss_gib"] = rss_gib()
+        metrics |= getattr(self.trainer.engine, "metrics", dict)()
         if result.rows:
             self.folder.write_rollouts(self.done, result.rows)
         self.folder.append_metrics({"step": self.done, **dict(sorted(metrics.items()))})
@@ -223,7 +233,7 @@ class Run:
         for text in notices:
             self.view.notice(text)
         tensors, state = checkpoint.load(path)
-        restore_learner(self.trainer.learner, tensors, state["learner"])
+        self.trainer.learner.restore(tensors, state["learner"])
         self.trainer.algorithm.restore(state["algorithm"])
         if self.trainer.engine is not None:
             self.trainer.engine.load_weights(self.trainer.learner.weights(), version=state["step"])
@@ -236,7 +246,7 @@ class Run:
     def _save(self) -> None:
         if self.done in (0, self.saved):
             return
-        tensors, scalars = learner_state(self.trainer.learner)
+        tensors, scalars = self.trainer.learner.state()
         state = {"step": self.done, "learner": scalars, "algorithm": self.algorithm_state}
         checkpoint.save(self.folder.path, self.done, tensors, state)
         self.saved = self.done

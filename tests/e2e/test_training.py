@@ -70,7 +70,7 @@ def test_adapters_are_trained_by_reinforcement_with_merged_weights_in_the_engine
 
     rows = RunFolder(folder).read_metrics()
     assert max(row["mismatch/max"] for row in rows) < 1e-4
-    assert rows[0]["kl/reference"] == 0 != rows[-1]["kl/reference"], "the reference has no adapters"
+    assert abs(rows[0]["kl/reference"]) < 1e-6 < abs(rows[-1]["kl/reference"]), "the reference has no adapters"
     before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_model, folder / "exports" / "final"))
     moved = {
         name

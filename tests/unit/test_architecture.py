@@ -26,7 +26,7 @@ LAYERS = (
     {"data", "verifier"},
     {"policy", "algorithms", "engines", "rewards", "analysis", "pretrain"},
     {"sampling", "view"},
-    {"evaluation"},
+    {"evaluation", "cluster"},
     {"train", "distill"},
     {"pipeline"},
     {"cli"},
@@ -39,6 +39,7 @@ WITH_TORCH = (
     "simplerl.kernels",
     "simplerl.lanes",
     "simplerl.policy",
+    "simplerl.cluster",
     "simplerl.train",
     "simplerl.evaluation",
 )

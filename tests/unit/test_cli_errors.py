@@ -57,7 +57,7 @@ CASES = {
     ),
     "unknown engine": (
         "engine=vlm",
-        f"engines: no 'vlm'. Available: embedded. A new one is a new file in simplerl/engines/, {MINE}",
+        f"engines: no 'vlm'; did you mean 'vllm'? Available: embedded, vllm. A new one is a new file in simplerl/engines/, {MINE}",
     ),
     "unknown template": (
         "data.template=qwen-box",

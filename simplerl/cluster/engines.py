@@ -1,0 +1,132 @@
+"""Several engines as one: requests are dealt out, what a lost engine left unfinished goes to the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from simplerl.cluster import ray
+from simplerl.cluster.ray import Actor
+from simplerl.engines.base import Engine
+from simplerl.errors import ClusterError, EngineError, WorkerLost
+from simplerl.types import Metrics, Request, Rollout
+
+PAUSE = 0.05
+"""Seconds of finished rollouts that are handed over at once."""
+
+
+class EngineWorker:
+    """An engine in a process of its own."""
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self.engine = make()
+
+    def load(self, version: int, *chunks: dict[str, Any]) -> None:
+        self.engine.load_weights((pair for chunk in chunks for pair in chunk.items()), version)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Rollout]]:
+        finished, handed = list[Rollout](), time.monotonic()
+        for rollout in self.engine.submit(requests):
+            finished.append(rollout)
+            if time.monotonic() - handed > PAUSE:
+                yield finished
+                finished, handed = [], time.monotonic()
+        yield finished
+
+
+class RemoteEngines:
+    """An `Engine` of several. Which engine answers a request depends on its place alone, unless one is lost."""
+
+    def __init__(self, make: Callable[[], Engine], count: int, restarts: int, *, device: str, threads: int) -> None:
+        self._spawn = lambda: Actor(EngineWorker, make, device=device, threads=threads)
+        self._workers = [self._spawn() for _ in range(count)]
+        self._restarts = restarts
+        self._weights: tuple[int, list[Any]] | None = None
+        self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
+
+    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
+        """Replaces every engine's weights; an engine that is lost meanwhile is begun anew with them."""
+        self._weights = version, ray.store(weights)
+        loading = [self._load(worker) for worker in self._workers]
+        for number, reference in enumerate(loading):
+            try:
+                ray.get(reference)
+            except WorkerLost as error:
+                self._replace(number, error)
+
+    def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        """Yields each rollout as it finishes, each exactly once."""
+        if len({request.id for request in requests}) < len(requests):
+            raise EngineError("two requests have the same id; ids must differ")
+        return self._run(list(requests))
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+    def metrics(self) -> Metrics:
+        """What went wrong and was mended since the run began, in this process."""
+        return dict(self.faults)
+
+    def _load(self, worker: Actor) -> Any:
+        assert self._weights is not None
+        version, chunks = self._weights
+        return worker.call("load", version, *chunks)
+
+    def _run(self, requests: list[Request]) -> Iterator[Rollout]:
+        open_requests = {request.id: request for request in requests}
+        count = len(self._workers)
+        cuts = [len(requests) * number // count for number in range(count + 1)]
+        running = {
+            self._workers[n].stream("answer", requests[start:end]): (n, requests[start:end])
+            for n, (start, end) in enumerate(pairwise(cuts))
+            if start < end
+        }
+        while running:
+            done = ray.ready(list(running), ray.PATIENCE)
+            if not done:
+                gone = {number: WorkerLost("it does not answer") for number in ray.lost(self._workers)}
+                done = [stream for stream, (number, _) in running.items() if number in gone]
+            for stream in done:
+                number, _ = running[stream]
+                try:
+                    finished = ray.get(next(stream))
+                except StopIteration:
+                    del running[stream]
+                    continue
+                except WorkerLost as error:
+                    self._move(running, number, open_requests, error)
+                    break
+                for rollout in finished:
+                    if open_requests.pop(rollout.request_id, None) is not None:
+                        yield rollout
+        if open_requests:
+            raise EngineError(
+                f"{len(open_requests)} requests were never finished, the first is {next(iter(open_requests))}"
+            )
+
+    def _move(self, running: dict[Any, Any], number: int, open_requests: dict[str, Request], error: WorkerLost) -> None:
+        """Begins a lost engine anew, and deals what it left unfinished out among all."""
+        left = [r for n, share in running.values() if n == number for r in share if r.id in open_requests]
+        for stream in [stream for stream, (n, _) in running.items() if n == number]:
+            del running[stream]
+        self._replace(number, error)
+        self.faults["cluster/requests_moved"] += len(left)
+        for worker in range(len(self._workers)):
+            share = left[worker :: len(self._workers)]
+            if share:
+                running[self._workers[worker].stream("answer", share)] = (worker, share)
+
+    def _replace(self, number: int, error: WorkerLost) -> None:
+        self.faults["cluster/engines_lost"] += 1
+        if self.faults["cluster/engines_lost"] > self._restarts:
+            raise ClusterError(
+                f"engine {number} is lost ({error}), and cluster.restarts={self._restarts} allows no more; "
+                "look for out-of-memory kills on its node"
+            ) from error
+        self._workers[number].kill()
+        self._workers[number] = self._spawn()
+        if self._weights is not None:
+            ray.get(self._load(self._workers[number]))

@@ -1,0 +1,128 @@
+"""A learner sharded over ranks, each in a process of its own. The driver hands out batches and reads numbers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from simplerl.cluster import ray
+from simplerl.cluster.ray import Actor, Stored
+from simplerl.errors import ClusterError
+from simplerl.types import Metrics
+
+
+class RankWorker:
+    """One rank."""
+
+    def __init__(self, make: Callable[[Any], Any], rank: int, count: int, device: str) -> None:
+        self.make, self.rank, self.count, self.device = make, rank, count, device
+
+    def address(self) -> str:
+        """Where the ranks can meet, on this one's node."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{_own_address()}:{free.getsockname()[1]}"
+
+    def join(self, address: str) -> None:
+        """Meets the other ranks and builds the learner."""
+        import torch
+        import torch.distributed as dist
+
+        from simplerl.policy.fsdp import Sharded
+
+        host, port = address.rsplit(":", 1)
+        os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+        backend = "nccl" if self.device == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=self.rank, world_size=self.count)
+        self.learner = self.make(Sharded(torch.device(self.device)))
+
+    def run(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """A method of the learner. All ranks compute its result, the first returns it."""
+        result = getattr(self.learner, method)(*arguments, **named)
+        return result if self.rank == 0 else None
+
+    def look(self, name: str) -> Any:
+        return getattr(self.learner, name)
+
+    def weights(self) -> list[Any]:
+        """References to the weights in the cluster's store. One layer at a time is whole, in every rank."""
+        if self.rank == 0:
+            return ray.store(self.learner.weights())
+        for _ in self.learner.weights():
+            pass
+        return []
+
+
+def _own_address() -> str:
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "127.0.0.1"
+
+
+class RemoteLearner:
+    """A `Learner` whose work is done by ranks. A lost rank loses all of it: `WorkerLost`."""
+
+    def __init__(self, make: Callable[[Any], Any], count: int, *, device: str, threads: int) -> None:
+        self._ranks = [
+            Actor(RankWorker, make, rank, count, device, device=device, threads=threads) for rank in range(count)
+        ]
+        address = ray.get(self._ranks[0].call("address"))
+        ray.all_of(self._ranks, "join", address)
+        self.temperature: float = self._look("temperature")
+
+    def annotate(self, batch: Any, *, own: bool = True) -> Any:
+        return self._run("annotate", ray.put(batch), own=own)
+
+    def logprobs(self, batch: Any) -> Any:
+        return self._run("logprobs", ray.put(batch))
+
+    def update(
+        self,
+        minibatch: Any,
+        loss: Any,
+        *,
+        train_actor: bool = True,
+        check: Callable[[Metrics], None] = lambda metrics: None,
+    ) -> Metrics:
+        try:
+            metrics = self._run("backward", ray.put(minibatch), loss, train_actor=train_actor)
+            check(metrics)
+            return metrics | self._run("apply", train_actor=train_actor)
+        finally:
+            self._run("forget")
+
+    def fill(self, batch: Any) -> Any:
+        return self._run("fill", ray.put(batch))
+
+    @property
+    def updates(self) -> int:
+        return self._look("updates")
+
+    def weights(self) -> Any:
+        """The policy's weights, in the cluster's store."""
+        return Stored(ray.all_of(self._ranks, "weights")[0])
+
+    def export(self, folder: Path) -> None:
+        if not Path(folder).is_dir():
+            raise ClusterError(f"{folder} is no folder here; the first learner's node must share it")
+        self._run("export", folder)
+
+    def state(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        return self._run("state")
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Any]], scalars: Mapping[str, Any]) -> None:
+        self._run("restore", ray.put(tensors), scalars)
+
+    def close(self) -> None:
+        for rank in self._ranks:
+            rank.kill()
+
+    def _run(self, method: str, *arguments: Any, **named: Any) -> Any:
+        return ray.all_of(self._ranks, "run", method, *arguments, **named)[0]
+
+    def _look(self, name: str) -> Any:
+        return ray.get(self._ranks[0].call("look", name))

@@ -1,0 +1,177 @@
+"""What is asked of Ray: a cluster, actors, their results and their deaths. All that a release may break is here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from simplerl import plugins
+from simplerl.config import ClusterConfig
+from simplerl.errors import ClusterError, ConfigError, DependencyError, WorkerLost
+
+PATIENCE = 30.0
+"""Seconds in which an actor must say that it lives."""
+
+CHUNK = 256 << 20
+"""Bytes of weights that travel as one object."""
+
+
+def start(config: ClusterConfig, device: str) -> None:
+    """Joins the cluster, or begins one on this machine. Raises `ClusterError` where it has too few GPUs."""
+    ray = _ray()
+    if not ray.is_initialized():
+        address = None if config.ray == "auto" else config.ray
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except ConnectionError as error:
+            raise ClusterError(
+                f"cluster.ray={config.ray}: no cluster answers there ({error}); "
+                "begin one with `ray start --head`, or use cluster.ray=auto"
+            ) from error
+    for name, module in list(sys.modules.items()):
+        if name.startswith(plugins.USER):  # other processes cannot import a user's own file by name
+            ray.cloudpickle.register_pickle_by_value(module)
+    needed = config.learners + config.engines if device == "cuda" else 0
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if needed > there:
+        raise ClusterError(
+            f"cluster.learners={config.learners} and cluster.engines={config.engines} need {needed} GPUs, "
+            f"the cluster has {there}; lower them or add nodes"
+        )
+
+
+def _ray() -> Any:
+    # Its own count of GPUs must not hide them from processes that ask for none.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise DependencyError(f"cluster.ray needs Ray ({error}); pip install 'simplerl[ray]'") from error
+    return ray
+
+
+class Actor:
+    """One process that runs an object's methods, one at a time; whether it lives can be asked meanwhile."""
+
+    def __init__(self, cls: type, *arguments: Any, device: str, threads: int) -> None:
+        options = {
+            "num_cpus": 0,  # learners and engines take turns, so they may outnumber the cores
+            "num_gpus": int(device == "cuda"),
+            "max_concurrency": 1,
+            "concurrency_groups": {"life": 1},
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        }
+        self._handle = _ray().remote(**options)(_alive(cls)).remote(*arguments)
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """A reference to what the method will return."""
+        return getattr(self._handle, method).remote(*arguments, **named)
+
+    def stream(self, method: str, *arguments: Any) -> Any:
+        """References to what the method yields, as a generator that `ready` can watch."""
+        return getattr(self._handle, method).options(num_returns="streaming").remote(*arguments)
+
+    def ask(self) -> Any:
+        """A reference that is there once the actor has said that it lives."""
+        return self._handle.alive.options(concurrency_group="life").remote()
+
+    def kill(self) -> None:
+        _ray().kill(self._handle, no_restart=True)
+
+
+def _alive(cls: type) -> type:
+    class Living(cls):  # type: ignore[misc]
+        def alive(self) -> int:
+            return os.getpid()
+
+    Living.__name__ = cls.__name__
+    return Living
+
+
+def put(value: Any) -> Any:
+    """A reference to an object that any actor can read."""
+    return _ray().put(value)
+
+
+def get(reference: Any) -> Any:
+    """What a reference stands for. Raises `WorkerLost` where its actor died, else what the method raised."""
+    exceptions = _ray().exceptions
+    try:
+        return _ray().get(reference)
+    except exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except (exceptions.RayActorError, exceptions.RayError) as error:
+        raise WorkerLost(str(error).splitlines()[0]) from error
+
+
+def ready(references: Sequence[Any], seconds: float | None) -> list[Any]:
+    """Those that are there; waits for the first, at most so long."""
+    return _ray().wait(list(references), num_returns=1, timeout=seconds)[0]
+
+
+def lost(actors: Sequence[Actor], seconds: float = PATIENCE) -> list[int]:
+    """The numbers of those that do not say in time that they live; they are killed, so that none comes back."""
+    asked = [actor.ask() for actor in actors]
+    there, _ = _ray().wait(asked, num_returns=len(asked), timeout=seconds)
+    gone = []
+    for number, (actor, reference) in enumerate(zip(actors, asked, strict=True)):
+        try:
+            if reference not in there:
+                raise WorkerLost("no answer")
+            get(reference)
+        except WorkerLost:
+            gone.append(number)
+            actor.kill()
+    return gone
+
+
+def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) -> list[Any]:
+    """The method's results of every actor. Raises `WorkerLost` if one died, else the first failure."""
+    references = [actor.call(method, *arguments, **named) for actor in actors]
+    waiting, results = list(references), {}
+    while waiting:
+        for reference in ready(waiting, None):
+            waiting.remove(reference)
+            try:
+                results[reference] = get(reference)
+            except BaseException as error:
+                # What a rank says when another has died is of no use: its connection broke.
+                if gone := lost(actors):
+                    raise WorkerLost(f"{method}: worker {gone[0]} of {len(actors)} is gone ({error})") from error
+                raise
+    return [results[reference] for reference in references]
+
+
+class Stored:
+    """Weights in the cluster's store: actors read them there; whoever iterates brings them here."""
+
+    def __init__(self, references: list[Any]) -> None:
+        self.references = references
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        for reference in self.references:
+            yield from get(reference).items()
+
+
+def store(weights: Iterator[tuple[str, Any]]) -> list[Any]:
+    """Puts weights into the cluster's store, in chunks."""
+    if isinstance(weights, Stored):
+        return weights.references
+    references, chunk, size = [], {}, 0
+    for name, tensor in weights:
+        chunk[name] = tensor.detach().cpu()
+        size += tensor.numel() * tensor.element_size()
+        if size >= CHUNK:
+            references.append(put(chunk))
+            chunk, size = {}, 0
+    return [*references, put(chunk)] if chunk else references
+
+
+def threads(config: ClusterConfig) -> int:
+    """Threads of an actor on a machine that all of one kind share; learners and engines take turns."""
+    if config.ray is None:
+        raise ConfigError("cluster.ray is not set")
+    return max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))
