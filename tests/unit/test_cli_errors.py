@@ -57,7 +57,8 @@ CASES = {
     ),
     "unknown engine": (
         "engine=vlm",
-        f"engines: no 'vlm'; did you mean 'vllm'? Available: embedded, vllm. A new one is a new file in simplerl/engines/, {MINE}",
+        "engines: no 'vlm'; did you mean 'vllm'? Available: embedded, vllm. "
+        f"A new one is a new file in simplerl/engines/, {MINE}",
     ),
     "unknown template": (
         "data.template=qwen-box",
