@@ -33,6 +33,10 @@ def make_learner(model: str, settings: list[str], ranks: Any = None) -> tuple[Le
     return Learner(recipe, algorithm, horizon=10, device=torch.device("cpu"), ranks=ranks), algorithm
 
 
+def rank_learner(model: str, ranks: Any) -> Learner:
+    return make_learner(model, [], ranks)[0]
+
+
 def make_batch(seed: int = 0, sequences: int = 12) -> Batch:
     generator = torch.Generator().manual_seed(seed)
 

@@ -103,8 +103,12 @@ def get(reference: Any) -> Any:
         return _ray().get(reference)
     except exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from None
-    except (exceptions.RayActorError, exceptions.RayError) as error:
-        raise WorkerLost(str(error).splitlines()[0]) from error
+    except exceptions.RayError as error:
+        lines = str(error).splitlines()
+        if "creation task" in lines[0]:
+            kind = lines[0].rpartition("repr=<simplerl.cluster.")[2].partition(" ")[0].rpartition(".")[2]
+            raise ClusterError(f"{kind} cannot be made: {lines[-1]}") from error
+        raise WorkerLost(lines[0]) from error
 
 
 def ready(references: Sequence[Any], seconds: float | None) -> list[Any]:

@@ -1,0 +1,247 @@
+"""Real Ray on this machine: a run spread over processes is the run of one, and what dies is made good."""
+
+import importlib.util
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import engine_models as tiny
+import pytest
+import torch
+from learner_cases import make_batch, make_learner, rank_learner
+from run_processes import contents
+
+from simplerl.config import ClusterConfig, validate_recipe
+from simplerl.engines.base import generate
+from simplerl.errors import ClusterError, EngineError
+from simplerl.records import RunFolder
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.xdist_group("ray"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of its own, whose processes find the tests' modules."""
+    from simplerl.cluster import ray
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
+    ray.start(ClusterConfig(ray="auto"), "cpu")
+    yield ray
+    import ray as real
+
+    real.shutdown()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save(tiny.model(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def engines(cluster, folder):
+    """Two, which are lost and begun anew from test to test."""
+    from simplerl.cluster.engines import RemoteEngines
+
+    made = RemoteEngines(partial(tiny.engine, folder, max_batch=4), 2, restarts=10, device="cpu", threads=1)
+    made.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
+    yield made
+    made.close()
+
+
+def faults(engines):
+    """Engines lost and requests moved so far."""
+    return tuple(engines.metrics().values())
+
+
+def answers(rollouts):
+    return [(r.request_id, r.token_ids, r.text, r.finish_reason, r.policy_version) for r in rollouts]
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """What one engine in this process answers."""
+    engine = tiny.engine(folder, max_batch=4)
+    engine.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
+    return answers(generate(engine, REQUESTS))
+
+
+REQUESTS = [tiny.request(f"r{i}", ids, seed=i, max_tokens=300) for i, ids in enumerate(tiny.prompts(60))]
+
+
+def process_of(cluster, worker):
+    return cluster.get(worker.ask())
+
+
+def test_engines_answer_as_one_does(engines, expected):
+    assert answers(generate(engines, REQUESTS)) == expected
+    assert engines.metrics() == {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_what_a_lost_engine_left_unfinished_is_answered_by_others_and_nothing_twice(
+    cluster, engines, expected, kind, monkeypatch
+):
+    """The answers are the same: random numbers belong to requests."""
+    monkeypatch.setattr(cluster, "PATIENCE", 4.0)
+    victim = process_of(cluster, engines._workers[0])
+    seen, before = [], faults(engines)
+    for rollout in engines.submit(REQUESTS):
+        if not seen:
+            os.kill(victim, kind)
+        seen.append(rollout)
+    order = {request.id: number for number, request in enumerate(REQUESTS)}
+    assert answers(sorted(seen, key=lambda r: order[r.request_id])) == expected
+    lost, moved = faults(engines)
+    assert lost == before[0] + 1 and 1 <= moved - before[1] <= 30
+    assert answers(generate(engines, REQUESTS)) == expected, "the new engine has the weights of the lost one"
+
+
+def test_an_engine_that_died_between_steps_is_made_good_when_weights_come(cluster, engines, expected):
+    before = faults(engines)
+    os.kill(process_of(cluster, engines._workers[1]), signal.SIGKILL)
+    time.sleep(1)
+    engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
+    assert answers(generate(engines, REQUESTS)) == expected
+    assert faults(engines) == (before[0] + 1, before[1])
+
+
+def test_engines_that_die_too_often_end_the_run_in_words(cluster, folder):
+    from simplerl.cluster.engines import RemoteEngines
+
+    engines = RemoteEngines(partial(tiny.engine, folder), 1, restarts=0, device="cpu", threads=1)
+    os.kill(process_of(cluster, engines._workers[0]), signal.SIGKILL)
+    with pytest.raises(ClusterError, match=r"engine 0 is lost .*cluster\.restarts=0 allows no more"):
+        generate(engines, REQUESTS)
+
+
+def test_an_error_of_an_engine_is_that_error_here(engines):
+    with pytest.raises(EngineError, match="foreign has token 999"):
+        generate(engines, [*REQUESTS, tiny.request("foreign", [5, 999])])
+    with pytest.raises(EngineError, match="same id"):
+        engines.submit([REQUESTS[0], REQUESTS[0]])
+
+
+def test_an_engine_that_cannot_be_made_is_an_error_and_not_a_fault(cluster):
+    from simplerl.cluster.engines import RemoteEngines
+
+    engines = RemoteEngines(partial(tiny.engine, "/nowhere"), 1, restarts=9, device="cpu", threads=1)
+    with pytest.raises(ClusterError, match=r"EngineWorker cannot be made: .*nowhere"):
+        generate(engines, REQUESTS)
+    assert faults(engines) == (0, 0)
+
+
+def test_more_gpus_than_there_are_is_said_at_once(cluster):
+    with pytest.raises(ClusterError, match=r"cluster.learners=2 and cluster.engines=3 need 5 GPUs, the cluster has 0"):
+        cluster.start(ClusterConfig(ray="auto", learners=2, engines=3), "cuda")
+
+
+# --- learners ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
+    """2, then 1, then 2: the state is exact, and the updates are those of one process that never stopped."""
+    from simplerl.cluster.learner import RemoteLearner
+
+    model = tiny.save(tiny.model(scale=0.1), tmp_path)
+    alone, algorithm = make_learner(model, [])
+    batch = make_batch()
+    credited, _ = algorithm.assign_credit(alone.annotate(batch))
+    parts = torch.arange(len(batch)).split(4)
+    state = None
+    for count, rows in zip((2, 1, 2), parts, strict=True):
+        remote = RemoteLearner(partial(rank_learner, model), count, device="cpu", threads=1)
+        if state is not None:
+            remote.restore(*state)
+            again = remote.state()
+            assert again[1] == state[1]
+            for name, tensors in state[0].items():
+                assert all(torch.equal(tensors[key], again[0][name][key]) for key in tensors)
+        assert remote.update(credited.select(rows), algorithm) == pytest.approx(
+            alone.update(credited.select(rows), algorithm), abs=1e-6, rel=1e-5
+        )
+        state = remote.state()
+        remote.close()
+    for name, tensors in alone.state()[0].items():
+        for key, tensor in tensors.items():
+            assert torch.allclose(state[0][name][key], tensor, atol=1e-6)
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def make_recipe(tiny_model, **cluster):
+    return validate_recipe(
+        {
+            "seed": 3,
+            "model": {"path": str(tiny_model)},
+            "data": {"source": "arithmetic"},
+            "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
+            "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},
+            "train": {"steps": 4, "minibatch_size": 8, "epochs": 2, "critic_warmup_steps": 1, "lanes": 1},
+            "actor": {"learning_rate": 1e-3},
+            "critic": {"learning_rate": 1e-3},
+            "engine": {"name": "embedded", "lanes": 1},
+            "checkpoint": {"every": 2},
+            **({"cluster": cluster} if cluster else {}),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def spread(cluster, tiny_model, tmp_path_factory):
+    """A run over two learners and two engines."""
+    from simplerl.train.run import train
+
+    path = tmp_path_factory.mktemp("runs") / "spread"
+    return train(make_recipe(tiny_model, ray="auto", learners=2, engines=2), path, plain=True)
+
+
+def test_two_learners_and_two_engines_train_as_one_process_does(spread, tiny_model, tmp_path):
+    from simplerl.train.run import train
+
+    alone = train(make_recipe(tiny_model), tmp_path / "alone", plain=True)
+    rows, others = (RunFolder(path).read_metrics() for path in (alone, spread))
+    assert len(rows) == len(others) == 4
+    for one, other in zip(rows, others, strict=True):
+        for name, value in one.items():
+            if not name.startswith(("time/", "memory/", "mismatch/", "sync/")):
+                assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(cluster, spread, tiny_model, tmp_path):
+    """Every number but the time is that of the run without a fault."""
+    from simplerl.train.run import train
+
+    folder = tmp_path / "torn"
+    done = threading.Event()
+
+    def assassin():
+        while not done.is_set() and len(RunFolder(folder).read_metrics()) < 3:
+            time.sleep(0.02)
+        victims = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if named(pid, "RankWorker")]
+        os.kill(victims[-1], signal.SIGKILL)
+
+    def named(pid, text):
+        try:
+            return text in Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            return False
+
+    thread = threading.Thread(target=assassin)
+    thread.start()
+    train(make_recipe(tiny_model, ray="auto", learners=2, engines=2), folder, plain=True)
+    done.set()
+    thread.join()
+    assert contents(folder) == contents(spread)
