@@ -165,6 +165,14 @@ def expected_weights(model: Any, trust_remote_code: bool) -> dict[str, tuple[str
     }
 
 
+def renew_tied_head(model: Any) -> None:
+    """On a CPU vLLM computes with a repacked copy of the head; a reload leaves that of tied weights stale (0.32)."""
+    head = getattr(model, "lm_head", None)
+    method = getattr(head, "quant_method", None)
+    if method is not None:
+        method.process_weights_after_loading(head)
+
+
 class VLLMEngine:
     """An `Engine` around vLLM's own."""
 
@@ -195,6 +203,8 @@ class VLLMEngine:
         given = self._fitting(weights)
         self._version = None
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
+        if len(given) < len(self._expected):
+            self._engine.apply_model(renew_tied_head)
         if not self._engine.reset_prefix_cache():
             raise EngineError(f"vLLM kept cached prefixes of the weights before version {version}")
         self._version = version

@@ -21,12 +21,16 @@ SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, 
 """vLLM's CPU kernels know heads of 32 and more."""
 
 
+TIED = {"tied": False}
+
+
 def model(seed=0):
-    return tiny.model(seed=seed, **SIZES)
+    return tiny.model(seed=seed, **SIZES, **TIED)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folder(request, tmp_path_factory):
+    TIED["tied"] = request.param
     path = tmp_path_factory.mktemp("model")
     tiny.tokenizer().save_pretrained(path)
     return tiny.save(model(), path)
