@@ -34,12 +34,20 @@ class Shape:
     qkv_bias: bool
 
     @property
-    def parameters(self) -> int:
-        """Of the causal language model, tied ones once."""
+    def layer_parameters(self) -> int:
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = 2 * self.hidden * queries + 2 * self.hidden * keys + self.qkv_bias * (queries + 2 * keys)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return (2 - self.tied) * self.vocab * self.hidden + self.layers * layer + self.hidden
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def outer_parameters(self) -> int:
+        """What is not in a layer: embeddings, head, the last norm."""
+        return (2 - self.tied) * self.vocab * self.hidden + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """Of the causal language model, tied ones once."""
+        return self.outer_parameters + self.layers * self.layer_parameters
 
     @property
     def critic_parameters(self) -> int:
@@ -211,11 +219,12 @@ def parameters_held(models: tuple[str, ...], shape: Shape) -> dict[str, int]:
 
 
 FORMULA = """\
-models are not spread over devices: all of this is on one
+without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's
 weights        4 bytes a parameter (float32 masters); the engine's copy in model.dtype
 gradients      4 bytes a parameter of actor and critic
 moments        8 bytes a parameter of actor and critic (AdamW)
-cast weights   2 bytes a parameter of the model at work, with bfloat16
+gathered       with several learners: what is outside of layers and two layers, whole, in float32, with their gradients
+cast weights   2 bytes a parameter of the model at work, with bfloat16; of what is gathered, with several learners
 KV cache       engine.max_batch x (data.max_prompt_tokens + rollout.max_tokens) x 2 x layers x KV heads x head size
 activations    micro-batch tokens x layers x (34 hidden + 8 intermediate) bytes with bfloat16, twice that with float32;
                with gradient checkpointing 4 hidden bytes a layer, and one layer whole
@@ -223,23 +232,41 @@ logits         3 float32 copies of one chunk, at most 64 M elements each"""
 
 
 def memory(recipe: Recipe, models: tuple[str, ...], shape: Shape) -> dict[str, float]:
-    """Estimated GiB on the device by `FORMULA`, part by part, and their sum under "total"."""
-    size = 2 if recipe.model.dtype == "bfloat16" else 4
+    """Estimated GiB by `FORMULA`, part by part, with the sum of a device under "total" or "an engine's total"."""
+    learner, engine = _learner_bytes(recipe, models, shape), _engine_bytes(recipe, shape)
+    groups = {"total": learner | engine}
+    if recipe.cluster.ray is not None:
+        groups = {"a learner's total": learner, "an engine's total": engine}
+    gib: dict[str, float] = {}
+    for name, parts in groups.items():
+        each = {part: count / GIB for part, count in parts.items()}
+        gib |= each | {name: math.fsum(each.values())}
+    return gib
+
+
+def _learner_bytes(recipe: Recipe, models: tuple[str, ...], shape: Shape) -> dict[str, float]:
     held = parameters_held(models, shape)
     trained = sum(held[name] for name in ("actor", "critic") if name in held)
+    ranks = recipe.cluster.learners if recipe.cluster.ray is not None else 1
+    whole = shape.parameters if ranks == 1 else shape.outer_parameters + 2 * shape.layer_parameters
     tokens = max(recipe.train.micro_batch_tokens, recipe.data.max_prompt_tokens + recipe.rollout.max_tokens)
-    parts = {
-        "weights": 4 * sum(count for name, count in held.items() if name != "engine copy"),
-        "engine copy": size * shape.parameters,
-        "gradients": 4 * trained,
-        "moments": 8 * trained,
-        "cast weights": 2 * shape.parameters if size == 2 else 0,
-        "KV cache": _cached_tokens(recipe) * shape.cache_elements * size,
+    return {
+        "weights": 4 * sum(count for name, count in held.items() if name != "engine copy") / ranks,
+        "gradients": 4 * trained / ranks,
+        "moments": 8 * trained / ranks,
+        **({"gathered": 8 * whole} if ranks > 1 else {}),
+        "cast weights": 2 * whole if recipe.model.dtype == "bfloat16" else 0,
         "activations": tokens * _activation_bytes(recipe, shape),
         "logits": 3 * 4 * min(MAX_LOGITS, tokens * shape.vocab),
     }
-    gib = {name: count / GIB for name, count in parts.items()}
-    return gib | {"total": math.fsum(gib.values())}
+
+
+def _engine_bytes(recipe: Recipe, shape: Shape) -> dict[str, float]:
+    size = 2 if recipe.model.dtype == "bfloat16" else 4
+    return {
+        "engine copy": size * shape.parameters,
+        "KV cache": _cached_tokens(recipe) * shape.cache_elements * size,
+    }
 
 
 def _cached_tokens(recipe: Recipe) -> int:

@@ -58,7 +58,7 @@ def sections(recipe: Recipe, plan: Plan) -> list[tuple[str, list[tuple[str, ...]
     parts.append(("models held", _model_rows(plan)))
     if plan.memory_gib is not None:
         rows = [(name, f"{value:8.2f} GiB") for name, value in plan.memory_gib.items()]
-        parts.append(("estimated memory of the device", rows))
+        parts.append(("estimated memory", rows))
     return parts
 
 

@@ -19,10 +19,11 @@ CHUNK = 256 << 20
 
 
 def start(config: ClusterConfig, device: str) -> None:
-    """Joins the cluster, or begins one on this machine. Raises `ClusterError` where it has too few GPUs."""
+    """Joins a cluster, or begins one on this machine. Raises `ClusterError` where it has too few GPUs."""
     ray = _ray()
     if not ray.is_initialized():
-        address = None if config.ray == "auto" else config.ray
+        # Left to itself Ray would join what another run began on this machine, and end with it.
+        address = os.environ.get("RAY_ADDRESS", "local") if config.ray == "auto" else config.ray
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
         except ConnectionError as error:
@@ -116,10 +117,10 @@ def ready(references: Sequence[Any], seconds: float | None) -> list[Any]:
     return _ray().wait(list(references), num_returns=1, timeout=seconds)[0]
 
 
-def lost(actors: Sequence[Actor], seconds: float = PATIENCE) -> list[int]:
+def lost(actors: Sequence[Actor]) -> list[int]:
     """The numbers of those that do not say in time that they live; they are killed, so that none comes back."""
     asked = [actor.ask() for actor in actors]
-    there, _ = _ray().wait(asked, num_returns=len(asked), timeout=seconds)
+    there, _ = _ray().wait(asked, num_returns=len(asked), timeout=PATIENCE)
     gone = []
     for number, (actor, reference) in enumerate(zip(actors, asked, strict=True)):
         try:
@@ -137,14 +138,17 @@ def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) 
     references = [actor.call(method, *arguments, **named) for actor in actors]
     waiting, results = list(references), {}
     while waiting:
-        for reference in ready(waiting, None):
+        there = ready(waiting, PATIENCE)
+        if not there and (gone := lost(actors)):
+            raise WorkerLost(f"worker {gone[0]} of {len(actors)} does not answer")
+        for reference in there:
             waiting.remove(reference)
             try:
                 results[reference] = get(reference)
             except BaseException as error:
                 # What a rank says when another has died is of no use: its connection broke.
                 if gone := lost(actors):
-                    raise WorkerLost(f"{method}: worker {gone[0]} of {len(actors)} is gone ({error})") from error
+                    raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({error})") from error
                 raise
     return [results[reference] for reference in references]
 

@@ -233,7 +233,8 @@ class ClusterConfig(Frozen):
     """Where things run. Empty: all in one process."""
 
     ray: str | None = None
-    """"auto": the Ray cluster that this machine is part of, or a new one on it; else a cluster's address."""
+    """"auto": the Ray cluster that RAY_ADDRESS names (as `ray job submit` does), else a new one on this machine; or a
+    cluster's address."""
 
     learners: int = Field(default=1, ge=1)
     """Processes that the models are sharded over, each with a GPU where there are any."""

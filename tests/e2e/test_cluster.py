@@ -16,7 +16,7 @@ from run_processes import contents
 
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
-from simplerl.errors import ClusterError, EngineError
+from simplerl.errors import ClusterError, EngineError, WorkerLost
 from simplerl.records import RunFolder
 
 pytestmark = [
@@ -150,8 +150,11 @@ def test_more_gpus_than_there_are_is_said_at_once(cluster):
 # --- learners ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
-    """2, then 1, then 2: the state is exact, and the updates are those of one process that never stopped."""
+def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path, monkeypatch):
+    """2, then 1, then 2: the state is exact, and the updates are those of one process that never stopped.
+
+    At last a rank hangs, and is found.
+    """
     from simplerl.cluster.learner import RemoteLearner
 
     model = tiny.save(tiny.model(scale=0.1), tmp_path)
@@ -159,7 +162,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     batch = make_batch()
     credited, _ = algorithm.assign_credit(alone.annotate(batch))
     parts = torch.arange(len(batch)).split(4)
-    state = None
+    state, remote = None, None
     for count, rows in zip((2, 1, 2), parts, strict=True):
         remote = RemoteLearner(partial(rank_learner, model), count, device="cpu", threads=1)
         if state is not None:
@@ -172,10 +175,16 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
             alone.update(credited.select(rows), algorithm), abs=1e-6, rel=1e-5
         )
         state = remote.state()
-        remote.close()
+        if rows is not parts[-1]:
+            remote.close()
     for name, tensors in alone.state()[0].items():
         for key, tensor in tensors.items():
             assert torch.allclose(state[0][name][key], tensor, atol=1e-6)
+    monkeypatch.setattr(cluster, "PATIENCE", 4.0)
+    os.kill(process_of(cluster, remote._ranks[1]), signal.SIGSTOP)
+    with pytest.raises(WorkerLost, match="worker 1 of 2 does not answer"):
+        remote.logprobs(batch)
+    remote.close()
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

@@ -183,6 +183,18 @@ def test_a_bad_gradient_is_refused_and_its_tensor_named(learner_and_algorithm):
     assert all(torch.equal(before[n], p) for n, p in snapshot(learner).items())
 
 
+@pytest.mark.parametrize("part", [0, 1], ids=["log-probs", "entropy"])
+def test_a_loss_of_one_part_of_a_chunked_head_has_the_gradient_of_that_part(part):
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(20, 8), torch.randn(30, 8), torch.randint(0, 30, (20,))
+    grads = []
+    for max_logits in (30 * 7, 10**9):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        token_logprobs(h, w, targets, max_logits=max_logits)[part].sum().backward()
+        grads.append((h.grad, w.grad))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+
+
 def test_chunked_log_probs_equal_unchunked_ones_gradients_too():
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(50, 8, generator=generator), torch.randn(30, 8, generator=generator)
@@ -194,7 +206,13 @@ def test_chunked_log_probs_equal_unchunked_ones_gradients_too():
         (logprobs.sum() + 0.3 * entropy.sum()).backward()
         results.append((logprobs, entropy, h.grad, w.grad))
     for chunked in results[:2]:
-        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(chunked, results[2], strict=True))
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(chunked, results[2], strict=True))
+    exact = [each.double().requires_grad_() for each in (hidden, weight)]
+    distributions = torch.log_softmax(exact[0] @ exact[1].T / 0.6, dim=-1)
+    own_entropy = -(distributions.exp() * distributions).sum()
+    (distributions.gather(-1, targets[:, None]).sum() + 0.3 * own_entropy).backward()
+    for found in results:
+        assert all(torch.allclose(a.double(), b.grad, atol=1e-5) for a, b in zip(found[2:], exact, strict=True))
     expected = torch.distributions.Categorical(logits=hidden @ weight.T / 0.6)
     assert torch.allclose(results[2][0], expected.log_prob(targets), atol=1e-5)
     assert torch.allclose(results[2][1], expected.entropy(), atol=1e-5)

@@ -145,6 +145,25 @@ def test_memory_by_hand() -> None:
     assert {name: round(gib * GIB) for name, gib in parts.items()} == expected | {"total": sum(expected.values())}
 
 
+def test_memory_of_a_cluster_by_hand() -> None:
+    spread = recipe(cluster={"ray": "auto", "learners": 4, "engines": 2}, model={"dtype": "bfloat16"})
+    parts = memory(spread, models_held(spread), SMALL)
+    actor, critic = SMALL.parameters, SMALL.critic_parameters
+    gathered = 5 * 4 + 4 + 2 * 100
+    learner = {
+        "weights": (4 * (actor + critic + actor)) // 4,
+        "gradients": actor + critic,
+        "moments": 2 * (actor + critic),
+        "gathered": 8 * gathered,
+        "cast weights": 2 * gathered,
+        "activations": 100 * 2 * (34 * 4 + 8 * 3),
+        "logits": 3 * 4 * 100 * 5,
+    }
+    engine = {"engine copy": 2 * actor, "KV cache": 10 * 50 * 8 * 2}
+    totals = {"a learner's total": sum(learner.values()), "an engine's total": sum(engine.values())}
+    assert {name: round(gib * GIB) for name, gib in parts.items()} == learner | engine | totals
+
+
 def test_bfloat16_and_checkpointing_take_less() -> None:
     half = recipe(model={"dtype": "bfloat16", "gradient_checkpointing": True})
     parts = memory(half, models_held(half), SMALL)
