@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from learner_cases import make_batch
 
 from simplerl.algorithms.ppo import PPO, Config
 from simplerl.config import validate_recipe
 from simplerl.errors import NonFiniteError
-from simplerl.functional.batch import collate
 from simplerl.functional.logprobs import token_logprobs
 from simplerl.policy.learner import Learner
-from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 CPU = torch.device("cpu")
 
@@ -28,23 +27,6 @@ def make_recipe(tiny_model, **overrides):
             "critic": {"learning_rate": 1e-3},
         }
     )
-
-
-def make_batch(seed=0, sequences=12):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(low, high, size):
-        return torch.randint(low, high, (size,), generator=generator).tolist()
-
-    groups = []
-    for number in range(sequences // 3):
-        prompt = Prompt(Problem(f"p{number}", "q", "1"), "q", tuple(draw(5, 200, 3 + number)))
-        group = []
-        for size in draw(1, 20, 3):
-            rollout = Rollout("r", prompt, tuple(draw(5, 200, size)), (-1.0,) * size, "", "stop", 0)
-            group.append(GradedRollout(rollout, Verdict("correct"), float(draw(-1, 2, 1)[0])))
-        groups.append(group)
-    return collate(groups)
 
 
 def make(recipe):
