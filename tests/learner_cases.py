@@ -34,7 +34,7 @@ def make_learner(model: str, settings: list[str], ranks: Any = None) -> tuple[Le
 
 
 def rank_learner(model: str, ranks: Any) -> Learner:
-    return make_learner(model, [], ranks)[0]
+    return make_learner(model, ["train.lanes=2"], ranks)[0]
 
 
 def make_batch(seed: int = 0, sequences: int = 12) -> Batch:

@@ -36,6 +36,8 @@ class RankWorker:
         host, port = address.rsplit(":", 1)
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
         backend = "nccl" if self.device == "cuda" else "gloo"
+        if self.device == "cuda":
+            torch.cuda.set_device(0)  # the only one that Ray lets this process see
         dist.init_process_group(backend, rank=self.rank, world_size=self.count)
         self.learner = self.make(Sharded(torch.device(self.device)))
 

@@ -16,9 +16,12 @@ from simplerl.policy.ranks import Alone, Stats
 class Sharded(Alone):
     """The ranks of the process group, which must be there: NCCL on GPUs, gloo on CPUs."""
 
+    sharded = True
+
     def __init__(self, device: torch.device) -> None:
         if not dist.is_initialized():
             raise ConfigError("a sharded learner needs torch.distributed.init_process_group first")
+        self.device = device
         self.count, self.number = dist.get_world_size(), dist.get_rank()
         self.mesh: DeviceMesh = init_device_mesh(device.type, (self.count,))
 
@@ -29,7 +32,9 @@ class Sharded(Alone):
         fully_shard(model, mesh=self.mesh)
 
     def add(self, values: Tensor) -> None:
-        dist.all_reduce(values)
+        moved = values.to(self.device)  # NCCL knows GPUs alone
+        dist.all_reduce(moved)
+        values.copy_(moved)
 
     def merge(self, stats: Stats) -> Stats:
         for names, kind in (

@@ -79,7 +79,7 @@ class Learner:
         self.actor = PolicyModel(causal_lm)
         for model in filter(None, (self.actor, self.critic, self.reference)):
             self.ranks.shard(model)
-        self.lanes = Lanes(lanes_of(device, recipe.train.lanes) if self.ranks.count == 1 else 1)
+        self.lanes = Lanes(lanes_of(device, recipe.train.lanes) if not self.ranks.sharded else 1)
         self.actors = Replicas(self.actor, self.lanes.count)
         self.critics = None if self.critic is None else Replicas(self.critic, self.lanes.count)
         self._kept: tuple[Tensor, list[Tensor]] | None = None
@@ -108,7 +108,7 @@ class Learner:
         kept for it: no more memory than the update takes."""
         assert self.critic is not None and self.critics is not None
         critics, parts = self.critics, self._parts(batch)
-        if not once or len(parts) > self.lanes.count or self.ranks.count > 1:
+        if not once or len(parts) > self.lanes.count or self.ranks.sharded:
             return self._score(batch, self.critic)
 
         def forward(lane: int, rows: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ class Alone:
 
     count = 1
     number = 0
+    sharded = False
+    """Whether models are in parts; such a model has no twins in lanes."""
 
     def shard(self, model: nn.Module) -> None:
         """Leaves each process a part of the model's parameters."""

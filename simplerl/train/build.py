@@ -37,11 +37,11 @@ def load_tokenizer(recipe: TrainingRecipe) -> PreTrainedTokenizerBase:
 
 
 def choose_device(recipe: TrainingRecipe) -> torch.device:
-    """The recipe's device; `auto` is CUDA where there is one."""
-    wanted = recipe.model.device
-    if wanted == "cuda" and not torch.cuda.is_available():
+    """The recipe's device; `auto` is CUDA where this machine has it. In a cluster other machines may have it alone."""
+    wanted, here = recipe.model.device, torch.cuda.is_available()
+    if wanted == "cuda" and not here and recipe.cluster.ray is None:
         raise ConfigError("model.device=cuda but this machine has no CUDA device; use model.device=auto or cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and here) else "cpu")
 
 
 def build_verifier(config: PluginConfig) -> Verifier:
