@@ -12,6 +12,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import settings
+
+# No test may fail because a machine is busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TOGETHER = {"test_cluster.py": "ray", "test_cluster_nodes.py": "ray", "test_vllm_engine.py": "vllm"}
 """Files whose tests one worker runs, one after the other: they share what takes long to begin."""
