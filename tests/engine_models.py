@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> Any:
 def engine(folder: str, *, dtype: str = "float32", attention: str = "sdpa", **settings: Any) -> Any:
     config = embedded.Config(**settings)
     return embedded.build(config, folder, tokenizer(), dtype=dtype, device="cpu", attention=attention)
+
+
+def slow_engine(folder: str, seconds: float) -> Any:
+    time.sleep(seconds)
+    return engine(folder)
 
 
 def has_vllm() -> bool:

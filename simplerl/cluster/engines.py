@@ -9,6 +9,7 @@ from typing import Any
 
 from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor
+from simplerl.config import ClusterConfig
 from simplerl.engines.base import Engine
 from simplerl.errors import ClusterError, EngineError, WorkerLost
 from simplerl.types import Metrics, Request, Rollout
@@ -20,7 +21,10 @@ PAUSE = 0.05
 class EngineWorker:
     """An engine in a process of its own."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    engine: Engine
+
+    def begin(self, make: Callable[[], Engine]) -> None:
+        """Builds the engine; not when the process begins, so that it can say meanwhile that it lives."""
         self.engine = make()
 
     def load(self, version: int, *chunks: dict[str, Any]) -> None:
@@ -39,12 +43,18 @@ class EngineWorker:
 class RemoteEngines:
     """An `Engine` of several. Which engine answers a request depends on its place alone, unless one is lost."""
 
-    def __init__(self, make: Callable[[], Engine], count: int, restarts: int, *, device: str, threads: int) -> None:
-        self._spawn = lambda: Actor(EngineWorker, make, device=device, threads=threads)
-        self._workers = [self._spawn() for _ in range(count)]
-        self._restarts = restarts
+    def __init__(self, make: Callable[[], Engine], config: ClusterConfig, device: str) -> None:
+        """Begins `config.engines`, each what `make` gives; raises what that raises."""
+        ray.start(config, device)
+        self._make, self._config, self._device = make, config, device
         self._weights: tuple[int, list[Any]] | None = None
+        self._workers = self._begin(config.engines)
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
+
+    def _begin(self, count: int) -> list[Actor]:
+        workers = ray.begun([Actor(EngineWorker, self._config, self._device) for _ in range(count)])
+        ray.all_of(workers, "begin", self._make)
+        return workers
 
     def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
         """Replaces every engine's weights; an engine that is lost meanwhile is begun anew with them."""
@@ -67,7 +77,7 @@ class RemoteEngines:
             worker.kill()
 
     def metrics(self) -> Metrics:
-        """What went wrong and was mended since the run began, in this process."""
+        """What was lost and made good since these engines were begun."""
         return dict(self.faults)
 
     def _load(self, worker: Actor) -> Any:
@@ -85,9 +95,9 @@ class RemoteEngines:
             if start < end
         }
         while running:
-            done = ray.ready(list(running), ray.PATIENCE)
+            done = ray.ready(list(running))
             if not done:
-                gone = {number: WorkerLost("it does not answer") for number in ray.lost(self._workers)}
+                gone = ray.lost(self._workers)
                 done = [stream for stream, (number, _) in running.items() if number in gone]
             for stream in done:
                 number, _ = running[stream]
@@ -121,12 +131,12 @@ class RemoteEngines:
 
     def _replace(self, number: int, error: WorkerLost) -> None:
         self.faults["cluster/engines_lost"] += 1
-        if self.faults["cluster/engines_lost"] > self._restarts:
+        if self.faults["cluster/engines_lost"] > self._config.restarts:
             raise ClusterError(
-                f"engine {number} is lost ({error}), and cluster.restarts={self._restarts} allows no more; "
+                f"engine {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no more; "
                 "look for out-of-memory kills on its node"
             ) from error
         self._workers[number].kill()
-        self._workers[number] = self._spawn()
+        (self._workers[number],) = self._begin(1)
         if self._weights is not None:
             ray.get(self._load(self._workers[number]))

@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor, Stored
-from simplerl.errors import ClusterError
+from simplerl.config import ClusterConfig
+from simplerl.errors import ClusterError, WorkerLost
 from simplerl.types import Metrics
 
 
 class RankWorker:
     """One rank."""
 
-    def __init__(self, make: Callable[[Any], Any], rank: int, count: int, device: str) -> None:
-        self.make, self.rank, self.count, self.device = make, rank, count, device
+    def __init__(self, rank: int, count: int, device: str) -> None:
+        self.rank, self.count, self.device = rank, count, device
 
     def address(self) -> str:
         """Where the ranks can meet, on this one's node."""
         with socket.socket() as free:
             free.bind(("", 0))
-            return f"{_own_address()}:{free.getsockname()[1]}"
+            return f"{ray.own_address()}:{free.getsockname()[1]}"
 
-    def join(self, address: str) -> None:
+    def join(self, address: str, make: Callable[[Any], Any]) -> None:
         """Meets the other ranks and builds the learner."""
         import torch
         import torch.distributed as dist
@@ -39,7 +41,7 @@ class RankWorker:
         if self.device == "cuda":
             torch.cuda.set_device(0)  # the only one that Ray lets this process see
         dist.init_process_group(backend, rank=self.rank, world_size=self.count)
-        self.learner = self.make(Sharded(torch.device(self.device)))
+        self.learner = make(Sharded(torch.device(self.device)))
 
     def run(self, method: str, *arguments: Any, **named: Any) -> Any:
         """A method of the learner. All ranks compute its result, the first returns it."""
@@ -58,22 +60,16 @@ class RankWorker:
         return []
 
 
-def _own_address() -> str:
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return "127.0.0.1"
-
-
 class RemoteLearner:
     """A `Learner` whose work is done by ranks. A lost rank loses all of it: `WorkerLost`."""
 
-    def __init__(self, make: Callable[[Any], Any], count: int, *, device: str, threads: int) -> None:
-        self._ranks = [
-            Actor(RankWorker, make, rank, count, device, device=device, threads=threads) for rank in range(count)
-        ]
+    def __init__(self, make: Callable[[Any], Any], config: ClusterConfig, device: str) -> None:
+        """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises."""
+        ray.start(config, device)
+        count = config.learners
+        self._ranks = ray.begun([Actor(RankWorker, config, device, rank, count, device) for rank in range(count)])
         address = ray.get(self._ranks[0].call("address"))
-        ray.all_of(self._ranks, "join", address)
+        ray.all_of(self._ranks, "join", address, make)
         self.temperature: float = self._look("temperature")
 
     def annotate(self, batch: Any, *, own: bool = True) -> Any:
@@ -95,7 +91,8 @@ class RemoteLearner:
             check(metrics)
             return metrics | self._run("apply", train_actor=train_actor)
         finally:
-            self._run("forget")
+            with suppress(WorkerLost):  # nothing is left to forget, and the loss is said already
+                self._run("forget")
 
     def fill(self, batch: Any) -> Any:
         return self._run("fill", ray.put(batch))

@@ -9,7 +9,7 @@ from typing import Any
 
 from simplerl import plugins
 from simplerl.config import ClusterConfig
-from simplerl.errors import ClusterError, ConfigError, DependencyError, WorkerLost
+from simplerl.errors import ClusterError, DependencyError, WorkerLost
 
 PATIENCE = 30.0
 """Seconds in which an actor must say that it lives."""
@@ -56,9 +56,11 @@ def _ray() -> Any:
 class Actor:
     """One process that runs an object's methods, one at a time; whether it lives can be asked meanwhile."""
 
-    def __init__(self, cls: type, *arguments: Any, device: str, threads: int) -> None:
+    def __init__(self, cls: type, config: ClusterConfig, device: str, *arguments: Any) -> None:
+        # Those of one kind share a machine's cores; learners and engines take turns.
+        threads = max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))
         options = {
-            "num_cpus": 0,  # learners and engines take turns, so they may outnumber the cores
+            "num_cpus": 0,  # they may outnumber the cores
             "num_gpus": int(device == "cuda"),
             "max_concurrency": 1,
             "concurrency_groups": {"life": 1},
@@ -92,6 +94,11 @@ def _alive(cls: type) -> type:
     return Living
 
 
+def own_address() -> str:
+    """Where other nodes reach this one."""
+    return _ray().util.get_node_ip_address()
+
+
 def put(value: Any) -> Any:
     """A reference to an object that any actor can read."""
     return _ray().put(value)
@@ -105,16 +112,19 @@ def get(reference: Any) -> Any:
     except exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from None
     except exceptions.RayError as error:
-        lines = str(error).splitlines()
-        if "creation task" in lines[0]:
-            kind = lines[0].rpartition("repr=<simplerl.cluster.")[2].partition(" ")[0].rpartition(".")[2]
-            raise ClusterError(f"{kind} cannot be made: {lines[-1]}") from error
-        raise WorkerLost(lines[0]) from error
+        raise WorkerLost(str(error).partition("\n")[0]) from error
 
 
-def ready(references: Sequence[Any], seconds: float | None) -> list[Any]:
-    """Those that are there; waits for the first, at most so long."""
-    return _ray().wait(list(references), num_returns=1, timeout=seconds)[0]
+def ready(references: Sequence[Any]) -> list[Any]:
+    """Those that are there; waits for the first, but no longer than `PATIENCE`."""
+    return _ray().wait(list(references), num_returns=1, timeout=PATIENCE)[0]
+
+
+def begun(actors: Sequence[Actor]) -> list[Actor]:
+    """The same, once their processes run: from then on silence means that one is lost."""
+    for actor in actors:
+        get(actor.ask())
+    return list(actors)
 
 
 def lost(actors: Sequence[Actor]) -> list[int]:
@@ -138,7 +148,7 @@ def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) 
     references = [actor.call(method, *arguments, **named) for actor in actors]
     waiting, results = list(references), {}
     while waiting:
-        there = ready(waiting, PATIENCE)
+        there = ready(waiting)
         if not there and (gone := lost(actors)):
             raise WorkerLost(f"worker {gone[0]} of {len(actors)} does not answer")
         for reference in there:
@@ -176,10 +186,3 @@ def store(weights: Iterator[tuple[str, Any]]) -> list[Any]:
             references.append(put(chunk))
             chunk, size = {}, 0
     return [*references, put(chunk)] if chunk else references
-
-
-def threads(config: ClusterConfig) -> int:
-    """Threads of an actor on a machine that all of one kind share; learners and engines take turns."""
-    if config.ray is None:
-        raise ConfigError("cluster.ray is not set")
-    return max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))

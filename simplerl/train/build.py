@@ -101,26 +101,19 @@ def placed_learner(
     """A learner where the recipe wants it: here, or sharded over processes of a cluster."""
     if recipe.cluster.ray is None:
         return build_learner(recipe, loss, horizon, device, end_id)
-    from simplerl.cluster import ray
     from simplerl.cluster.learner import RemoteLearner
 
-    ray.start(recipe.cluster, device.type)
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
-    where = {"device": device.type, "threads": ray.threads(recipe.cluster)}
-    return RemoteLearner(make, recipe.cluster.learners, **where)  # type: ignore[return-value]
+    return RemoteLearner(make, recipe.cluster, device.type)  # type: ignore[return-value]
 
 
 def placed_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
     """An engine where the recipe wants it: here, or several in processes of a cluster."""
     if recipe.cluster.ray is None:
         return build_engine(recipe, tokenizer, device)
-    from simplerl.cluster import ray
     from simplerl.cluster.engines import RemoteEngines
 
-    ray.start(recipe.cluster, device.type)
-    make = partial(build_engine, recipe, tokenizer, device)
-    where = {"device": device.type, "threads": ray.threads(recipe.cluster)}
-    return RemoteEngines(make, recipe.cluster.engines, recipe.cluster.restarts, **where)
+    return RemoteEngines(partial(build_engine, recipe, tokenizer, device), recipe.cluster, device.type)
 
 
 def training_problems(data: DataConfig, notice: Notice) -> list[Problem]:

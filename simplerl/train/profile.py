@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity
 
 from simplerl import checkpoint
 from simplerl.analysis.waste import Operator, Phase, Profile
-from simplerl.config import Recipe
+from simplerl.config import ClusterConfig, Recipe
 from simplerl.errors import CheckpointError
 from simplerl.kernels import ops
 from simplerl.kernels.library import problem
@@ -28,8 +28,10 @@ from simplerl.types import GradedRollout
 def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trace: Path | None = None) -> Profile:
     """Profiles the step after `warm_up` others, from a run's newest checkpoint where one is given.
 
-    The responses of the steps depend on the recipe's seed alone. Raises `CheckpointError` for a run without one.
+    The step runs in this process, whatever the recipe's `cluster` says. The responses of the steps depend on the
+    recipe's seed alone. Raises `CheckpointError` for a run without one.
     """
+    recipe = recipe.model_copy(update={"cluster": ClusterConfig()})
     tracer = _Tracer(trace)
     tokenizer = build.load_tokenizer(recipe)
     job = build.reinforcement_job(recipe, tokenizer, lambda notice: None)

@@ -25,6 +25,10 @@ pytestmark = [
 ]
 
 
+def spread_over(**how):
+    return ClusterConfig(ray="auto", **how)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of its own, whose processes find the tests' modules."""
@@ -32,7 +36,7 @@ def cluster():
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
-    ray.start(ClusterConfig(ray="auto"), "cpu")
+    ray.start(spread_over(), "cpu")
     yield ray
     import ray as real
 
@@ -53,7 +57,7 @@ def engines(cluster, folder):
     """Two, which are lost and begun anew from test to test."""
     from simplerl.cluster.engines import RemoteEngines
 
-    made = RemoteEngines(partial(tiny.engine, folder, max_batch=4), 2, restarts=10, device="cpu", threads=1)
+    made = RemoteEngines(partial(tiny.engine, folder, max_batch=4), spread_over(engines=2), "cpu")
     made.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     yield made
     made.close()
@@ -119,7 +123,7 @@ def test_an_engine_that_died_between_steps_is_made_good_when_weights_come(cluste
 def test_engines_that_die_too_often_end_the_run_in_words(cluster, folder):
     from simplerl.cluster.engines import RemoteEngines
 
-    engines = RemoteEngines(partial(tiny.engine, folder), 1, restarts=0, device="cpu", threads=1)
+    engines = RemoteEngines(partial(tiny.engine, folder), spread_over(restarts=0), "cpu")
     os.kill(process_of(cluster, engines._workers[0]), signal.SIGKILL)
     with pytest.raises(ClusterError, match=r"engine 0 is lost .*cluster\.restarts=0 allows no more"):
         generate(engines, REQUESTS)
@@ -132,18 +136,26 @@ def test_an_error_of_an_engine_is_that_error_here(engines):
         engines.submit([REQUESTS[0], REQUESTS[0]])
 
 
-def test_an_engine_that_cannot_be_made_is_an_error_and_not_a_fault(cluster):
+def test_an_engine_that_cannot_be_made_is_the_error_that_it_is_here(cluster):
     from simplerl.cluster.engines import RemoteEngines
 
-    engines = RemoteEngines(partial(tiny.engine, "/nowhere"), 1, restarts=9, device="cpu", threads=1)
-    with pytest.raises(ClusterError, match=r"EngineWorker cannot be made: .*nowhere"):
-        generate(engines, REQUESTS)
-    assert faults(engines) == (0, 0)
+    with pytest.raises(OSError, match="nowhere"):
+        RemoteEngines(partial(tiny.engine, "/nowhere"), spread_over(engines=2), "cpu")
+
+
+def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folder, monkeypatch):
+    """A large model does."""
+    from simplerl.cluster.engines import RemoteEngines
+
+    monkeypatch.setattr(cluster, "PATIENCE", 4.0)
+    engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(), "cpu")
+    assert len(generate(engines, REQUESTS[:4])) == 4 and faults(engines) == (0, 0)
+    engines.close()
 
 
 def test_more_gpus_than_there_are_is_said_at_once(cluster):
     with pytest.raises(ClusterError, match=r"cluster.learners=2 and cluster.engines=3 need 5 GPUs, the cluster has 0"):
-        cluster.start(ClusterConfig(ray="auto", learners=2, engines=3), "cuda")
+        cluster.start(spread_over(learners=2, engines=3), "cuda")
 
 
 # --- learners ---------------------------------------------------------------------------------------------------------
@@ -163,7 +175,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path, mo
     parts = torch.arange(len(batch)).split(4)
     state, remote = None, None
     for count, rows in zip((2, 1, 2), parts, strict=True):
-        remote = RemoteLearner(partial(rank_learner, model), count, device="cpu", threads=1)
+        remote = RemoteLearner(partial(rank_learner, model), spread_over(learners=count), "cpu")
         if state is not None:
             remote.restore(*state)
             again = remote.state()
