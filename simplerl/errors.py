@@ -39,3 +39,7 @@ class ClusterError(SimpleRLError, RuntimeError):
 
 class WorkerLost(ClusterError):
     """A process of the cluster died or does not answer."""
+
+
+class InputLost(WorkerLost):
+    """What a task was given is gone with the process that had made it; the one that should do the task may live."""

@@ -76,6 +76,15 @@ def slow_engine(folder: str, seconds: float) -> Any:
     return engine(folder)
 
 
+class Storer:
+    """Stands for a learner that puts weights into a cluster's store."""
+
+    def weights(self) -> list[Any]:
+        from simplerl.cluster import ray
+
+        return ray.store(iter(model(seed=4).state_dict().items()))
+
+
 def has_vllm() -> bool:
     return find_spec("vllm") is not None
 

@@ -11,7 +11,7 @@ from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor
 from simplerl.config import ClusterConfig
 from simplerl.engines.base import Engine
-from simplerl.errors import ClusterError, EngineError, WorkerLost
+from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
 from simplerl.types import Metrics, Request, Rollout
 
 PAUSE = 0.05
@@ -57,12 +57,17 @@ class RemoteEngines:
         return workers
 
     def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
-        """Replaces every engine's weights; an engine that is lost meanwhile is begun anew with them."""
+        """Replaces every engine's weights; an engine that is lost meanwhile is begun anew with them.
+
+        Raises `InputLost` where they went with the learner that made them.
+        """
         self._weights = version, ray.store(weights)
         loading = [self._load(worker) for worker in self._workers]
         for number, reference in enumerate(loading):
             try:
                 ray.get(reference)
+            except InputLost:
+                raise  # the learner is lost, not this engine
             except WorkerLost as error:
                 self._replace(number, error)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from simplerl import plugins
 from simplerl.config import ClusterConfig
-from simplerl.errors import ClusterError, DependencyError, WorkerLost
+from simplerl.errors import ClusterError, DependencyError, InputLost, WorkerLost
 
 PATIENCE = 30.0
 """Seconds in which an actor must say that it lives."""
@@ -105,12 +105,21 @@ def put(value: Any) -> Any:
 
 
 def get(reference: Any) -> Any:
-    """What a reference stands for. Raises `WorkerLost` where its actor died, else what the method raised."""
+    """What a reference stands for.
+
+    Raises `WorkerLost` where its actor died, `InputLost` where another did that made what it needed, else what the
+    method raised.
+    """
     exceptions = _ray().exceptions
     try:
         return _ray().get(reference)
     except exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        cause = error.as_instanceof_cause()
+        if isinstance(cause, exceptions.ObjectLostError):
+            raise InputLost(
+                f"weights or a batch went with the process that made them ({type(error.cause).__name__})"
+            ) from error
+        raise cause from None
     except exceptions.RayError as error:
         raise WorkerLost(str(error).partition("\n")[0]) from error
 

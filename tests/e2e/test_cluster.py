@@ -16,7 +16,7 @@ from run_processes import contents
 
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
-from simplerl.errors import ClusterError, EngineError, WorkerLost
+from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
 from simplerl.records import RunFolder
 
 pytestmark = [
@@ -118,6 +118,18 @@ def test_an_engine_that_died_between_steps_is_made_good_when_weights_come(cluste
     engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     assert answers(generate(engines, REQUESTS)) == expected
     assert faults(engines) == (before[0] + 1, before[1])
+
+
+def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
+    learner = cluster.Actor(tiny.Storer, spread_over(), "cpu")
+    weights = cluster.Stored(cluster.get(learner.call("weights")))
+    before = faults(engines)
+    os.kill(process_of(cluster, learner), signal.SIGKILL)
+    time.sleep(1)
+    with pytest.raises(InputLost, match="went with the process that made them"):
+        engines.load_weights(weights, version=8)
+    assert faults(engines) == before
+    engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
 
 
 def test_engines_that_die_too_often_end_the_run_in_words(cluster, folder):
