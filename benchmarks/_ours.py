@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,9 @@ def serve_steps(job: Job, server: Server) -> None:
     recipe = make_recipe(job)
     clock = Clock(memory=job.get("memory", False))
     trainer: Any = reinforcement_job(recipe, load_tokenizer(recipe), print).build(clock.phase)
-    trainer.stream = FixedStream(make_prompts(job))
+    trainer.sample = replace(trainer.sample, stream=FixedStream(make_prompts(job)))
     if job["canned"]:
-        trainer.engine = CannedEngine(canned_responses(job), job["vocab"])
+        trainer.sample = replace(trainer.sample, engine=CannedEngine(canned_responses(job), job["vocab"]))
     steps = count(1)
     held = held_mib()
 

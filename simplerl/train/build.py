@@ -24,6 +24,7 @@ from simplerl.policy.models import resolve_model_path
 from simplerl.policy.ranks import Alone
 from simplerl.rewards.base import Reward
 from simplerl.train.base import Job, Notice, Phase
+from simplerl.train.sampler import Sampler
 from simplerl.train.sft import LikelihoodLoss, SFTTrainer
 from simplerl.train.trainer import RLTrainer
 from simplerl.types import Problem, Prompt
@@ -160,16 +161,16 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
     def build(phase: Phase) -> RLTrainer:
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
-        return RLTrainer(
+        sampler = Sampler(
             recipe=recipe,
             stream=PromptStream(prompts, recipe.seed),
             engine=placed_engine(recipe, tokenizer, device),
             verifier=build_verifier(recipe.verifier),
             reward=build_reward(recipe.reward),
             algorithm=algorithm,
-            learner=placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device),
-            phase=phase,
         )
+        learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device)
+        return RLTrainer(recipe, sampler, learner, phase)
 
     return Job(steps, STEP_COLUMNS, build)
 
