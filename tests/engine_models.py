@@ -66,9 +66,11 @@ def load(folder: str, dtype: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-def engine(folder: str, *, dtype: str = "float32", attention: str = "sdpa", **settings: Any) -> Any:
-    config = embedded.Config(**settings)
-    return embedded.build(config, folder, tokenizer(), dtype=dtype, device="cpu", attention=attention)
+def engine(
+    folder: str, *, dtype: str = "float32", attention: str = "sdpa", kernels: str = "auto", **settings: Any
+) -> Any:
+    config, how = embedded.Config(**settings), {"attention": attention, "kernels": kernels}
+    return embedded.build(config, folder, tokenizer(), dtype=dtype, device="cpu", **how)
 
 
 def slow_engine(folder: str, seconds: float) -> Any:

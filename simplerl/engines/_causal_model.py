@@ -40,15 +40,22 @@ class CausalModel:
         from simplerl.engines._fused_model import FusedModel, decodable
 
         disable_progress_bar()  # it would be written into the live view
+        wanted, kernels = getattr(torch, dtype), kernels if device == "cpu" and attention != "eager" else "torch"
         model = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=getattr(torch, dtype),
+            dtype=wanted if kernels == "torch" else torch.float32,
             attn_implementation="eager" if attention == "eager" else _attention.NAME,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-        fused = kernels == "auto" and attention != "eager" and device == "cpu" and decodable(model)
-        return (FusedModel if fused else CausalModel)(model.to(device))
+        if kernels == "auto" and decodable(model):
+            return FusedModel(model, bf16=wanted == torch.bfloat16)
+        return CausalModel(model.to(device, wanted))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether numbers are rounded to bfloat16 on their way."""
+        return self.dtype == torch.bfloat16
 
     @property
     def vocabulary(self) -> int:
@@ -182,7 +189,7 @@ class CausalModel:
         stepped = self.decode(cache, last, lengths, 4)
         whole = [torch.tensor([[*p, t]], device=self.device) for p, t in zip(prompts, last.tolist(), strict=True)]
         expected = torch.cat([self.model(input_ids=ids).logits[:, -1] for ids in whole]).float()
-        allowed = (0.1 if self.dtype == torch.bfloat16 else 1e-3) * max(1.0, float(expected.abs().max()))
+        allowed = (0.1 if self.rounds else 1e-3) * max(1.0, float(expected.abs().max()))
         if (stepped - expected).abs().max() > allowed:
             raise EngineError(
                 f"the embedded engine cannot decode {self.config.model_type}: a step from the cache differs from a "

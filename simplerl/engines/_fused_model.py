@@ -11,27 +11,34 @@ from transformers import PreTrainedModel
 
 from simplerl.engines._causal_model import CausalModel
 from simplerl.kernels.decoding import TILE, BlockCache, DecodingLayer, cache_prompt, decode_layers, panels, product
-from simplerl.kernels.llama import project, suits
-from simplerl.kernels.ops import gated, normalised, rotary_attention
+from simplerl.kernels.layer import attention_inputs, layer_and_keys
+from simplerl.kernels.llama import suits, whole
+from simplerl.kernels.ops import normalised
 
 _ROOM = 64
 
 
 def decodable(model: PreTrainedModel) -> bool:
-    """Whether the kernels are there and can decode this model: float32, and sizes that fill whole panels."""
-    if not suits(model) or next(model.parameters()).dtype != torch.float32:
-        return False
-    layers: Any = model.get_decoder().layers
-    attention, mlp = layers[0].self_attn, layers[0].mlp
-    outputs = (attention.q_proj, attention.k_proj, attention.o_proj, mlp.gate_proj)
-    return mlp.down_proj.bias is None and all(layer.out_features % TILE == 0 for layer in outputs)
+    """Whether the kernels are there and can decode this model: float32 weights, and sizes that fill whole panels."""
+    return suits(model) and whole(model.get_decoder().layers[0], bf16=False) is not None  # type: ignore[index]
 
 
 class FusedModel(CausalModel):
-    """As `CausalModel`, and gives the same numbers but for rounding."""
+    """As `CausalModel`, and gives the same numbers but for rounding.
+
+    With `bf16` the factors of products with a layer's weights are rounded, as in the learner; weights are float32.
+    """
 
     decoder: Any
     lanes = None
+
+    def __init__(self, model: PreTrainedModel, *, bf16: bool = False) -> None:
+        self._bf16 = bf16
+        super().__init__(model)
+
+    @property
+    def rounds(self) -> bool:
+        return self._bf16
 
     def new_cache(self, slots: int, length: int) -> BlockCache:
         kv_heads, _, size = self.kv_shapes[0]
@@ -49,18 +56,14 @@ class FusedModel(CausalModel):
         slots = [cache.slots_of(own) for own in rows]
         x = self.decoder.embed_tokens(torch.tensor([token for prompt in prompts for token in prompt]))
         for number, layer in enumerate(self.decoder.layers):
-            attention, mlp = layer.self_attn, layer.mlp
-            normed = normalised(x, layer.input_layernorm.weight, self._eps)
-            qkv = project(normed, attention.q_proj, attention.k_proj, attention.v_proj)
+            shape, *weights = whole(layer, bf16=self._bf16)  # type: ignore[misc]
+            if number + 1 < len(self._layers):
+                x, qkv = layer_and_keys(x, cos, sin, pieces, shape, *weights)
+            else:  # nobody reads what the last layer makes of a prompt
+                qkv, _ = attention_inputs(x, shape, *weights)
             for start, length, own in zip(starts, lengths, slots, strict=True):
                 part = slice(start, start + length)
                 cache_prompt(cache, number, qkv[part], cos[part], sin[part], own, heads=self._heads)
-            if number + 1 == len(self._layers):
-                break  # nobody reads what the last layer makes of a prompt
-            sizes = {"heads": self._heads, "kv_heads": cache.kv_heads, "scale": self._scale}
-            x = x + attention.o_proj(rotary_attention(qkv, cos, sin, pieces, **sizes))
-            normed = normalised(x, layer.post_attention_layernorm.weight, self._eps)
-            x = x + mlp.down_proj(gated(project(normed, mlp.gate_proj, mlp.up_proj)))
 
     @torch.inference_mode()
     def decode(self, cache: BlockCache, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
@@ -79,7 +82,7 @@ class FusedModel(CausalModel):
         self._heads, self._scale = self.config.num_attention_heads, self.decoder.layers[0].self_attn.scaling
         self._eps = self.decoder.norm.variance_epsilon
         self._positions = (torch.empty(0), torch.empty(0))
-        self._layers = [_arranged(layer) for layer in self.decoder.layers]
+        self._layers = [_arranged(layer, self._bf16) for layer in self.decoder.layers]
         whole = self._head_bias is None and len(self._head_weight) % TILE == 0
         self._head = panels(self._head_weight) if whole else None
 
@@ -94,7 +97,7 @@ class FusedModel(CausalModel):
         return cos[0].contiguous(), sin[0].contiguous()
 
 
-def _arranged(layer: Any) -> DecodingLayer:
+def _arranged(layer: Any, bf16: bool) -> DecodingLayer:
     """A copy of a layer's weights in the kernels' order."""
     attention, mlp = layer.self_attn, layer.mlp
     inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -102,12 +105,12 @@ def _arranged(layer: Any) -> DecodingLayer:
     out_bias = attention.o_proj.bias
     return DecodingLayer(
         input_norm=layer.input_layernorm.weight.data,
-        qkv=panels(torch.cat([module.weight.data for module in inputs])),
+        qkv=panels(torch.cat([module.weight.data for module in inputs]), bf16=bf16),
         qkv_bias=torch.cat([module.bias.data for module in inputs]) if biased else None,
-        out=panels(attention.o_proj.weight.data),
+        out=panels(attention.o_proj.weight.data, bf16=bf16),
         out_bias=None if out_bias is None else out_bias.data,
         mlp_norm=layer.post_attention_layernorm.weight.data,
-        gate=panels(mlp.gate_proj.weight.data),
-        up=panels(mlp.up_proj.weight.data),
-        down=panels(mlp.down_proj.weight.data),
+        gate=panels(mlp.gate_proj.weight.data, bf16=bf16),
+        up=panels(mlp.up_proj.weight.data, bf16=bf16),
+        down=panels(mlp.down_proj.weight.data, bf16=bf16),
     )

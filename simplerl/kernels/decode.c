@@ -76,54 +76,87 @@ static void attend(const Cache *c, const float *qkv, const float *cos, const flo
 }
 
 typedef struct {
-  int64_t hidden, inner, heads, kv_heads, dim, capacity;
+  int64_t hidden, inner, heads, kv_heads, dim, capacity, bf16;
   float eps, scale;
 } Shape;
 
-/* A matrix [in, out] is kept in panels [out / TILE][in][TILE]. Biases may be absent. */
+/* A matrix [in, out] is kept in panels [out / TILE][in][TILE] of floats, or [out / TILE][in / 2][TILE] of pairs. Biases may
+   be absent. */
 typedef struct {
-  const float *input_norm, *qkv, *qkv_bias, *out, *out_bias, *mlp_norm, *gate, *up, *down;
+  const float *input_norm;
+  const void *qkv;
+  const float *qkv_bias;
+  const void *out;
+  const float *out_bias, *mlp_norm;
+  const void *gate, *up, *down;
   float *keys, *values;
 } Layer;
 
-/* y [n, out] (+)= x [n, in] times a matrix in panels, plus a bias. */
-static void linear(int64_t n, int64_t in, int64_t out, const float *x, const float *panels, const float *bias,
-                   float *y, int add) {
+/* x [n, in] as it is, or rounded to pairs in `room`. */
+static const void *factor(int64_t bf16, int64_t n, int64_t in, const float *x, float *room) {
+  if (!bf16) return x;
+  for (int64_t i = 0; i < n * in; i += WIDTH) store_rounded((pair *)room + i / 2, load(x + i));
+  return room;
+}
+
+/* The panels from column j on. */
+INLINE const void *from_column(int64_t bf16, const void *panels, int64_t in, int64_t j) {
+  return (const float *)panels + (bf16 ? j * in / 2 : j * in);
+}
+
+/* y [n, out] (+)= x [n, in], a `factor`, times a matrix in panels, plus a bias. */
+static void linear(int64_t bf16, int64_t n, int64_t in, int64_t out, const void *x, const void *panels,
+                   const float *bias, float *y, int add) {
   if (bias)
     for (int64_t r = 0; r < n; r++)
       for (int64_t i = 0; i < out; i++) y[r * out + i] = bias[i] + (add ? y[r * out + i] : 0);
-  matmul(n, out, in, x, in, 1, panels, TILE, in * TILE, y, out, add || bias);
+  if (bf16)
+    matmul_bf16(n, out, in / 2, x, in / 2, 1, panels, TILE, in / 2 * TILE, y, out, add || bias);
+  else
+    matmul(n, out, in, x, in, 1, panels, TILE, in * TILE, y, out, add || bias);
+}
+
+/* Of what a layer multiplies. */
+INLINE int64_t widest(const Shape *s) {
+  const int64_t attended = s->heads * s->dim, inner = attended > s->inner ? attended : s->inner;
+  return inner > s->hidden ? inner : s->hidden;
 }
 
 /* A decoder layer for n rows x [n, hidden], in place. */
 static void decode_layer(float *x, const Layer *layer, const Shape *s, const float *cos, const float *sin,
                          const int64_t *positions, const int64_t *slots, int64_t n, float *normed) {
   const int64_t attended = s->heads * s->dim, all = attended + 2 * s->kv_heads * s->dim;
-  const int64_t most = attended > s->inner ? attended : s->inner;
+  const int64_t most = widest(s);
   const Cache cache = {layer->keys, layer->values, s->capacity, s->heads, s->kv_heads, s->dim};
   float *qkv = normed + n * s->hidden, *inner = qkv + n * all, *gate = inner + n * most, *up = gate + n * TILE;
-  float *scales = up + n * TILE, *scratch = scales + n;
+  float *rounded = up + n * TILE, *scales = rounded + n * most / 2, *scratch = scales + n;
+  const int64_t bf16 = s->bf16;
+  const void *given;
   norm_forward(x, layer->input_norm, n, s->hidden, s->eps, normed, scales);
-  linear(n, s->hidden, all, normed, layer->qkv, layer->qkv_bias, qkv, 0);
+  given = factor(bf16, n, s->hidden, normed, rounded);
+  linear(bf16, n, s->hidden, all, given, layer->qkv, layer->qkv_bias, qkv, 0);
   attend(&cache, qkv, cos, sin, positions, slots, n, s->scale, scratch, inner);
-  linear(n, attended, s->hidden, inner, layer->out, layer->out_bias, x, 1);
+  given = factor(bf16, n, attended, inner, rounded);
+  linear(bf16, n, attended, s->hidden, given, layer->out, layer->out_bias, x, 1);
   norm_forward(x, layer->mlp_norm, n, s->hidden, s->eps, normed, scales);
+  given = factor(bf16, n, s->hidden, normed, rounded);
   for (int64_t j = 0; j < s->inner; j += TILE) {
-    linear(n, s->hidden, TILE, normed, layer->gate + j * s->hidden, 0, gate, 0);
-    linear(n, s->hidden, TILE, normed, layer->up + j * s->hidden, 0, up, 0);
+    linear(bf16, n, s->hidden, TILE, given, from_column(bf16, layer->gate, s->hidden, j), 0, gate, 0);
+    linear(bf16, n, s->hidden, TILE, given, from_column(bf16, layer->up, s->hidden, j), 0, up, 0);
     for (int64_t r = 0; r < n; r++)
       for (int64_t i = 0; i < TILE; i += WIDTH)
         store(inner + r * s->inner + j + i, gated(load(gate + r * TILE + i), load(up + r * TILE + i)));
   }
-  linear(n, s->inner, s->hidden, inner, layer->down, 0, x, 1);
+  given = factor(bf16, n, s->inner, inner, rounded);
+  linear(bf16, n, s->inner, s->hidden, given, layer->down, 0, x, 1);
 }
 
 /* One new token per row through all layers, x [n, hidden] in place. Returns nonzero when there is no memory. */
 int decode_layers(float *x, const Layer *layers, int64_t count, const Shape *s, const float *cos, const float *sin,
                   const int64_t *positions, const int64_t *slots, int64_t n) {
   const int64_t attended = s->heads * s->dim, all = attended + 2 * s->kv_heads * s->dim, wide = padded(s->dim);
-  const int64_t most = attended > s->inner ? attended : s->inner, group = s->heads / s->kv_heads;
-  float *scratch = room_for(n * (s->hidden + all + most + 2 * TILE + 1) + (2 * group + 1) * wide +
+  const int64_t most = widest(s), group = s->heads / s->kv_heads;
+  float *scratch = room_for(n * (s->hidden + all + most + most / 2 + 2 * TILE + 1) + (2 * group + 1) * wide +
                             group * (s->capacity + TILE));
   if (!scratch) return 1;
   for (int64_t i = 0; i < count; i++) decode_layer(x, layers + i, s, cos, sin, positions, slots, n, scratch);
@@ -131,7 +164,7 @@ int decode_layers(float *x, const Layer *layers, int64_t count, const Shape *s, 
   return 0;
 }
 
-/* y [n, out] = x [n, in] times a matrix in panels. */
+/* y [n, out] = x [n, in] times a matrix in panels of floats. */
 void product(const float *x, const float *panels, int64_t n, int64_t in, int64_t out, float *y) {
-  linear(n, in, out, x, panels, 0, y, 0);
+  linear(0, n, in, out, x, panels, 0, y, 0);
 }

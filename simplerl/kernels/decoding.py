@@ -1,4 +1,7 @@
-"""Decoding through the kernels: weights and cache in the order in which they are read. Everything is float32."""
+"""Decoding through the kernels: weights and cache in the order in which they are read.
+
+Everything is float32 but the factors of products with weights where those are kept as bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -69,9 +72,12 @@ def cache_prompt(
     run("cache_prompt", qkv, cos, sin, len(qkv), *where, heads, cache.kv_heads, cache.dim)
 
 
-def panels(weight: Tensor) -> Tensor:
-    """A linear layer's weight [out, in], `out` a multiple of `TILE`, as [out / TILE, in, TILE]."""
+def panels(weight: Tensor, *, bf16: bool = False) -> Tensor:
+    """A linear layer's weight [out, in], both multiples of `TILE`, as [out / TILE, in, TILE]; rounded to bfloat16 as
+    [out / TILE, in / 2, TILE, 2]."""
     out, size = weight.shape
+    if bf16:
+        return weight.bfloat16().reshape(out // TILE, TILE, size // 2, 2).transpose(1, 2).contiguous()
     return weight.reshape(out // TILE, TILE, size).transpose(1, 2).contiguous()
 
 
@@ -82,9 +88,12 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
     return y
 
 
+SIZES = ("hidden", "inner", "heads", "kv_heads", "dim", "capacity", "bf16")
+
+
 class _Shape(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("hidden", "inner", "heads", "kv_heads", "dim", "capacity")),
+        *((name, ctypes.c_int64) for name in SIZES),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
     )
@@ -125,7 +134,8 @@ def decode_layers(
     `angles` are cosines and sines by position. The tokens' keys and values are written to the cache.
     """
     inner = layers[0].gate.numel() // x.shape[1]
-    shape = _Shape(x.shape[1], inner, heads, cache.kv_heads, cache.dim, cache.capacity, eps, scale)
+    bf16 = int(layers[0].gate.dtype == torch.bfloat16)
+    shape = _Shape(x.shape[1], inner, heads, cache.kv_heads, cache.dim, cache.capacity, bf16, eps, scale)
     own = zip(layers, cache.keys, cache.values, strict=True)
     places = [each for layer, keys, values in own for each in (*layer.addresses(), keys.data_ptr(), values.data_ptr())]
     weights, sizes = (ctypes.c_void_p * len(places))(*places), ctypes.addressof(shape)

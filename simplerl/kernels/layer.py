@@ -1,4 +1,4 @@
-"""A decoder layer of the Llama family as one operation, with its gradient: float32, no adapters, on a CPU."""
+"""A decoder layer of the Llama family as one operation, with its gradient: float32 weights, no adapters, on a CPU."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Shape:
     kv_heads: int
     scale: float
     eps: float
+    bf16: bool = False
+    """Whether the factors of products with weights are rounded to bfloat16; their sums, and all else, are float32."""
+
+    def run(self, name: str, *arguments: Any) -> None:
+        run(f"{name}_bf16" if self.bf16 else name, *arguments)
 
 
 def decoder_layer(x: Tensor, cos: Tensor, sin: Tensor, pieces: Tensor, shape: Shape, *weights: Tensor | None) -> Tensor:
@@ -38,26 +43,40 @@ def decoder_layer(x: Tensor, cos: Tensor, sin: Tensor, pieces: Tensor, shape: Sh
     return _forward(x, cos, sin, pieces, shape, weights, keep=False)[0]
 
 
+def layer_and_keys(
+    x: Tensor, cos: Tensor, sin: Tensor, pieces: Tensor, shape: Shape, *weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `decoder_layer` but without gradients; also queries, keys and values, not rotated,
+    [S, (heads + 2 kv_heads) dim]."""
+    y, (_, _, _, _, qkv, *_) = _forward(x, cos, sin, pieces, shape, weights, keep=False)
+    return y, qkv
+
+
+def attention_inputs(x: Tensor, shape: Shape, *weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries, keys and values of a layer as above, and the scales [S] of its first norm; of its weights, all or the
+    first three."""
+    first, qkv_weight, bias = weights[:3]
+    assert qkv_weight is not None
+    (n, d), width = x.shape, len(qkv_weight)
+    qkv, scales = x.new_empty(n, width), x.new_empty(n)
+    shape.run("norm_linear_forward", x, first, shape.eps, qkv_weight, bias, n, d, width, qkv, scales)
+    return qkv, scales
+
+
 def _forward(
     x: Tensor, cos: Tensor, sin: Tensor, pieces: Tensor, shape: Shape, weights: tuple[Tensor | None, ...], *, keep: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The output, and what its gradient needs besides the weights."""
-    first, qkv_weight, bias, out_weight, second, gate, up, down = weights
-    assert qkv_weight is not None and gate is not None
-    (n, d), width, m, heads = x.shape, len(qkv_weight), len(gate), shape.heads
-    dim = cos.shape[-1]
-    qkv, scales, attended, lse = (
-        x.new_empty(n, width),
-        x.new_empty(n),
-        x.new_empty(n, heads * dim),
-        x.new_empty(n, heads),
-    )
-    run("norm_linear_forward", x, first, shape.eps, qkv_weight, bias, n, d, width, qkv, scales)
+    _, _, _, out_weight, second, gate, up, down = weights
+    assert gate is not None
+    (n, d), m, heads, dim = x.shape, len(gate), shape.heads, cos.shape[-1]
+    qkv, scales = attention_inputs(x, shape, *weights)
+    attended, lse = x.new_empty(n, heads * dim), x.new_empty(n, heads)
     run("attention_forward", qkv, cos, sin, *_sizes(cos, pieces, shape), attended, lse)
     middle, y = torch.empty_like(x), torch.empty_like(x)
-    run("add_linear_forward", x, attended, out_weight, n, heads * dim, d, middle)
+    shape.run("add_linear_forward", x, attended, out_weight, n, heads * dim, d, middle)
     kept, later = (x.new_empty(n, 2 * m), x.new_empty(n)) if keep else (None, None)
-    run("mlp_forward", middle, second, shape.eps, gate, up, down, n, d, m, y, kept, later)
+    shape.run("mlp_forward", middle, second, shape.eps, gate, up, down, n, d, m, y, kept, later)
     saved = (x, cos, sin, scales, qkv, attended, lse, middle)
     return y, saved if kept is None or later is None else (*saved, kept, later)
 
@@ -88,10 +107,10 @@ class _Layer(torch.autograd.Function):
 
         of_middle, of_x, of_attended = torch.empty_like(x), torch.empty_like(x), torch.empty_like(attended)
         given = (grads[0].contiguous(), middle, second, later, kept, gate, up, down)
-        run("mlp_backward", *given, n, d, m, of_middle, *of_mlp)
-        run("add_linear_backward", of_middle, attended, out_weight, n, inner, d, of_attended, of_out)
+        shape.run("mlp_backward", *given, n, d, m, of_middle, *of_mlp)
+        shape.run("add_linear_backward", of_middle, attended, out_weight, n, inner, d, of_attended, of_out)
         of_heads = torch.zeros_like(qkv)
         run("attention_backward", qkv, cos, sin, *_sizes(cos, pieces, shape), attended, lse, of_attended, of_heads)
         given = (of_heads, of_middle, x, first, scales, qkv_weight)
-        run("norm_linear_backward", *given, n, d, width, of_x, of_first, of_qkv, of_bias)
+        shape.run("norm_linear_backward", *given, n, d, width, of_x, of_first, of_qkv, of_bias)
         return of_x, None, None, None, None, *summed

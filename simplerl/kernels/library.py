@@ -17,8 +17,19 @@ from importlib import resources
 from pathlib import Path
 
 SOURCES = ("attention.c", "decode.c", "layer.c", "rows.c")
+HEADERS = ("simd.h", "matmul.h", "layer.h")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-ffp-contract=fast", "-fopenmp-simd", "-fno-math-errno")
 P, N, F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+LAYER = {
+    "norm_linear_forward": (P, P, F, P, P, N, N, N, P, P),
+    "norm_linear_backward": (P, P, P, P, P, P, N, N, N, P, P, P, P),
+    "add_linear_forward": (P, P, P, N, N, N, P),
+    "add_linear_backward": (P, P, P, N, N, N, P, P),
+    "mlp_forward": (P, P, F, P, P, P, N, N, N, P, P, P),
+    "mlp_backward": (P, P, P, P, P, P, P, P, N, N, N, P, P, P, P, P),
+}
+"""Each is there twice: with _bf16 factors are rounded."""
+
 SIGNATURES = {
     "attention_forward": (P, P, P, N, P, N, N, N, N, F, P, P),
     "attention_backward": (P, P, P, N, P, N, N, N, N, F, P, P, P, P),
@@ -26,14 +37,10 @@ SIGNATURES = {
     "norm_backward": (P, P, P, P, P, N, N, P, P),
     "swiglu_forward": (P, N, N, P),
     "swiglu_backward": (P, P, N, N, P),
-    "norm_linear_forward": (P, P, F, P, P, N, N, N, P, P),
-    "norm_linear_backward": (P, P, P, P, P, P, N, N, N, P, P, P, P),
-    "add_linear_forward": (P, P, P, N, N, N, P),
-    "add_linear_backward": (P, P, P, N, N, N, P, P),
-    "mlp_forward": (P, P, F, P, P, P, N, N, N, P, P, P),
-    "mlp_backward": (P, P, P, P, P, P, P, P, N, N, N, P, P, P, P, P),
+    **LAYER,
     "draw": (P, P, P, N, N, P, P),
     "draw_step": (P, P, P, N, N, N, P),
+    **{f"{name}_bf16": types for name, types in LAYER.items()},
     "cache_prompt": (P, P, P, N, P, N, P, P, N, N, N, N),
     "decode_layers": (P, P, N, P, P, P, P, P, N),
     "product": (P, P, N, N, N, P),
@@ -76,7 +83,7 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
 def _compiled(compiler: str) -> Path:
     """The shared library of these sources, this compiler and this processor; made if it is not there."""
     sources = resources.files("simplerl.kernels")
-    texts = {name: (sources / name).read_text(encoding="utf-8") for name in (*SOURCES, "simd.h")}
+    texts = {name: (sources / name).read_text(encoding="utf-8") for name in (*SOURCES, *HEADERS)}
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     wanted = repr((sorted(texts.items()), FLAGS, compiler, version, _processor()))
     target = _cache() / f"kernels-{hashlib.sha256(wanted.encode()).hexdigest()[:20]}.so"

@@ -69,9 +69,9 @@ def _layer(
         pieces = _pieces(hidden_states, more.get("cu_seq_lens_q"))
     assert position_embeddings is not None
     x = hidden_states.float().flatten(0, 1)
-    if whole := _whole(self):
+    if layer := whole(self, bf16=_rounds()):
         cos, sin = (each[0].float().contiguous() for each in position_embeddings)
-        return decoder_layer(x, cos, sin, pieces, *whole).view_as(hidden_states)
+        return decoder_layer(x, cos, sin, pieces, *layer).view_as(hidden_states)
     x, normed = rms_norm(x, self.input_layernorm.weight, self.input_layernorm.variance_epsilon)
     x = x + _attend(self.self_attn, normed, position_embeddings, pieces)
     norm, mlp = self.post_attention_layernorm, self.mlp
@@ -80,17 +80,21 @@ def _layer(
     return x.view_as(hidden_states)
 
 
-def _whole(layer: Any) -> tuple[Any, ...] | None:
-    """A layer as `decoder_layer` takes it; None where it cannot: adapters, bfloat16, sizes that fill no panel."""
+def _rounds() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def whole(layer: Any, *, bf16: bool) -> tuple[Any, ...] | None:
+    """A layer as `decoder_layer` takes it; None where it cannot: adapters, sizes that fill no panel."""
     attention, mlp, norms = layer.self_attn, layer.mlp, (layer.input_layernorm, layer.post_attention_layernorm)
     inputs, ups = (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     linear = (*inputs, attention.o_proj, *ups)
-    if torch.is_autocast_enabled("cpu") or not all(map(_plain, linear)):
+    if not all(map(_plain, linear)):
         return None
     if any(each.bias is not None for each in linear[3:]) or norms[0].variance_epsilon != norms[1].variance_epsilon:
         return None
     heads = attention.config.num_attention_heads
-    shape = Shape(heads, heads // attention.num_key_value_groups, attention.scaling, norms[0].variance_epsilon)
+    shape = Shape(heads, heads // attention.num_key_value_groups, attention.scaling, norms[0].variance_epsilon, bf16)
     bias = None if inputs[0].bias is None else torch.cat([each.bias for each in inputs])
     qkv = torch.cat([each.weight for each in inputs])
     return shape, norms[0].weight, qkv, bias, attention.o_proj.weight, norms[1].weight, *(each.weight for each in ups)

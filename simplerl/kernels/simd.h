@@ -4,6 +4,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define WIDTH 16
@@ -106,50 +109,71 @@ INLINE float largest(const float *values, int64_t count, float top) {
   return top;
 }
 
-/* c[rows x TILE panels] (+)= a[rows x depth] b: element (i, k) of a stands at a[i * row + k * column], each panel of b
-   is [depth x TILE]. `rows` and `panels` are constants where this is inlined: the sums stay in registers. */
-INLINE void tile(const int rows, const int panels, int64_t depth, const float *a, int64_t row, int64_t column,
-                 const float *b, int64_t ldb, int64_t panel, float *c, int64_t ldc, int add) {
-  vec sum[TILE_ROWS][2 * VECTORS];
-  for (int i = 0; i < rows; i++)
-    for (int v = 0; v < panels * VECTORS; v++) sum[i][v] = add ? load(c + i * ldc + v * WIDTH) : splat(0.0f);
-  for (int64_t k = 0; k < depth; k++) {
-    vec right[2 * VECTORS];
-    for (int v = 0; v < panels * VECTORS; v++)
-      right[v] = load(b + v / VECTORS * panel + k * ldb + v % VECTORS * WIDTH);
-    for (int i = 0; i < rows; i++) {
-      const vec left = splat(a[i * row + k * column]);
-      for (int v = 0; v < panels * VECTORS; v++) sum[i][v] += left * right[v];
-    }
-  }
-  for (int i = 0; i < rows; i++)
-    for (int v = 0; v < panels * VECTORS; v++) store(c + i * ldc + v * WIDTH, sum[i][v]);
+#define ITEM float
+#define ITEMS vec
+#define NAME(name) name
+#define SPREAD splat
+#define LOADED load
+#define ADDED(sum, left, right) ((sum) + (left) * (right))
+#include "matmul.h"
+#undef ITEM
+#undef ITEMS
+#undef NAME
+#undef SPREAD
+#undef LOADED
+#undef ADDED
+
+/* Two bfloat16 numbers, which follow each other in a sum; the first in the low half. Products are exact, sums float32. */
+typedef uint32_t pair;
+typedef uint32_t pairs __attribute__((vector_size(WIDTH * 4)));
+typedef uint32_t unaligned_pairs __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+INLINE pairs load_pairs(const pair *from) { return *(const unaligned_pairs *)from; }
+INLINE pairs splat_pair(pair value) { return value - (pairs){0}; }
+
+INLINE vec dot_pairs(vec sum, pairs left, pairs right) {
+#if defined(__AVX512BF16__)
+  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+#else
+  sum += (vec)(left << 16) * (vec)(right << 16);
+  return sum + (vec)(left & 0xffff0000u) * (vec)(right & 0xffff0000u);
+#endif
 }
 
-/* c[m x n] (+)= a[m x depth] b[depth x n] for n a multiple of TILE. Column j of b lies in panel j / TILE. */
-INLINE void matmul(int64_t m, int64_t n, int64_t depth, const float *a, int64_t row, int64_t column, const float *b,
-                   int64_t ldb, int64_t panel, float *c, int64_t ldc, int add) {
-#define TILE_OF(rows, panels)                                                                                       \
-  case rows:                                                                                                        \
-    tile(rows, panels, depth, a + i * row, row, column, b + j / TILE * panel, ldb, panel, c + i * ldc + j, ldc, add); \
-    break;
-  int64_t j = 0;
-  if (m <= 3) /* few rows: two panels at a time keep the processor's units busy */
-    for (const int64_t i = 0; j + 2 * TILE <= n; j += 2 * TILE) switch (m) { TILE_OF(1, 2) TILE_OF(2, 2) TILE_OF(3, 2) }
-  for (; j < n; j += TILE)
-    for (int64_t i = 0; i < m; i += TILE_ROWS) {
-      switch (least(m - i, TILE_ROWS)) {
-        TILE_OF(1, 1) TILE_OF(2, 1) TILE_OF(3, 1) TILE_OF(4, 1)
-#if TILE_ROWS > 4
-        TILE_OF(5, 1) TILE_OF(6, 1)
-#endif
-#if TILE_ROWS > 6
-        TILE_OF(7, 1) TILE_OF(8, 1) TILE_OF(9, 1) TILE_OF(10, 1) TILE_OF(11, 1) TILE_OF(12, 1)
-#endif
-      }
-    }
-#undef TILE_OF
+/* Rounded to bfloat16, ties to even, in the high half of each; NaN stays NaN. */
+INLINE pairs rounded(vec x) {
+  const pairs bits = (pairs)x, odd = (bits >> 16) & 1, number = (pairs)(x == x);
+  return (number & (bits + 0x7fff + odd)) | (~number & 0x7fc00000u);
 }
+
+INLINE pairs paired(vec first, vec second) { return rounded(first) >> 16 | (rounded(second) & 0xffff0000u); }
+
+/* WIDTH floats that follow each other as pairs, half as many. */
+INLINE void store_rounded(pair *to, vec x) {
+#if defined(__AVX512BF16__)
+  const __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
+  memcpy(to, &narrow, sizeof narrow);
+#else
+  const pairs high = rounded(x) >> 16;
+  uint16_t half[WIDTH];
+  for (int i = 0; i < WIDTH; i++) half[i] = (uint16_t)high[i];
+  memcpy(to, half, sizeof half);
+#endif
+}
+
+#define ITEM pair
+#define ITEMS pairs
+#define NAME(name) name##_bf16
+#define SPREAD splat_pair
+#define LOADED load_pairs
+#define ADDED dot_pairs
+#include "matmul.h"
+#undef ITEM
+#undef ITEMS
+#undef NAME
+#undef SPREAD
+#undef LOADED
+#undef ADDED
 
 /* Rotary embedding of one head (arXiv:2104.09864, the halves convention): to = factor x rotated(from), or
    transposed, which takes gradients back. */

@@ -155,7 +155,8 @@ def test_prompts_of_one_token_need_no_prefill(folders):
 
 
 def test_bfloat16_reports_float32_log_probs_of_its_own_distribution(folders):
-    engine, model = tiny.engine(folders["qwen2"], dtype="bfloat16"), tiny.load(folders["qwen2"], torch.bfloat16)
+    engine = tiny.engine(folders["qwen2"], dtype="bfloat16", kernels="torch")
+    model = tiny.load(folders["qwen2"], torch.bfloat16)
     for index, ids in enumerate(tiny.prompts(6, seed=4)):
         request = tiny.request("r", ids, seed=index)
         (rollout,) = generate(engine, [request])
