@@ -28,6 +28,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--shape", default="1m", choices=SHAPES, help="size of the random Qwen2 model")
     made.add_argument("--vocab", type=int, default=96)
     made.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    made.add_argument("--peer-dtypes", help="dtypes in which peers run, separated by commas; empty: --dtype")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--repeats", type=int, default=5)
     made.add_argument("--warm-up", type=int, default=2)
@@ -40,6 +41,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def shape_of(options: argparse.Namespace, *, name: str | None = None, vocab: int | None = None) -> Shape:
     return Shape(*SHAPES[name or options.shape], vocab or options.vocab)
+
+
+def peer_jobs(options: argparse.Namespace, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A peer's jobs by what is added to its name: one for each dtype."""
+    dtypes = (options.peer_dtypes or options.dtype).split(",")
+    return {"" if dtype == options.dtype else f", {dtype}": job | {"dtype": dtype} for dtype in dtypes}
 
 
 def make_model(shape: Shape) -> Path:

@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _common import make_job, make_model, parser, random_prompts, shape_of
+from _common import make_job, make_model, parser, peer_jobs, random_prompts, shape_of
 from _contest import HERE, OURS, Contender, emit, hold, left_out, print_notes, print_table
 from _counting import Shape, training_flop
 from _machine import description, gemm_peak, roofline
@@ -58,7 +58,8 @@ def contenders(options: argparse.Namespace, model: Path, algorithm: str) -> list
     name = f"TRL {kind}" + (" compiled" if options.compile else "")
     name += " (with a reference)" if algorithm == "ppo" else ""
     if python:
-        made.append(Contender(name, HERE / "peers" / f"trl_{algorithm}.py", job, python))
+        program = HERE / "peers" / f"trl_{algorithm}.py"
+        made += [Contender(name + more, program, its, python) for more, its in peer_jobs(options, job).items()]
     else:
         left_out(name, f"no {'--trl-ppo' if algorithm == 'ppo' else '--trl'} PYTHON was given")
     return made

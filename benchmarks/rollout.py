@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _common import make_job, make_model, parser, random_prompts, shape_of
+from _common import make_job, make_model, parser, peer_jobs, random_prompts, shape_of
 from _contest import HERE, OURS, Contender, emit, hold, left_out, print_notes, print_table
 from _counting import Shape, decoding_bytes, forward_flop
 from _machine import description, gemm_peak, roofline
@@ -39,14 +39,13 @@ def arguments() -> argparse.Namespace:
 def contenders(options: argparse.Namespace, job: dict[str, Any]) -> list[Contender]:
     batch = job["prompts_per_step"] * job["samples"]
     peers = HERE / "peers"
-    made = [
-        Contender(f"SimpleRL, batch {batch}", OURS, job),
-        Contender(f"generate, batch {batch}", peers / "generate.py", job, options.trl or sys.executable),
-    ]
+    python, jobs = options.trl or sys.executable, peer_jobs(options, job).items()
+    made = [Contender(f"SimpleRL, batch {batch}", OURS, job)]
+    made += [Contender(f"generate, batch {batch}{name}", peers / "generate.py", its, python) for name, its in jobs]
     engine = f"vLLM CPU{' eager' if options.eager else ''}, batch {batch}"
     if options.vllm:
         more = {"compile": not options.eager, "logprobs": options.logprobs, "cache_gib": options.cache_gib}
-        made.append(Contender(engine, peers / "vllm_cpu.py", job | more, options.vllm))
+        made += [Contender(engine + name, peers / "vllm_cpu.py", its | more, options.vllm) for name, its in jobs]
     else:
         left_out(engine, "no --vllm PYTHON was given")
     return made

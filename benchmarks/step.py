@@ -23,7 +23,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _common import make_job, make_model, parser, random_prompts, shape_of, source_prompts
+from _common import make_job, make_model, parser, peer_jobs, random_prompts, shape_of, source_prompts
 from _contest import HERE, OURS, Contender, emit, hold, left_out, print_notes, print_table
 from _counting import Shape, forward_flop, training_flop
 from _machine import description, gemm_peak, roofline
@@ -71,7 +71,8 @@ def contenders(options: argparse.Namespace, job: dict[str, Any]) -> list[Contend
     elif ppo and options.lengths == "real":
         left_out(name, "its PPO generates for all until the last response has ended; compare fixed lengths")
     else:
-        made.append(Contender(name, HERE / "peers" / f"trl_{options.algorithm}.py", job, python))
+        program = HERE / "peers" / f"trl_{options.algorithm}.py"
+        made += [Contender(name + more, program, its, python) for more, its in peer_jobs(options, job).items()]
     return made
 
 

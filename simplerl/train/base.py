@@ -40,8 +40,12 @@ class Trainer(Protocol):
     """One step after another, each a function of its number and of what the learner and the loss hold."""
 
     learner: Learner
-    verifier: Verifier
-    reward: Reward
+
+    @property
+    def verifier(self) -> Verifier: ...
+
+    @property
+    def reward(self) -> Reward: ...
 
     @property
     def engine(self) -> Engine | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -170,6 +171,7 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
             algorithm=algorithm,
         )
         learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device)
+        gc.freeze()  # what is there now stays: looking through it again and again takes 3 % of a short step
         return RLTrainer(recipe, sampler, learner, phase)
 
     return Job(steps, STEP_COLUMNS, build)
