@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +36,30 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping
     `tensors` holds named sets of tensors ("actor", "critic", "actor_optimiser"), each one safetensors file on any
     device; `state` is plain JSON. Raises `DiskFullError`, and `CheckpointError` for a state that is not JSON.
     """
-    path = checkpoint_path(folder, step)
-    text = _state_text(state)
-    wanted = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values()) + len(text)
-    with atomic.new_folder(path, wanted) as temporary:
+    wanted = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
+    wanted += len(_state_text(state))
+
+    def fill(temporary: Path) -> Mapping[str, Any]:
         for name, part in tensors.items():
-            _save_tensors(temporary / f"{name}.safetensors", part)
-        (temporary / STATE).write_text(text, encoding="utf-8")
+            save_tensors(temporary / f"{name}.safetensors", part)
+        return state
+
+    return write(folder, step, fill, wanted)
+
+
+def write(folder: Path, step: int, fill: Callable[[Path], Mapping[str, Any]], wanted: int | None = None) -> Path:
+    """The same for a caller that puts files of tensors into a temporary folder itself and returns the state.
+
+    A set of tensors is a safetensors file, or a folder of them, see `simplerl.shards`. `wanted` are bytes, for the
+    error of a full disk.
+    """
+    path = checkpoint_path(folder, step)
+    with atomic.new_folder(path, wanted) as temporary:
+        (temporary / STATE).write_text(_state_text(fill(temporary)), encoding="utf-8")
         files = {
-            file.name: {"sha256": atomic.sha256(file), "bytes": file.stat().st_size}
-            for file in sorted(temporary.iterdir())
+            file.relative_to(temporary).as_posix(): {"sha256": atomic.sha256(file), "bytes": file.stat().st_size}
+            for file in sorted(temporary.rglob("*"))
+            if file.is_file()
         }
         manifest = json.dumps({"format": 1, "step": step, "files": files}, indent=2)
         (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
@@ -74,16 +88,51 @@ def latest(folder: Path) -> tuple[Path, list[str]] | None:
 
 def load(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The tensors, by set, and the state of a checkpoint, bit for bit as saved. Checksums are `latest`'s business."""
-    path = Path(path)
-    manifest = _manifest(path)
-    if isinstance(manifest, str):
-        raise CheckpointError(f"checkpoint {path} is torn: {manifest}")
+    state = load_state(path)
+    return {name: load_tensors(Path(path), name, device) for name in sets(path)}, state
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state alone. Raises `CheckpointError` for a torn checkpoint."""
+    sets(path)
     try:
-        names = [name for name in manifest["files"] if name.endswith(".safetensors")]
-        tensors = {name.removesuffix(".safetensors"): _load_tensors(path / name, device) for name in names}
-        return tensors, json.loads((path / STATE).read_text(encoding="utf-8"))
+        return json.loads((Path(path) / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def sets(path: Path) -> list[str]:
+    """The names of a checkpoint's sets of tensors."""
+    manifest = _manifest(Path(path))
+    if isinstance(manifest, str):
+        raise CheckpointError(f"checkpoint {path} is torn: {manifest}")
+    tensors = [name for name in manifest["files"] if name.endswith(".safetensors")]
+    return list(dict.fromkeys(name.partition("/")[0].removesuffix(".safetensors") for name in tensors))
+
+
+def shapes(path: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a set's tensors; reads no tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    from simplerl import shards
+
+    if (path / name).is_dir():
+        return shards.shapes(path / name)
+    try:
+        with safe_open(path / f"{name}.safetensors", framework="np") as file:
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return found | {key: found[stored] for key, stored in _aliases(file).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+
+
+def load_tensors(path: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
+    """A set's tensors, whole also where ranks wrote their parts."""
+    from simplerl import shards
+
+    if (path / name).is_dir():
+        return {key: tensor.to(device) for key, tensor in shards.read_whole(path / name).items()}
+    return _load_file(path / f"{name}.safetensors", device)
 
 
 def step_of(path: Path) -> int:
@@ -237,7 +286,7 @@ def _file_fault(file: Path, entry: Mapping[str, Any], checksums: bool) -> str | 
     return None
 
 
-def _save_tensors(path: Path, tensors: Tensors) -> None:
+def save_tensors(path: Path, tensors: Tensors) -> None:
     """One safetensors file. A tensor of several names (tied weights) is stored once, its other names in the header."""
     from safetensors.torch import save_file
 
@@ -259,13 +308,17 @@ def _save_tensors(path: Path, tensors: Tensors) -> None:
     save_file(stored, path, metadata={"format": "pt", "aliases": json.dumps(aliases)})
 
 
-def _load_tensors(path: Path, device: str) -> dict[str, Tensor]:
+def _load_file(path: Path, device: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt", device=device) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    except SafetensorError as error:
+            aliases = _aliases(file)
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     return tensors | {name: tensors[stored] for name, stored in aliases.items()}
+
+
+def _aliases(file: Any) -> dict[str, str]:
+    return json.loads((file.metadata() or {}).get("aliases", "{}"))

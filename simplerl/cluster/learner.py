@@ -101,8 +101,8 @@ class RemoteLearner:
     def updates(self) -> int:
         return self._look("updates")
 
-    def weights(self) -> Any:
-        """The policy's weights, in the cluster's store."""
+    def weights(self, *, kept: bool = False) -> Any:
+        """The policy's weights, in the cluster's store; updates leave what is there as it is."""
         return Stored(ray.all_of(self._ranks, "weights")[0])
 
     def export(self, folder: Path) -> None:
@@ -110,11 +110,16 @@ class RemoteLearner:
             raise ClusterError(f"{folder} is no folder here; the first learner's node must share it")
         self._run("export", folder)
 
-    def state(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        return self._run("state")
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Every rank writes its part into the folder, which all nodes of learners must share."""
+        return self._run("save", Path(folder).absolute())
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Any]], scalars: Mapping[str, Any]) -> None:
-        self._run("restore", ray.put(tensors), scalars)
+    def restore(self, folder: Path, scalars: Mapping[str, Any]) -> None:
+        self._run("restore", Path(folder).absolute(), scalars)
+
+    @property
+    def stored_bytes(self) -> int:
+        return self._look("stored_bytes")
 
     def close(self) -> None:
         for rank in self._ranks:

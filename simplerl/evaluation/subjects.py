@@ -74,13 +74,13 @@ def _checkpoint(run: RunFolder, step: int, path: Path) -> Subject:
 def load_checkpoint(engine: Engine, subject: Subject) -> None:
     """Hands a checkpoint's weights to an engine that was started with the base model."""
     assert subject.weights is not None
-    tensors, _ = checkpoint.load(subject.weights)
-    if any(".lora_" in name for name in tensors["actor"]):
+    tensors = checkpoint.load_tensors(subject.weights, "actor")
+    if any(".lora_" in name for name in tensors):
         raise ConfigError(
             f"{subject.weights} holds adapters without their base; evaluate an exported model of the run instead "
             "(checkpoint.export_every says how often one is written)"
         )
-    engine.load_weights(_named(tensors["actor"]), version=subject.step or 0)
+    engine.load_weights(_named(tensors), version=subject.step or 0)
 
 
 def _named(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -91,7 +91,7 @@ def _named(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def model_hash(subject: Subject) -> str:
     """SHA-256 over weights, configuration and tokenizer; for a hub name, which may move, its files here or the name."""
     if subject.weights is not None:
-        return _digest([subject.weights / "actor.safetensors"])
+        return _digest(sorted(subject.weights.glob("actor.safetensors")) + sorted(subject.weights.glob("actor/*")))
     folder = Path(resolve_model_path(subject.path))
     if not folder.is_dir():
         folder = _snapshot(subject.path)

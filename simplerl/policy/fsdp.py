@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -9,7 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from simplerl.errors import ConfigError
+from simplerl import shards
+from simplerl.errors import ClusterError, ConfigError
 from simplerl.policy.ranks import Alone, Stats
 
 
@@ -49,6 +54,18 @@ class Sharded(Alone):
 
     def whole(self, tensor: Tensor) -> Tensor:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def save(self, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
+        if not folder.is_dir():
+            raise ClusterError(f"{folder} is no folder on {socket.gethostname()}; the nodes of learners must share it")
+        shards.write(tensors, folder / name)
+
+    def load(self, folder: Path, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not (folder / name).is_dir():
+            return super().load(folder, name, like)
+        tensors = {key: torch.empty_like(tensor) for key, tensor in like.items()}
+        shards.read_into(tensors, folder / name)
+        return tensors
 
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
         if not isinstance(like, DTensor):

@@ -22,7 +22,7 @@ from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_l
 from simplerl.policy.optim import Optimiser
 from simplerl.policy.ranks import Alone, Stats
 from simplerl.policy.replicas import Replicas
-from simplerl.policy.state import Tensors, learner_state, restore_learner
+from simplerl.policy.state import restore_learner, save_learner, stored_bytes
 from simplerl.types import Metrics
 
 
@@ -257,20 +257,28 @@ class Learner:
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 
-    def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Weights, moments and counts, for a checkpoint; any number of ranks goes on from it."""
-        return learner_state(self)
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Writes weights and moments into a checkpoint's folder, each rank its own; returns the rest, as JSON."""
+        return save_learner(self, folder)
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], scalars: Mapping[str, Any]) -> None:
-        """The inverse of `state`, exact. Raises `CheckpointError` when the models differ."""
-        restore_learner(self, tensors, scalars)
+    def restore(self, folder: Path, scalars: Mapping[str, Any]) -> None:
+        """The inverse of `save`, exact, of any number of ranks. Raises `CheckpointError` when the models differ."""
+        restore_learner(self, folder, scalars)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of what `save` writes, all ranks together."""
+        return stored_bytes(self)
 
     # --- weights --------------------------------------------------------------------------------------------------
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy's weights by their `transformers` names, tied ones once, adapters merged."""
-        for name, weight in merged_weights(self.actor.causal_lm):
-            yield name, self.ranks.whole(weight)
+    def weights(self, *, kept: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights by their `transformers` names, tied ones once, adapters merged.
+
+        With `kept` they are copies, made at once, that later updates leave as they are.
+        """
+        weights = ((name, self.ranks.whole(weight)) for name, weight in merged_weights(self.actor.causal_lm))
+        return iter([(name, weight.clone()) for name, weight in weights]) if kept else weights
 
     def stop_at(self, end_id: int) -> None:
         """Lets the exported model's own settings name the token that its responses end with."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from torch import Tensor, nn
+
+from simplerl.checkpoint import load_tensors, save_tensors
 
 Stats = dict[str, Tensor]
 
@@ -28,6 +33,15 @@ class Alone:
     def whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor that may be sharded. Every process takes part."""
         return tensor
+
+    def save(self, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
+        """Writes a set of tensors into a checkpoint's folder. Every process takes part."""
+        save_tensors(folder / f"{name}.safetensors", tensors)
+
+    def load(self, folder: Path, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a checkpoint's set, each sharded as that of its name in `like`; any ranks may have saved."""
+        stored = load_tensors(folder, name)
+        return {key: self.part(stored[key], tensor) for key, tensor in like.items()}
 
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
         """A whole tensor, sharded as `like` is. Every process has all of it."""

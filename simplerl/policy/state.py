@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from simplerl.checkpoint import flatten_optimiser, restore_optimiser
+from simplerl.checkpoint import flatten_optimiser, restore_optimiser, shapes
 from simplerl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from simplerl.policy.learner import Learner
 
-Tensors = dict[str, dict[str, Tensor]]
 
-
-def learner_state(learner: Learner) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors by file, whole ones, and JSON scalars. Every rank takes part."""
-    whole = learner.ranks.whole
-    tensors: Tensors = {}
+def save_learner(learner: Learner, folder: Path) -> dict[str, Any]:
+    """Writes weights and moments into a checkpoint's folder and returns the rest as JSON. Every rank takes part."""
     scalars: dict[str, Any] = {}
     for name, optimiser in learner.optimisers.items():
-        tensors[name] = {key: whole(weight) for key, weight in _weights(optimiser.model).items()}
         moments, adamw = flatten_optimiser(optimiser.adamw)
-        tensors[f"{name}_optimiser"] = {key: whole(moment) for key, moment in moments.items()}
+        learner.ranks.save(_weights(optimiser.model), folder, name)
+        learner.ranks.save(moments, folder, f"{name}_optimiser")
         scalars[name] = {"updates": optimiser.updates, "adamw": adamw}
-    return tensors, scalars
+    return scalars
 
 
-def restore_learner(learner: Learner, tensors: Mapping[str, Mapping[str, Tensor]], scalars: Mapping[str, Any]) -> None:
-    """The inverse of `learner_state`, exact. Raises `CheckpointError` when the models differ."""
+def restore_learner(learner: Learner, folder: Path, scalars: Mapping[str, Any]) -> None:
+    """The inverse of `save_learner`, exact, of any number of ranks. Raises `CheckpointError` when the models differ."""
     if set(scalars) != set(learner.optimisers):
         raise CheckpointError(f"the checkpoint holds {sorted(scalars)}, this run trains {sorted(learner.optimisers)}")
     for name, optimiser in learner.optimisers.items():
-        _restore_weights(learner, name, optimiser.model, tensors[name])
-        parameters = [p for group in optimiser.adamw.param_groups for p in group["params"]]
-        moments = {
-            key: learner.ranks.part(moment, parameters[int(key.partition(".")[0])]) if moment.ndim else moment
-            for key, moment in tensors[f"{name}_optimiser"].items()
+        own = _weights(optimiser.model)
+        _check_shapes(name, own, shapes(folder, name))
+        for key, value in learner.ranks.load(folder, name, own).items():
+            own[key].copy_(value)
+        parameters = [p.detach() for group in optimiser.adamw.param_groups for p in group["params"]]
+        like = {
+            key: parameters[int(key.partition(".")[0])] if shape else torch.zeros(())
+            for key, shape in shapes(folder, f"{name}_optimiser").items()
         }
+        moments = learner.ranks.load(folder, f"{name}_optimiser", like)
         restore_optimiser(optimiser.adamw, moments, scalars[name]["adamw"])
         optimiser.updates = scalars[name]["updates"]
+
+
+def stored_bytes(learner: Learner) -> int:
+    """Bytes of what `save_learner` writes, all ranks together: weights and two moments."""
+    weights = (weight for optimiser in learner.optimisers.values() for weight in _weights(optimiser.model).values())
+    return sum(3 * weight.numel() * weight.element_size() for weight in weights)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -49,12 +57,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _restore_weights(learner: Learner, name: str, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    own = _weights(model)
-    shapes = {key: tuple(value.shape) for key, value in own.items()}
-    found = {key: tuple(value.shape) for key, value in stored.items()}
-    if shapes != found:
-        odd = sorted(set(shapes.items()) ^ set(found.items()))[:3]
+def _check_shapes(name: str, own: Mapping[str, Tensor], stored: Mapping[str, tuple[int, ...]]) -> None:
+    needed = {key: tuple(value.shape) for key, value in own.items()}
+    if needed != stored:
+        odd = sorted(set(needed.items()) ^ set(stored.items()))[:3]
         raise CheckpointError(f"{name}: the checkpoint's tensors are not this model's, for example {odd}")
-    for key, value in own.items():
-        value.copy_(learner.ranks.part(stored[key], value))

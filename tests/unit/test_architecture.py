@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 # Bottom first. A part imports from lower layers only, and within itself.
 LAYERS = (
     {"types", "errors", "seeding"},
-    {"plugins", "atomic", "functional", "kernels", "lanes"},
+    {"plugins", "atomic", "shards", "functional", "kernels", "lanes"},
     {"config", "files"},
     {"records", "checkpoint", "environment", "trackers", "plan", "http"},
     {"data", "verifier"},
