@@ -148,6 +148,16 @@ class TrainConfig(Frozen):
     mismatch_limit: float = Field(default=0.5, gt=0)
     """Largest mean |engine - learner| log-prob difference; beyond it the run stops."""
 
+    staleness: int = Field(default=0, ge=0)
+    """Batches are sampled while the learner trains on earlier ones, each by weights so many steps older than those it
+    is trained on; 0: sampling and training take turns. Which weights depends on this alone, never on timing."""
+
+    importance: Literal["none", "truncated", "masked"] | None = None
+    """Correction for the policy that sampled: each token's loss times pi / pi_sampled, `importance_limit` at most, or 0
+    where it lies beyond; empty: truncated where `staleness` > 0."""
+
+    importance_limit: float = Field(default=2.0, gt=1)
+
     probe_tokens: int = Field(default=16, ge=0)
     """Tokens that the engine answers whenever it was handed new weights, to see that it has them; 0 never."""
 
@@ -241,6 +251,9 @@ class ClusterConfig(Frozen):
 
     engines: int = Field(default=1, ge=1)
     """Engines that answer side by side, each with a GPU where there are any."""
+
+    patience: float = Field(default=30.0, gt=0)
+    """Seconds without a sign of life after which a process counts as hung and is killed."""
 
     restarts: int = Field(default=10, ge=0)
     """Lost engines that are begun anew, and lost learners after which the run goes on from its last checkpoint."""

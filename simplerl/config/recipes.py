@@ -80,6 +80,11 @@ class Recipe(TrainingRecipe):
         return self.rollout.temperature if self.train.logprob_temperature == "sampling" else 1.0
 
     @property
+    def importance(self) -> Literal["none", "truncated", "masked"]:
+        """How a token's loss is corrected for the policy that sampled it."""
+        return self.train.importance or ("truncated" if self.train.staleness else "none")
+
+    @property
     def response_limit(self) -> int:
         """Tokens of a response at most."""
         return self.rollout.max_tokens

@@ -68,6 +68,20 @@ def clipped_surrogate(
     return (weights * -torch.minimum(ratio * advantages, clipped * advantages)).sum()
 
 
+def importance_weights(
+    logprobs: Tensor, sampled_logprobs: Tensor, how: Literal["truncated", "masked"], limit: float
+) -> Tensor:
+    """What corrects a loss for tokens drawn from another policy: [R], from pi / pi_sampled of each token.
+
+    `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho). `masked`: the ratio where it lies
+    within 1 / limit and limit, else 0: such a token is not learned from (arXiv:2510.18855).
+    """
+    ratio = policy_ratio(logprobs, sampled_logprobs)
+    if how == "truncated":
+        return ratio.clamp(max=limit)
+    return torch.where((ratio >= 1 / limit) & (ratio <= limit), ratio, 0.0)
+
+
 def log_likelihood_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
     """The policy gradient without a ratio, -sum of w A log pi: with advantages of 1 the negative log-likelihood."""
     return -(weights * advantages * logprobs).sum()

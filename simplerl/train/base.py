@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from simplerl.config import TrainingRecipe
@@ -61,6 +62,18 @@ class Trainer(Protocol):
 
     def validate(self) -> dict[str, Any] | None:
         """The loss on what is kept from training; None where nothing is."""
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Writes what a checkpoint keeps besides the learner and the loss into its folder."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """The inverse of `keep`."""
+        ...
+
+    def close(self) -> None:
+        """Ends what goes on beside the steps."""
         ...
 
 

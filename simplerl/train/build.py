@@ -172,7 +172,7 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
         )
         learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device)
         gc.freeze()  # what is there now stays: looking through it again and again takes 3 % of a short step
-        return RLTrainer(recipe, sampler, learner, phase)
+        return RLTrainer(recipe, sampler, learner, steps, phase)
 
     return Job(steps, STEP_COLUMNS, build)
 

@@ -28,10 +28,11 @@ from simplerl.types import GradedRollout
 def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trace: Path | None = None) -> Profile:
     """Profiles the step after `warm_up` others, from a run's newest checkpoint where one is given.
 
-    The step runs in this process, whatever the recipe's `cluster` says. The responses of the steps depend on the
-    recipe's seed alone. Raises `CheckpointError` for a run without one.
+    The step runs in this process, sampling and training in turns, whatever the recipe says. The responses of the steps
+    depend on the recipe's seed alone. Raises `CheckpointError` for a run without one.
     """
-    recipe = recipe.model_copy(update={"cluster": ClusterConfig()})
+    train = recipe.train.model_copy(update={"staleness": 0})
+    recipe = recipe.model_copy(update={"cluster": ClusterConfig(), "train": train})
     tracer = _Tracer(trace)
     tokenizer = build.load_tokenizer(recipe)
     job = build.reinforcement_job(recipe, tokenizer, lambda notice: None)
@@ -57,8 +58,8 @@ def _restore(trainer: RLTrainer, run_dir: Path) -> int:
     found = checkpoint.latest(run_dir)
     if found is None:
         raise CheckpointError(f"{run_dir} has no whole checkpoint to profile from; profile its recipe instead")
-    tensors, state = checkpoint.load(found[0])
-    trainer.learner.restore(tensors, state["learner"])
+    state = checkpoint.load_state(found[0])
+    trainer.learner.restore(found[0], state["learner"])
     trainer.algorithm.restore(state["algorithm"])
     trainer.engine.load_weights(trainer.learner.weights(), version=state["step"])
     return int(state["step"])

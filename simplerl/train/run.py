@@ -52,9 +52,9 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
                 except WorkerLost as error:
                     if not left:
                         raise
-                    view.notice(
-                        f"{error}; going on from the last checkpoint, as often as {left} times (cluster.restarts)"
-                    )
+                    text = f"{error}; going on from the last checkpoint, as often as {left} times (cluster.restarts)"
+                    view.notice(text)
+                    folder.append_event(len(folder.read_metrics()), "learner lost", text)
     return folder.path
 
 
@@ -110,6 +110,8 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         self.trackers.close()
+        self.trainer.close()
+        self._tell_of_engines()
         if self.trainer.engine is not None:
             self.trainer.engine.close()
         self.trainer.learner.close()
@@ -162,6 +164,7 @@ class Run:
     def _record(self, result: StepResult) -> None:
         metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
         metrics["memory/rss_gib"] = rss_gib()
+        self._tell_of_engines()
         metrics |= getattr(self.trainer.engine, "metrics", dict)()
         if result.rows:
             self.folder.write_rollouts(self.done, result.rows)
@@ -171,6 +174,15 @@ class Run:
         if (shown := result.shown) is not None:
             problem = shown.rollout.prompt.problem
             self.view.sample(problem.question, problem.answer, shown.rollout.text, shown.verdict.label, shown.reward)
+
+    def _tell_of_engines(self) -> None:
+        """Engines that were lost and begun anew since this was last asked."""
+        for text in getattr(self.trainer.engine, "take_events", list)():
+            self._tell("engine lost", text)
+
+    def _tell(self, kind: str, text: str) -> None:
+        self.view.notice(text)
+        self.folder.append_event(self.done, kind, text)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 
@@ -230,25 +242,30 @@ class Run:
             self.folder.truncate_after(-1)
             return 0
         path, notices = found
-        for text in notices:
-            self.view.notice(text)
-        tensors, state = checkpoint.load(path)
-        self.trainer.learner.restore(tensors, state["learner"])
+        state = checkpoint.load_state(path)
+        self.trainer.restore(path)
+        self.trainer.learner.restore(path, state["learner"])
         self.trainer.algorithm.restore(state["algorithm"])
         if self.trainer.engine is not None:
             self.trainer.engine.load_weights(self.trainer.learner.weights(), version=state["step"])
         self.folder.truncate_after(state["step"])
-        self.saved = int(state["step"])
+        self.done = self.saved = int(state["step"])
         self.view.resumed(self.saved)
-        self.view.notice(f"going on after step {state['step']} of {self.steps}, from {path.name}")
+        for text in notices:
+            self._tell("torn checkpoint", text)
+        self._tell("taken up again", f"going on after step {self.saved} of {self.steps}, from {path.name}")
         return self.saved
 
     def _save(self) -> None:
         if self.done in (0, self.saved):
             return
-        tensors, scalars = self.trainer.learner.state()
-        state = {"step": self.done, "learner": scalars, "algorithm": self.algorithm_state}
-        checkpoint.save(self.folder.path, self.done, tensors, state)
+
+        def fill(folder: Path) -> dict[str, Any]:
+            self.trainer.keep(folder)
+            learner = self.trainer.learner.save(folder)
+            return {"step": self.done, "learner": learner, "algorithm": self.algorithm_state}
+
+        checkpoint.write(self.folder.path, self.done, fill, self.trainer.learner.stored_bytes)
         self.saved = self.done
         checkpoint.prune(self.folder.path, self.recipe.checkpoint.keep)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simplerl.config import SFTRecipe
@@ -80,6 +81,15 @@ class SFTTrainer:
             logprobs = self.learner.logprobs(collate_examples(self.validation))
         loss = -logprobs.double().mean().item()
         return {"loss": loss, "tokens": len(logprobs), "sequences": len(self.validation)}
+
+    def keep(self, folder: Path) -> None:
+        pass
+
+    def restore(self, folder: Path) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def batch_metrics(self, batch: Credited, step: int) -> Metrics:
         """Tokens of the batch, how well they fill the budget, and passes over the data so far."""

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from simplerl.algorithms.base import Algorithm
+from simplerl.checkpoint import load_tensors, save_tensors
 from simplerl.config import Recipe
 from simplerl.engines.base import Engine
 from simplerl.functional.batch import Credited, collate
+from simplerl.functional.losses import importance_weights, policy_ratio
 from simplerl.policy.learner import Learner
 from simplerl.rewards.base import Reward
 from simplerl.seeding import permutation
 from simplerl.train.agreement import check_mismatch, check_sync
-from simplerl.train.base import Phase, StepResult
+from simplerl.train.ahead import Ahead, Sampled
+from simplerl.train.base import Phase, StepResult, evaluation_due
+from simplerl.train.kept import pack, unpack
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.train.sampler import Sampler
+from simplerl.train.sampler import Groups, Sampler
+from simplerl.types import Metrics
 from simplerl.verifier.base import Verifier
+
+KEPT = "ahead"
+"""The file of a checkpoint that holds batches sampled ahead."""
 
 
 @dataclass(slots=True)
 class RLTrainer:
-    """Everything a step needs, and nothing that remembers: the state is in the learner and the algorithm."""
+    """Everything a step needs. What it remembers are batches sampled ahead; all else is in learner and algorithm."""
 
     recipe: Recipe
     sample: Sampler
     learner: Learner
+    steps: int
     phase: Phase = lambda name, total: nullcontext()
+    ahead: Ahead = field(init=False)
+    current: bool = True
+    """Whether the engine holds the learner's weights."""
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(self.sample)
 
     @property
     def engine(self) -> Engine:
@@ -51,25 +68,91 @@ class RLTrainer:
     def step(self, step: int) -> StepResult:
         """Rollout batch number `step` (from 1): sample, grade, score, assign credit, update, hand over the weights."""
         train, rollout = self.recipe.train, self.recipe.rollout
-        groups = self.sample(step, self.phase)  # [P][G], graded
+        groups, sampling = self.rollouts(step)  # [P][G], graded
         with self.phase("score", rollout.sequences):
             batch = self.learner.annotate(collate(groups), own=self.scores_first(step))  # log-probs, values
         scores = score_metrics(batch)
         check_mismatch(self.recipe, scores)
-        batch, metrics = self.algorithm.assign_credit(batch)  # advantages, returns
+        batch, credit = self.algorithm.assign_credit(batch)  # advantages, returns
+        weighted, weights = self.weighted(batch)
 
         updates = []
         how = {"train_actor": step > train.critic_warmup_steps, "check": partial(check_mismatch, self.recipe)}
         with self.phase("update", train.epochs * rollout.sequences):
             for epoch in range(train.epochs):
-                for minibatch in self.minibatches(batch, step, epoch):
+                for minibatch in self.minibatches(weighted, step, epoch):
                     updates.append(self.learner.update(minibatch, self.algorithm, **how))
 
-        self.engine.load_weights(self.learner.weights(), version=step)
-        synced = check_sync(self.recipe, self.engine, self.learner, groups[0][0].rollout.prompt, step)
         flat = [graded for group in groups for graded in group]
-        metrics = rollout_metrics(flat) | scores | metrics | mean_of(updates) | synced
-        return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
+        metrics = rollout_metrics(flat) | sampling | scores | credit | weights | mean_of(updates)
+        return StepResult(metrics | self.finish(step, groups), response_rows(step, groups, batch), shown=flat[0])
+
+    # --- rollouts -------------------------------------------------------------------------------------------------
+
+    def rollouts(self, step: int) -> tuple[Groups, Metrics]:
+        """The batch of a step, sampled now, or while the learner was at earlier ones (`train.staleness`)."""
+        lag = self.recipe.train.staleness
+        if lag == 0:
+            return self.sample(step, self.phase), {}
+        metrics: Metrics = {}
+        if step in self.ahead:
+            self._wait(step)
+            if lag == 1 and not self.current:  # the engine is idle
+                metrics = self.hand_over(step - 1, self.ahead.wait(step).groups)
+        # By the learner's weights as they are: of batch `step` + lag they are `lag` updates old when it is trained on.
+        before = None if self.current else self._later_hand_over(step - 1)
+        for number in range(step, min(step + lag, self.steps) + 1):
+            if number not in self.ahead:
+                self.ahead.begin(number, before)
+        sampled = self._wait(step)
+        graded = [graded for group in sampled.groups for graded in group]
+        metrics["staleness"] = fmean(step - 1 - each.rollout.policy_version for each in graded)
+        metrics |= {"time/rollout": sampled.seconds, "time/grade": sum(each.verdict.seconds for each in graded)}
+        return sampled.groups, metrics
+
+    def finish(self, step: int, groups: Groups) -> Metrics:
+        """Hands the weights over where the engine needs them now."""
+        self.current = False
+        lag = self.recipe.train.staleness
+        if lag:
+            self.ahead.forget(step)
+        if lag and not evaluation_due(self.recipe, step, self.steps):
+            return {}
+        self.ahead.settle()
+        return self.hand_over(step, groups)
+
+    def hand_over(self, version: int, groups: Groups) -> Metrics:
+        """Gives an idle engine the learner's weights, and sees that it has them."""
+        self.engine.load_weights(self.learner.weights(), version)
+        self.current = True
+        return check_sync(self.recipe, self.engine, self.learner, groups[0][0].rollout.prompt, version)
+
+    def _later_hand_over(self, version: int) -> Callable[[], None]:
+        """The same for an engine that is at work; no probe, since the learner will have moved on."""
+        weights = self.learner.weights(kept=True)
+        return lambda: self.engine.load_weights(weights, version)
+
+    def _wait(self, step: int) -> Sampled:
+        with self.phase("wait", self.recipe.rollout.sequences):
+            return self.ahead.wait(step)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def weighted(self, batch: Credited) -> tuple[Credited, Metrics]:
+        """Advantages times what corrects for the policy that sampled, see `train.importance`.
+
+        A loss that is linear in the advantages, as every clipped surrogate is for weights that are not negative, is
+        then weighted by it (arXiv:2110.00641).
+        """
+        how, limit = self.recipe.importance, self.recipe.train.importance_limit
+        if how == "none":
+            return batch, {}
+        assert batch.old_logprobs is not None
+        weights = importance_weights(batch.old_logprobs, batch.sampled_logprobs, how, limit)
+        ratios = policy_ratio(batch.old_logprobs, batch.sampled_logprobs)
+        limited = (weights != ratios).float().mean().item()
+        metrics = {"importance/mean": weights.mean().item(), "importance/limited": limited}
+        return batch.extend(Credited, advantages=batch.advantages * weights), metrics
 
     def minibatches(self, batch: Credited, step: int, epoch: int) -> Iterator[Credited]:
         """The batch in random parts; as it is where it is one part, in which order means nothing."""
@@ -88,4 +171,20 @@ class RLTrainer:
         """Whether the policy scores its responses before the update; the only update of a step can do it itself."""
         train = self.recipe.train
         one = train.epochs * self.recipe.rollout.sequences == train.minibatch_size and step > train.critic_warmup_steps
-        return self.algorithm.credits_logprobs or not one
+        return self.algorithm.credits_logprobs or self.recipe.importance != "none" or not one
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def keep(self, folder: Path) -> None:
+        """Writes batches that were sampled ahead into a checkpoint's folder; waits for what is under way."""
+        if batches := self.ahead.settle():
+            save_tensors(folder / f"{KEPT}.safetensors", pack(batches, self.sample.stream.items))
+
+    def restore(self, folder: Path) -> None:
+        """The inverse of `keep`."""
+        if (folder / f"{KEPT}.safetensors").is_file():
+            for number, groups in unpack(load_tensors(folder, KEPT), self.sample.stream.items).items():
+                self.ahead.adopt(number, groups)
+
+    def close(self) -> None:
+        self.ahead.close()

@@ -11,6 +11,7 @@ from simplerl.functional.losses import (
     clip_share,
     clipped_surrogate,
     clipped_value_loss,
+    importance_weights,
     kl_estimate,
     log_likelihood_loss,
     policy_ratio,
@@ -35,6 +36,29 @@ def test_clipped_surrogate_matches_values_worked_by_hand():
 
     assert loss.item() == pytest.approx((-1.2 + 0.8 - 2.0) / 3, abs=1e-6)
     assert logprobs.grad.tolist() == pytest.approx([0, 0, -2 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("truncated", [0.25, 0.75, 1.5, 2.0]), ("masked", [0.0, 0.75, 1.5, 0.0])]
+)
+def test_importance_weights_of_ratios_within_and_beyond_the_limit(how, expected):
+    ratios = torch.tensor([0.25, 0.75, 1.5, 4.0])
+    weights = importance_weights(ratios.log(), torch.zeros(4), how, limit=2.0)
+    assert weights.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_token_impossible_under_both_policies_has_weight_one():
+    never = torch.tensor([-math.inf])
+    assert importance_weights(never, never, "truncated", 2.0).tolist() == [1.0]
+
+
+def test_weighted_advantages_weigh_the_clipped_loss():
+    """Whether weights are put on the advantages or on the loss of each token."""
+    logprobs, weights = torch.tensor([1.5, 0.5, 1.0]).log(), torch.tensor([0.3, 2.0, 1.2])
+    advantages = torch.tensor([1.0, -1.0, 2.0])
+    inside = clipped_surrogate(logprobs, torch.zeros(3), weights * advantages, uniform(3), **CLIP)
+    outside = clipped_surrogate(logprobs, torch.zeros(3), advantages, weights * uniform(3), **CLIP)
+    assert inside.item() == pytest.approx(outside.item(), abs=1e-7)
 
 
 def test_the_clip_leaves_the_gradient_where_the_ratio_is_on_the_bad_side():

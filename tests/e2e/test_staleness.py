@@ -1,0 +1,139 @@
+"""Sampling while the learner trains: weights of a fixed age, whatever the timing, kills and resumes."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from run_processes import contents, finish, run, same_weights, server
+
+from simplerl.config import validate_recipe
+from simplerl.records import RunFolder
+
+STEPS = 7
+
+
+def make_recipe(tiny_model, staleness, **train):
+    return validate_recipe(
+        {
+            "seed": 3,
+            "model": {"path": str(tiny_model)},
+            "data": {"source": "arithmetic"},
+            "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
+            "algorithm": {"name": "ppo", "kl_coef": 0.05},
+            "train": {"steps": STEPS, "minibatch_size": 8, "lanes": 1, "staleness": staleness, **train},
+            "actor": {"learning_rate": 3e-3},
+            "critic": {"learning_rate": 1e-3},
+            "engine": {"name": "embedded", "lanes": 1},
+            "eval": {"every": 3, "sets": [{"name": "arithmetic-test", "limit": 8}]},
+            "checkpoint": {"every": 2},
+        }
+    )
+
+
+def trained(recipe, folder):
+    from simplerl.train.run import train
+
+    return train(recipe, folder, plain=True)
+
+
+def versions(folder):
+    """The versions of the weights that sampled each step's responses."""
+    rows = contents(folder)["tables"]
+    steps = {name: {row["policy_version"] for row in table} for name, table in rows.items() if "rollouts" in name}
+    return [steps[name] for name in sorted(steps)]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model, tmp_path_factory):
+    """Undisturbed runs by their staleness."""
+    path = tmp_path_factory.mktemp("runs")
+    return {lag: trained(make_recipe(tiny_model, lag), path / str(lag)) for lag in (0, 1, 2)}
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_every_batch_is_sampled_by_weights_of_that_age(runs, lag):
+    assert versions(runs[lag]) == [{max(0, step - 1 - lag)} for step in range(1, STEPS + 1)]
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_the_records_say_how_old_and_correct_for_it(runs, lag):
+    rows = RunFolder(runs[lag]).read_metrics()
+    assert [row["staleness"] for row in rows] == [min(step - 1, lag) for step in range(1, STEPS + 1)]
+    # The first batch is sampled by the weights that train on it; later ones are not, and the ratios say so.
+    assert rows[0]["importance/mean"] == pytest.approx(1, abs=1e-5)
+    assert all(row["importance/mean"] != 1 and row["mismatch/mean"] > 1e-4 for row in rows[2:])
+    assert rows[0]["mismatch/mean"] < 1e-5
+    probed = [row["step"] for row in rows if "sync/mean" in row]
+    # With one step the engine is idle when weights come; with two only after an evaluation.
+    assert probed == ([2, 3, 5, 6, 7] if lag == 1 else [3, 6, 7])
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_weights_that_never_change_make_staleness_nothing(tiny_model, tmp_path, lag):
+    """An actor that is not trained samples and scores the same, bit for bit, in turns or not."""
+    frozen = {"critic_warmup_steps": STEPS, "importance": "none"}
+    turns, beside = (trained(make_recipe(tiny_model, each, **frozen), tmp_path / str(each)) for each in (0, lag))
+    one, other = contents(turns), contents(beside)
+    for row in one["metrics"] + other["metrics"]:
+        for name in [name for name in row if name.startswith(("sync/", "staleness"))]:
+            del row[name]
+    for table in [*one["tables"].values(), *other["tables"].values()]:
+        for row in table:
+            del row["policy_version"]
+    assert one == other
+
+
+def test_which_weights_does_not_depend_on_timing(runs, tiny_model, tmp_path, monkeypatch):
+    """A learner that is slow, then an engine that is: the numbers stay."""
+    from simplerl.policy.learner import Learner
+    from simplerl.train.sampler import Sampler
+
+    for part, name in ((Learner, "apply"), (Sampler, "__call__")):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, name, delayed(getattr(part, name)))
+            assert contents(trained(make_recipe(tiny_model, 2), tmp_path / name)) == contents(runs[2])
+
+
+def delayed(function):
+    def slow(*arguments, **named):
+        time.sleep(0.2)
+        return function(*arguments, **named)
+
+    return slow
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_killed_and_begun_again_it_goes_on_bit_for_bit(tiny_model, tmp_path, lag):
+    """Batches that were sampled ahead are in the checkpoint: their weights are gone."""
+    processes, recipe = server(), make_recipe(tiny_model, lag)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    begun = time.monotonic()
+    finish(processes, recipe, whole)
+    longest, rng = time.monotonic() - begun, random.Random(lag)
+    for _ in range(5):
+        child = processes.Process(target=run, args=(recipe, torn))
+        child.start()
+        child.join(rng.uniform(0.3, 0.9) * longest)
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+    finish(processes, recipe, torn)
+    assert contents(torn) == contents(whole)
+    assert same_weights(torn, whole)
+
+
+def test_a_signal_leaves_a_checkpoint_with_what_was_sampled_ahead(runs, tiny_model, tmp_path):
+    processes, recipe, folder = server(), make_recipe(tiny_model, 2), tmp_path / "stopped"
+    child = processes.Process(target=run, args=(recipe, folder))
+    child.start()
+    while len(RunFolder(folder).read_metrics()) < 3:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(60)
+    assert child.exitcode == 0
+    newest = max((folder / "checkpoints").iterdir())
+    assert (newest / "ahead.safetensors").is_file() or len(RunFolder(folder).read_metrics()) == STEPS
+    finish(processes, recipe, folder)
+    assert contents(folder)["metrics"] == contents(runs[2])["metrics"]
