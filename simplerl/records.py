@@ -5,6 +5,7 @@
     metrics.jsonl          one line per training step
     evals.jsonl            one line per evaluation: step, set, temperature
     validation.jsonl       SFT: the loss on the validation problems, one line per evaluation
+    events.jsonl           one line for everything lost, and for every time the run was taken up again; never cut
     rollouts/step-000012.parquet            every training response
     evals/step-000012-SET-t0.parquet        every evaluation response
     checkpoints/step-000012/                see `simplerl.checkpoint`
@@ -18,6 +19,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,11 @@ class RunFolder:
         """One durable line of `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
         atomic.append_line(self.path / "validation.jsonl", line(row))
 
+    def append_event(self, step: int, kind: str, text: str) -> None:
+        """One durable line of `events.jsonl`: what happened after so many steps, `time` in UTC."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        atomic.append_line(self.path / "events.jsonl", line({"time": now, "step": step, "kind": kind, "text": text}))
+
     def write_rollouts(self, step: int, rows: Sequence[Row]) -> Path:
         """Every response of a training step, see `rollout_row`."""
         return write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
@@ -195,6 +202,9 @@ class RunFolder:
 
     def read_validation(self) -> list[dict[str, Any]]:
         return list(read_lines(self.path / "validation.jsonl"))
+
+    def read_events(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.path / "events.jsonl"))
 
     def rollout_files(self) -> list[tuple[int, Path]]:
         """Complete files of training responses as (step, path), in order."""

@@ -30,7 +30,7 @@ SHARE = 0.25
 """Share of one core that making pages may take, at most: the run needs the machine."""
 
 State = Literal["waiting", "training", "stopped", "finished"]
-_WATCHED = ("recipe.toml", "environment.json", "metrics.jsonl", "evals.jsonl", "validation.jsonl")
+_WATCHED = ("recipe.toml", "environment.json", "metrics.jsonl", "evals.jsonl", "validation.jsonl", "events.jsonl")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class RunData:
     """What a run folder holds so far. Rows are in the order of their steps, one per step (and set, temperature).
 
     `validation` is of SFT: the loss on the problems kept from training. `environments` has one entry per session: a run
-    that was resumed has several. `added` are response files, with their steps, of evaluations made afterwards.
+    that was resumed has several. `events` are what was lost and taken up again, in the order of time. `added` are
+    response files, with their steps, of evaluations made afterwards.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class RunData:
     metrics: tuple[Row, ...] = ()
     evals: tuple[Row, ...] = ()
     validation: tuple[Row, ...] = ()
+    events: tuple[Row, ...] = ()
     added: tuple[tuple[int, Path], ...] = ()
 
     @property
@@ -127,6 +129,7 @@ def read_run(path: Path) -> RunData:
         metrics=_latest(folder.read_metrics(), lambda row: row["step"]),
         evals=_latest(folder.read_evals(), lambda row: (row["step"], row["set"], row["temperature"])),
         validation=_latest(folder.read_validation(), lambda row: row["step"]),
+        events=tuple(folder.read_events()),
     )
     if not (run.metrics or run.evals or run.validation):
         raise DataError(f"{path} has no finished step yet; try again when its first step is done")

@@ -14,6 +14,7 @@ from simplerl.cli.compare import compare
 from simplerl.cli.console import say, say_error
 from simplerl.cli.distill import distill
 from simplerl.cli.doctor import doctor
+from simplerl.cli.drill import drill
 from simplerl.cli.eval import evaluate
 from simplerl.cli.grade import grade
 from simplerl.cli.pipeline import pipeline
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, distill, sft, pipeline, recipes, sample, grade, compare, report, watch, profile, doctor):
+for command in (train, distill, sft, pipeline, recipes, sample, grade, compare, report, watch, profile, drill, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app, name="data")

@@ -50,6 +50,7 @@ class RemoteEngines:
         self._weights: tuple[int, list[Any]] | None = None
         self._workers = self._begin(config.engines)
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
+        self._events: list[str] = []
 
     def _begin(self, count: int) -> list[Actor]:
         workers = ray.begun([Actor(EngineWorker, self._config, self._device) for _ in range(count)])
@@ -85,6 +86,11 @@ class RemoteEngines:
         """What was lost and made good since these engines were begun."""
         return dict(self.faults)
 
+    def take_events(self) -> list[str]:
+        """What was lost and made good, in words, since this was last asked."""
+        events, self._events = self._events, []
+        return events
+
     def _load(self, worker: Actor) -> Any:
         assert self._weights is not None
         version, chunks = self._weights
@@ -100,7 +106,7 @@ class RemoteEngines:
             if start < end
         }
         while running:
-            done = ray.ready(list(running))
+            done = ray.ready(list(running), self._config.patience)
             if not done:
                 gone = ray.lost(self._workers)
                 done = [stream for stream, (number, _) in running.items() if number in gone]
@@ -129,6 +135,7 @@ class RemoteEngines:
             del running[stream]
         self._replace(number, error)
         self.faults["cluster/requests_moved"] += len(left)
+        self._events.append(f"{len(left)} requests that engine {number} left unfinished go to all engines")
         for worker in range(len(self._workers)):
             share = left[worker :: len(self._workers)]
             if share:
@@ -141,6 +148,7 @@ class RemoteEngines:
                 f"engine {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no more; "
                 "look for out-of-memory kills on its node"
             ) from error
+        self._events.append(f"engine {number} of {len(self._workers)} is lost ({error}); begun anew")
         self._workers[number].kill()
         (self._workers[number],) = self._begin(1)
         if self._weights is not None:

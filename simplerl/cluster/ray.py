@@ -11,9 +11,6 @@ from simplerl import plugins
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError, DependencyError, InputLost, WorkerLost
 
-PATIENCE = 30.0
-"""Seconds in which an actor must say that it lives."""
-
 CHUNK = 256 << 20
 """Bytes of weights that travel as one object."""
 
@@ -57,6 +54,7 @@ class Actor:
     """One process that runs an object's methods, one at a time; whether it lives can be asked meanwhile."""
 
     def __init__(self, cls: type, config: ClusterConfig, device: str, *arguments: Any) -> None:
+        self.patience = config.patience
         # Those of one kind share a machine's cores; learners and engines take turns.
         threads = max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))
         options = {
@@ -124,9 +122,9 @@ def get(reference: Any) -> Any:
         raise WorkerLost(str(error).partition("\n")[0]) from error
 
 
-def ready(references: Sequence[Any]) -> list[Any]:
-    """Those that are there; waits for the first, but no longer than `PATIENCE`."""
-    return _ray().wait(list(references), num_returns=1, timeout=PATIENCE)[0]
+def ready(references: Sequence[Any], seconds: float) -> list[Any]:
+    """Those that are there; waits for the first, but no longer than so many seconds."""
+    return _ray().wait(list(references), num_returns=1, timeout=seconds)[0]
 
 
 def begun(actors: Sequence[Actor]) -> list[Actor]:
@@ -139,7 +137,7 @@ def begun(actors: Sequence[Actor]) -> list[Actor]:
 def lost(actors: Sequence[Actor]) -> list[int]:
     """The numbers of those that do not say in time that they live; they are killed, so that none comes back."""
     asked = [actor.ask() for actor in actors]
-    there, _ = _ray().wait(asked, num_returns=len(asked), timeout=PATIENCE)
+    there, _ = _ray().wait(asked, num_returns=len(asked), timeout=actors[0].patience)
     gone = []
     for number, (actor, reference) in enumerate(zip(actors, asked, strict=True)):
         try:
@@ -157,7 +155,7 @@ def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) 
     references = [actor.call(method, *arguments, **named) for actor in actors]
     waiting, results = list(references), {}
     while waiting:
-        there = ready(waiting)
+        there = ready(waiting, actors[0].patience)
         if not there and (gone := lost(actors)):
             raise WorkerLost(f"worker {gone[0]} of {len(actors)} does not answer")
         for reference in there:
@@ -167,7 +165,8 @@ def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) 
             except BaseException as error:
                 # What a rank says when another has died is of no use: its connection broke.
                 if gone := lost(actors):
-                    raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({error})") from error
+                    said = str(error).strip().rpartition("\n")[2]  # before that stands the actor's traceback
+                    raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({said})") from error
                 raise
     return [results[reference] for reference in references]
 

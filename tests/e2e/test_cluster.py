@@ -14,6 +14,7 @@ import torch
 from learner_cases import make_batch, make_learner, rank_learner
 from run_processes import contents
 
+from simplerl.checkpoint import load_tensors
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -68,6 +69,12 @@ def faults(engines):
     return tuple(engines.metrics().values())
 
 
+def impatient(engines, monkeypatch):
+    monkeypatch.setattr(engines, "_config", spread_over(engines=2, patience=4.0))
+    for worker in engines._workers:
+        worker.patience = 4.0
+
+
 def answers(rollouts):
     return [(r.request_id, r.token_ids, r.text, r.finish_reason, r.policy_version) for r in rollouts]
 
@@ -97,7 +104,7 @@ def test_what_a_lost_engine_left_unfinished_is_answered_by_others_and_nothing_tw
     cluster, engines, expected, kind, monkeypatch
 ):
     """The answers are the same: random numbers belong to requests."""
-    monkeypatch.setattr(cluster, "PATIENCE", 4.0)
+    impatient(engines, monkeypatch)
     victim = process_of(cluster, engines._workers[0])
     seen, before = [], faults(engines)
     for rollout in engines.submit(REQUESTS):
@@ -107,6 +114,10 @@ def test_what_a_lost_engine_left_unfinished_is_answered_by_others_and_nothing_tw
     order = {request.id: number for number, request in enumerate(REQUESTS)}
     assert answers(sorted(seen, key=lambda r: order[r.request_id])) == expected
     lost, moved = faults(engines)
+    assert [text.split(" (")[0] for text in engines.take_events()] == [
+        "engine 0 of 2 is lost",
+        f"{moved - before[1]:.0f} requests that engine 0 left unfinished go to all engines",
+    ]
     assert lost == before[0] + 1 and 1 <= moved - before[1] <= 30
     assert answers(generate(engines, REQUESTS)) == expected, "the new engine has the weights of the lost one"
 
@@ -155,12 +166,11 @@ def test_an_engine_that_cannot_be_made_is_the_error_that_it_is_here(cluster):
         RemoteEngines(partial(tiny.engine, "/nowhere"), spread_over(engines=2), "cpu")
 
 
-def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folder, monkeypatch):
+def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folder):
     """A large model does."""
     from simplerl.cluster.engines import RemoteEngines
 
-    monkeypatch.setattr(cluster, "PATIENCE", 4.0)
-    engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(), "cpu")
+    engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(patience=4.0), "cpu")
     assert len(generate(engines, REQUESTS[:4])) == 4 and faults(engines) == (0, 0)
     engines.close()
 
@@ -173,7 +183,19 @@ def test_more_gpus_than_there_are_is_said_at_once(cluster):
 # --- learners ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path, monkeypatch):
+def written(learner, folder):
+    folder.mkdir()
+    return written_tensors(folder, learner.save(folder))
+
+
+def written_tensors(folder, scalars):
+    """All that a learner saved, in a form that can be compared exactly."""
+    names = ("actor", "critic", "actor_optimiser", "critic_optimiser")
+    tensors = {name: {key: t.tolist() for key, t in sorted(load_tensors(folder, name).items())} for name in names}
+    return tensors, scalars
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     """2, then 1, then 2: the state is exact, and the updates are those of one process that never stopped.
 
     At last a rank hangs, and is found.
@@ -185,25 +207,31 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path, mo
     batch = make_batch()
     credited, _ = algorithm.assign_credit(alone.annotate(batch))
     parts = torch.arange(len(batch)).split(4)
-    state, remote = None, None
-    for count, rows in zip((2, 1, 2), parts, strict=True):
+    saved, remote = None, None
+    for number, (count, rows) in enumerate(zip((2, 1, 2), parts, strict=True)):
         remote = RemoteLearner(partial(rank_learner, model), spread_over(learners=count), "cpu")
-        if state is not None:
-            remote.restore(*state)
-            again = remote.state()
-            assert again[1] == state[1]
-            for name, tensors in state[0].items():
-                assert all(torch.equal(tensors[key], again[0][name][key]) for key in tensors)
+        if saved is not None:
+            remote.restore(*saved)
+            assert written(remote, tmp_path / f"again-{number}") == written_tensors(*saved)
         assert remote.update(credited.select(rows), algorithm) == pytest.approx(
             alone.update(credited.select(rows), algorithm), abs=1e-6, rel=1e-5
         )
-        state = remote.state()
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        saved = folder, remote.save(folder)
         if rows is not parts[-1]:
             remote.close()
-    for name, tensors in alone.state()[0].items():
-        for key, tensor in tensors.items():
-            assert torch.allclose(state[0][name][key], tensor, atol=1e-6)
-    monkeypatch.setattr(cluster, "PATIENCE", 4.0)
+    assert len(list((folder / "actor").glob("*.safetensors"))) == 2, "each rank writes its own part"
+    (tmp_path / "alone").mkdir()
+    alone.save(tmp_path / "alone")
+    for name in ("actor", "critic", "actor_optimiser", "critic_optimiser"):
+        whole = load_tensors(folder, name)
+        for key, tensor in load_tensors(tmp_path / "alone", name).items():
+            assert torch.allclose(whole[key], tensor, atol=1e-6), (name, key)
+    alone.restore(*saved)
+    assert written(alone, tmp_path / "back") == written_tensors(*saved), "one process reads what ranks wrote"
+    for rank in remote._ranks:
+        rank.patience = 4.0
     os.kill(process_of(cluster, remote._ranks[1]), signal.SIGSTOP)
     with pytest.raises(WorkerLost, match="worker 1 of 2 does not answer"):
         remote.logprobs(batch)

@@ -15,13 +15,12 @@ pytestmark = [
 ]
 
 
-def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys, monkeypatch):
+def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys):
     import ray
     from ray.cluster_utils import Cluster
 
     from simplerl.train.run import train
 
-    monkeypatch.setattr("simplerl.cluster.ray.PATIENCE", 6.0)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = nodes.add_node(num_cpus=1)
     folder, ended = tmp_path / "run", threading.Event()
@@ -34,7 +33,7 @@ def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys, mon
     thread = threading.Thread(target=lose_a_node)
     try:
         thread.start()
-        train(make_recipe(tiny_model, ray=nodes.address, learners=2, engines=2), folder, plain=True)
+        train(make_recipe(tiny_model, ray=nodes.address, learners=2, engines=2, patience=6.0), folder, plain=True)
         thread.join()
         assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
         lost = max(row["cluster/engines_lost"] for row in RunFolder(folder).read_metrics())
