@@ -66,7 +66,7 @@ class RemoteEngines:
         loading = [self._load(worker) for worker in self._workers]
         for number, reference in enumerate(loading):
             try:
-                ray.get(reference)
+                ray.answer(self._workers[number], reference)
             except InputLost:
                 raise  # the learner is lost, not this engine
             except WorkerLost as error:
@@ -142,14 +142,22 @@ class RemoteEngines:
                 running[self._workers[worker].stream("answer", share)] = (worker, share)
 
     def _replace(self, number: int, error: WorkerLost) -> None:
-        self.faults["cluster/engines_lost"] += 1
-        if self.faults["cluster/engines_lost"] > self._config.restarts:
-            raise ClusterError(
-                f"engine {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no more; "
-                "look for out-of-memory kills on its node"
-            ) from error
-        self._events.append(f"engine {number} of {len(self._workers)} is lost ({error}); begun anew")
-        self._workers[number].kill()
-        (self._workers[number],) = self._begin(1)
-        if self._weights is not None:
-            ray.get(self._load(self._workers[number]))
+        """Begins an engine anew, as often as it takes and `cluster.restarts` allows."""
+        while True:
+            self.faults["cluster/engines_lost"] += 1
+            if self.faults["cluster/engines_lost"] > self._config.restarts:
+                raise ClusterError(
+                    f"engine {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no more; "
+                    "look for out-of-memory kills on its node"
+                ) from error
+            self._events.append(f"engine {number} of {len(self._workers)} is lost ({error}); begun anew")
+            self._workers[number].kill()
+            try:
+                (self._workers[number],) = self._begin(1)
+                if self._weights is not None:
+                    ray.answer(self._workers[number], self._load(self._workers[number]))
+                return
+            except InputLost:
+                raise
+            except WorkerLost as again:
+                error = again

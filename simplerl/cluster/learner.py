@@ -68,7 +68,7 @@ class RemoteLearner:
         ray.start(config, device)
         count = config.learners
         self._ranks = ray.begun([Actor(RankWorker, config, device, rank, count, device) for rank in range(count)])
-        address = ray.get(self._ranks[0].call("address"))
+        address = ray.answer(self._ranks[0], self._ranks[0].call("address"))
         ray.all_of(self._ranks, "join", address, make)
         self.temperature: float = self._look("temperature")
 
@@ -129,4 +129,4 @@ class RemoteLearner:
         return ray.all_of(self._ranks, "run", method, *arguments, **named)[0]
 
     def _look(self, name: str) -> Any:
-        return ray.get(self._ranks[0].call("look", name))
+        return ray.answer(self._ranks[0], self._ranks[0].call("look", name))

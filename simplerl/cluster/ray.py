@@ -11,6 +11,9 @@ from simplerl import plugins
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError, DependencyError, InputLost, WorkerLost
 
+START = 600.0
+"""Seconds in which a new process must begin to run; it may wait for its node, and imports much."""
+
 CHUNK = 256 << 20
 """Bytes of weights that travel as one object."""
 
@@ -129,9 +132,20 @@ def ready(references: Sequence[Any], seconds: float) -> list[Any]:
 
 def begun(actors: Sequence[Actor]) -> list[Actor]:
     """The same, once their processes run: from then on silence means that one is lost."""
-    for actor in actors:
-        get(actor.ask())
+    for number, (actor, reference) in enumerate([(actor, actor.ask()) for actor in actors]):
+        if not ready([reference], START):
+            actor.kill()
+            raise WorkerLost(f"process {number} of {len(actors)} did not begin in {START:.0f} s")
+        get(reference)
     return list(actors)
+
+
+def answer(actor: Actor, reference: Any) -> Any:
+    """What a call of this actor gives, as `get`; raises `WorkerLost` where it does not say that it lives."""
+    while not ready([reference], actor.patience):
+        if lost([actor]):
+            raise WorkerLost("it does not answer")
+    return get(reference)
 
 
 def lost(actors: Sequence[Actor]) -> list[int]:

@@ -131,6 +131,15 @@ def test_an_engine_that_died_between_steps_is_made_good_when_weights_come(cluste
     assert faults(engines) == (before[0] + 1, before[1])
 
 
+def test_an_engine_that_hangs_between_steps_is_made_good_when_weights_come(cluster, engines, expected, monkeypatch):
+    impatient(engines, monkeypatch)
+    before = faults(engines)
+    os.kill(process_of(cluster, engines._workers[1]), signal.SIGSTOP)
+    engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
+    assert faults(engines) == (before[0] + 1, before[1])
+    assert answers(generate(engines, REQUESTS)) == expected
+
+
 def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
     learner = cluster.Actor(tiny.Storer, spread_over(), "cpu")
     weights = cluster.Stored(cluster.get(learner.call("weights")))
