@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +18,7 @@ from simplerl.functional.batch import Batch, Credited, Scored, ragged_index
 from simplerl.functional.layout import Layout, Packed, Padded, Shared
 from simplerl.functional.losses import Totals
 from simplerl.lanes import Lanes, lanes_of
-from simplerl.policy.lora import add_adapters, merged_weights
+from simplerl.policy.lora import adapters_off, add_adapters, merged_weights
 from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_lm
 from simplerl.policy.optim import Optimiser
 from simplerl.policy.ranks import Alone, Stats
@@ -73,7 +74,10 @@ class Learner:
         packing = self.fused if recipe.train.packing is None else recipe.train.packing
         self.layout = (Shared if self.fused else Packed) if packing else Padded
         self.critic = ValueModel(deepcopy(causal_lm)).to(device) if loss.needs_critic else None
-        self.reference = PolicyModel(deepcopy(causal_lm)).requires_grad_(False) if loss.needs_reference else None
+        self.refers = loss.needs_reference
+        # Under adapters the model itself is still there.
+        copied = loss.needs_reference and recipe.model.lora is None
+        self.reference = PolicyModel(deepcopy(causal_lm)).requires_grad_(False) if copied else None
         if recipe.model.lora is not None:
             add_adapters(causal_lm, recipe.model.lora)
         self.actor = PolicyModel(causal_lm)
@@ -95,11 +99,10 @@ class Learner:
 
         Where they are not wanted, one update with all of the batch follows.
         """
-        reference = self.reference
         return batch.extend(
             Scored,
             old_logprobs=self.logprobs(batch) if own else None,
-            ref_logprobs=self._score(batch, lambda p: reference(p, self.temperature)[0]) if reference else None,
+            ref_logprobs=self._ref_logprobs(batch) if self.refers else None,
             values=self._values(batch, once=not own) if self.critic else None,
         )
 
@@ -124,6 +127,11 @@ class Learner:
     def logprobs(self, batch: Batch) -> Tensor:
         """The policy's log-probs of the response tokens, float32 [R]."""
         return self._score(batch, lambda layout: self.actor(layout, self.temperature)[0])
+
+    def _ref_logprobs(self, batch: Batch) -> Tensor:
+        model = self.reference or self.actor
+        with nullcontext() if self.reference else adapters_off(self.actor):
+            return self._score(batch, lambda layout: model(layout, self.temperature)[0])
 
     def _score(self, batch: Batch, model: Callable[[Layout], Tensor]) -> Tensor:
         """A model's number for every response token [R], computed in micro-batches and put back in order."""

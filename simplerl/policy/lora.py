@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -26,6 +27,19 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
         r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets(model, config)
     )
     peft.inject_adapter_in_model(settings, model, adapter_name=NAME)
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model is what it was before it got adapters; they and what is trained of them come back unchanged."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "get_delta_weight")]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:

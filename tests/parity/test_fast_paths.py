@@ -182,6 +182,25 @@ def test_adapters_learn_through_the_kernels(folder):
         assert torch.allclose(found[name], gradient, atol=1e-5), name
 
 
+def test_the_reference_of_adapters_is_the_model_without_them(folder):
+    pytest.importorskip("peft")
+    learner, algorithm = make(folder, "grpo", model={"lora": {"rank": 4}})
+    assert learner.reference is None
+    before = learner.annotate(BATCH)
+    assert torch.equal(before.ref_logprobs, before.old_logprobs), "adapters change nothing at first"
+    trained = [name for name, parameter in learner.actor.named_parameters() if parameter.requires_grad]
+    credited, _ = algorithm.assign_credit(before)
+    learner.update(credited, algorithm)
+    with torch.no_grad():
+        for name, parameter in learner.actor.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    after = learner.annotate(BATCH)
+    assert torch.equal(after.ref_logprobs, before.ref_logprobs)
+    assert not torch.allclose(after.old_logprobs, before.old_logprobs, atol=1e-4)
+    assert trained == [name for name, parameter in learner.actor.named_parameters() if parameter.requires_grad]
+
+
 def test_a_small_batch_is_shared_by_the_lanes(folder):
     """With the default budget all of it would be one micro-batch, and one lane would do everything."""
     learner, _ = make(folder, budget=10_000, train={"lanes": 2})
