@@ -17,6 +17,7 @@ from simplerl.cli.doctor import doctor
 from simplerl.cli.eval import evaluate
 from simplerl.cli.grade import grade
 from simplerl.cli.pipeline import pipeline
+from simplerl.cli.plan import plan
 from simplerl.cli.profile import profile
 from simplerl.cli.report import report
 from simplerl.cli.sample import sample
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, distill, sft, pipeline, recipes, sample, grade, compare, report, watch, profile, doctor):
+for command in (train, distill, sft, pipeline, recipes, plan, sample, grade, compare, report, watch, profile, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app, name="data")

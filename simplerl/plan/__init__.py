@@ -5,6 +5,7 @@ from simplerl.plan.memory import GIB as GIB
 from simplerl.plan.memory import memory as memory
 from simplerl.plan.memory import models_held as models_held
 from simplerl.plan.memory import parameters_held as parameters_held
+from simplerl.plan.memory import workers as workers
 from simplerl.plan.overview import Plan as Plan
 from simplerl.plan.overview import make_plan as make_plan
 from simplerl.plan.shapes import KNOWN as KNOWN

@@ -1,92 +1,155 @@
-"""The memory that a recipe takes."""
+"""The memory that a recipe takes on each worker, phase by phase: rollout, score, update, hand-over of weights."""
 
 from __future__ import annotations
 
-import math
+import os
+from dataclasses import dataclass
 
-from simplerl import plugins
 from simplerl.config import Recipe
+from simplerl.plan.engine_memory import Engine
+from simplerl.plan.learner_memory import Learner, Parts, total
+from simplerl.plan.load import Device, device_of, load_of, models_of, way_of
 from simplerl.plan.shapes import Shape
 
 GIB = 1 << 30
-MAX_LOGITS = 1 << 26
-"""Logits formed at a time, see `simplerl.functional.logprobs`."""
+CONTEXT = 1.0
+"""GiB of a GPU that the driver's context, the kernels' code and cuBLAS's workspaces take. An assumption."""
+USABLE = 0.95
+"""Share of a GPU's memory that may be planned for: the allocator leaves gaps. An assumption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process and the device it has: "all" (learner and engine in one), "learner" or "engine"."""
+
+    role: str
+    phases: dict[str, Parts]
+    """Bytes by phase and by what they are for."""
+
+    @property
+    def peak(self) -> float:
+        """Bytes in the phase that takes the most."""
+        return max(map(total, self.phases.values()))
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: total(self.phases[name]))
+
+    def fits(self, memory: float) -> bool:
+        """Whether it fits a device of so many bytes."""
+        return self.peak <= USABLE * memory
 
 
 def models_held(recipe: Recipe) -> tuple[str, ...]:
     """The models in memory: what the algorithm asks for, and the engine's copy of the policy."""
-    config = recipe.algorithm
-    algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
-    critic = ("critic",) if algorithm.needs_critic else ()
-    reference = ("reference",) if algorithm.needs_reference else ()
-    return ("actor", *critic, *reference, "engine copy")
+    return models_of(recipe).names
 
 
 def parameters_held(models: tuple[str, ...], shape: Shape) -> dict[str, int]:
-    """Parameters of each model."""
+    """Parameters of each model, without adapters."""
     return {name: shape.critic_parameters if name == "critic" else shape.parameters for name in models}
+
+
+def workers(
+    recipe: Recipe,
+    shape: Shape,
+    *,
+    device: Device | None = None,
+    memory: float | None = None,
+    threads: int | None = None,
+) -> tuple[Worker, ...]:
+    """The kinds of workers of a recipe: one process with everything, or with `cluster.ray` a learner and an engine.
+
+    `memory` is that of a GPU in bytes, of which vLLM takes its share; `threads` are the cores of a CPU.
+    """
+    device = device or device_of(recipe)
+    threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    models, way = models_of(recipe), way_of(recipe, shape, device, threads)
+    learner = Learner(shape, way, load_of(recipe, way, models), models)
+    spread = recipe.cluster.ray is not None
+    engine = Engine(recipe, shape, way, recipe.cluster.engines if spread else 1, threads)
+    own = {"context": CONTEXT * GIB} if device == "cuda" else {}
+    if spread:
+        learning = {name: learner.always() | own | parts for name, parts in _learning(learner).items()}
+        answering = {name: own | parts for name, parts in _answering(engine, memory).items()}
+        return Worker("learner", learning), Worker("engine", answering)
+    return (Worker("all", _together(learner, engine, memory, own)),)
+
+
+def _learning(learner: Learner) -> dict[str, Parts]:
+    return {
+        "score": learner.scoring(),
+        "update": learner.updating(),
+        "hand-over": {"workspace": _merging(learner) + (4 * learner.shape.head if learner.way.ranks > 1 else 0)},
+    }
+
+
+def _merging(learner: Learner) -> float:
+    """Adapters' product, and the weight it is added to, of the largest matrix."""
+    shape, adapted = learner.shape, learner.way.adapted
+    return 8 * max((shape.linear[name][0] * shape.linear[name][1] for name in adapted or ()), default=0)
+
+
+def _answering(engine: Engine, memory: float | None) -> dict[str, Parts]:
+    rollout = engine.always() | engine.rollout()
+    hand_over = engine.always() | _resting(engine) | {"workspace": engine.hand_over()}
+    return {"rollout": _reserved(engine, rollout, memory), "hand-over": _reserved(engine, hand_over, memory)}
+
+
+def _resting(engine: Engine) -> Parts:
+    """The cache outside of a rollout: kept on a CPU and by vLLM, given back on a GPU."""
+    return engine.cache() if engine.way.device == "cpu" or engine.vllm else {}
+
+
+def _reserved(engine: Engine, parts: Parts, memory: float | None) -> Parts:
+    """What vLLM takes of its share of a GPU without need becomes cache."""
+    if memory is None or not engine.vllm or engine.way.device == "cpu":
+        return parts
+    spare = engine.share(memory) - total(parts)
+    return parts | {"KV cache": parts["KV cache"] + max(0.0, spare)}
+
+
+def _together(learner: Learner, engine: Engine, memory: float | None, own: Parts) -> dict[str, Parts]:
+    """Learner and engine in one process: each works while the other's weights, and a CPU's cache, stay."""
+    answering, idle = _answering(engine, memory), engine.always() | _resting(engine)
+    idle = _reserved(engine, idle | {"workspace": 0.0}, memory)
+    always = learner.always() | own
+    phases = {"rollout": always | answering["rollout"]}
+    for name, parts in _learning(learner).items():
+        phases[name] = always | idle | parts
+    more = {"workspace": max(phases["hand-over"]["workspace"], answering["hand-over"]["workspace"])}
+    phases["hand-over"] = phases["hand-over"] | more
+    return phases
 
 
 FORMULA = """\
 without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's
-weights        4 bytes a parameter (float32 masters); the engine's copy in model.dtype
-gradients      4 bytes a parameter of actor and critic
-moments        8 bytes a parameter of actor and critic (AdamW)
+parameters     4 bytes each of actor, adapters, critic and reference (float32 masters)
+moments        8 bytes a trained parameter (AdamW); with adapters the actor's are the only ones trained of it
+gradients      4 bytes a trained parameter; of the head and the embedding once more while they are summed
+activations    what the operations of every layer keep for the gradient, of one micro-batch a lane; with gradient
+               checkpointing 4 hidden bytes a token and layer, and one layer whole
+cast weights   2 bytes a weight of the layers, with bfloat16: in a forward pass, and where activations are kept
 gathered       with several learners: what is outside of layers and two layers, whole, in float32, with their gradients
-cast weights   2 bytes a parameter of the model at work, with bfloat16; of what is gathered, with several learners
-KV cache       engine.max_batch x (data.max_prompt_tokens + rollout.max_tokens) x 2 x layers x KV heads x head size
-activations    micro-batch tokens x layers x (34 hidden + 8 intermediate) bytes with bfloat16, twice that with float32;
-               with gradient checkpointing 4 hidden bytes a layer, and one layer whole
-logits         3 float32 copies of one chunk, at most 64 M elements each"""
+logits         2 float32 copies of one chunk of 64 M elements, 4 where all are fewer
+engine copy    the policy in model.dtype, its head in float32; on a CPU in float32 also in the kernels' order
+KV cache       sequences decoded at once x tokens, grown by halves, x 2 x layers x KV heads x head size
+workspace      the largest moment beside those: one layer's work, prompts on their way into the cache, weights that move
+context        1 GiB of a GPU that its driver and libraries take"""
 
 
-def memory(recipe: Recipe, models: tuple[str, ...], shape: Shape) -> dict[str, float]:
-    """Estimated GiB by `FORMULA`, part by part, with the sum of a device under "total" or "an engine's total"."""
-    learner, engine = _learner_bytes(recipe, models, shape), _engine_bytes(recipe, shape)
-    groups = {"total": learner | engine}
-    if recipe.cluster.ray is not None:
-        groups = {"a learner's total": learner, "an engine's total": engine}
-    gib: dict[str, float] = {}
-    for name, parts in groups.items():
-        each = {part: count / GIB for part, count in parts.items()}
-        gib |= each | {name: math.fsum(each.values())}
-    return gib
+def gib(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / GIB:.1f} GiB"
 
 
-def _learner_bytes(recipe: Recipe, models: tuple[str, ...], shape: Shape) -> dict[str, float]:
-    held = parameters_held(models, shape)
-    trained = sum(held[name] for name in ("actor", "critic") if name in held)
-    ranks = recipe.cluster.learners if recipe.cluster.ray is not None else 1
-    whole = shape.parameters if ranks == 1 else shape.outer_parameters + 2 * shape.layer_parameters
-    tokens = max(recipe.train.micro_batch_tokens, recipe.data.max_prompt_tokens + recipe.rollout.max_tokens)
+def in_gib(parts: Parts) -> dict[str, float]:
+    """The parts in GiB with their sum under "total", without those that are nothing."""
+    return {name: count / GIB for name, count in parts.items() if count} | {"total": total(parts) / GIB}
+
+
+def memory(recipe: Recipe, shape: Shape) -> dict[str, dict[str, dict[str, float]]]:
+    """Estimated GiB of each worker by `FORMULA`, phase by phase, part by part, with each phase's "total"."""
     return {
-        "weights": 4 * sum(count for name, count in held.items() if name != "engine copy") / ranks,
-        "gradients": 4 * trained / ranks,
-        "moments": 8 * trained / ranks,
-        **({"gathered": 8 * whole} if ranks > 1 else {}),
-        "cast weights": 2 * whole if recipe.model.dtype == "bfloat16" else 0,
-        "activations": tokens * _activation_bytes(recipe, shape),
-        "logits": 3 * 4 * min(MAX_LOGITS, tokens * shape.vocab),
+        worker.role: {name: in_gib(parts) for name, parts in worker.phases.items()} for worker in workers(recipe, shape)
     }
-
-
-def _engine_bytes(recipe: Recipe, shape: Shape) -> dict[str, float]:
-    size = 2 if recipe.model.dtype == "bfloat16" else 4
-    return {
-        "engine copy": size * shape.parameters,
-        "KV cache": _cached_tokens(recipe) * shape.cache_elements * size,
-    }
-
-
-def _cached_tokens(recipe: Recipe) -> int:
-    """Tokens whose keys and values the engine may hold at once."""
-    rows = min(getattr(recipe.engine, "max_batch", recipe.rollout.sequences), recipe.rollout.sequences)
-    return rows * (recipe.data.max_prompt_tokens + recipe.rollout.max_tokens)
-
-
-def _activation_bytes(recipe: Recipe, shape: Shape) -> int:
-    """Bytes kept for the backward pass, per token of a micro-batch."""
-    layer = (34 * shape.hidden + 8 * shape.intermediate) * (1 if recipe.model.dtype == "bfloat16" else 2)
-    if recipe.model.gradient_checkpointing:
-        return 4 * shape.hidden * shape.layers + layer
-    return layer * shape.layers

@@ -26,7 +26,8 @@ class Plan:
     unused_prompts: int | None
     models: tuple[str, ...]
     parameters: dict[str, int] | None
-    memory_gib: dict[str, float] | None
+    memory_gib: dict[str, dict[str, dict[str, float]]] | None
+    """Of each worker, each phase, each part; see `memory.FORMULA`."""
 
 
 def make_plan(recipe: Recipe, problems: int | None = None) -> Plan:
@@ -49,7 +50,7 @@ def make_plan(recipe: Recipe, problems: int | None = None) -> Plan:
         unused_prompts=_unused(recipe, problems, asked),
         models=models,
         parameters=None if shape is None else parameters_held(models, shape),
-        memory_gib=None if shape is None else memory(recipe, models, shape),
+        memory_gib=None if shape is None else memory(recipe, shape),
     )
 
 

@@ -25,10 +25,35 @@ class Shape:
     qkv_bias: bool
 
     @property
+    def queries(self) -> int:
+        """Numbers in one token's queries, and in what attention makes of them."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Numbers in one token's keys, and in its values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's matrices, by their `transformers` names."""
+        d, m = self.hidden, self.intermediate
+        attention = {"q_proj": (d, self.queries), "k_proj": (d, self.keys), "v_proj": (d, self.keys)}
+        return attention | {"o_proj": (self.queries, d), "gate_proj": (d, m), "up_proj": (d, m), "down_proj": (m, d)}
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights in a layer's matrices."""
+        return sum(size * out for size, out in self.linear.values())
+
+    @property
     def layer_parameters(self) -> int:
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * queries + 2 * self.hidden * keys + self.qkv_bias * (queries + 2 * keys)
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layer_matrices + self.qkv_bias * (self.queries + 2 * self.keys) + 2 * self.hidden
+
+    @property
+    def head(self) -> int:
+        """Weights of the language head, which may be the embedding's."""
+        return self.vocab * self.hidden
 
     @property
     def outer_parameters(self) -> int:
