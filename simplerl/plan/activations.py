@@ -45,7 +45,7 @@ def _kept_attention(shape: Shape, way: Way, longest: int) -> float:
     if way.attention == "eager":
         # Keys and values repeated for every head; the softmax of all scores, and its cast copy.
         scores = shape.heads * longest * (4 + (e if way.bfloat16 else 0))
-        return norm + 3 * e * q + e * q + scores
+        return norm + 3 * e * q + (e * q if way.trains("o_proj") else 0) + scores
     return norm + e * (q + 2 * k) + e * q + copy + 4 * shape.heads
 
 
@@ -83,9 +83,13 @@ def copied_weights(shape: Shape, way: Way) -> float:
     """Bytes of weights that a layer keeps for its gradient as copies: cast ones, or those put side by side."""
     if way.bfloat16:
         return 2 * shape.layer_matrices
-    if way.kernels and way.adapted is None:
-        return 4 * (shape.hidden + shape.qkv_bias) * (shape.queries + 2 * shape.keys)
-    return 0
+    if not way.kernels:
+        return 0
+    # Queries, keys and values go side by side, and outside of `fused` gate and up; a group with an adapter does not.
+    adapted = set(way.adapted or ())
+    inputs = 0 if adapted & {"q_proj", "k_proj", "v_proj"} else shape.queries + 2 * shape.keys
+    mlp = 0 if way.fused or adapted & {"gate_proj", "up_proj"} else 2 * shape.intermediate
+    return 4 * (shape.hidden * (inputs + mlp) + shape.qkv_bias * inputs * way.fused)
 
 
 def cached_casts(shape: Shape, way: Way, *, frozen: bool) -> float:
