@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,7 +32,7 @@ def plan(
     from simplerl.config import load_recipe
     from simplerl.plan import known_shape
     from simplerl.plan import times as model
-    from simplerl.plan.changes import changes
+    from simplerl.plan.changes import changes, enough
     from simplerl.plan.hardware import parse_hardware
     from simplerl.plan.placement import best
 
@@ -47,11 +47,24 @@ def plan(
     tokens = model.mean_tokens(loaded, mean_tokens)
     found = best(loaded, shape, hardware, tokens)
     tried = [] if found.fits else changes(loaded, found, shape, hardware, tokens)
-    steps = _steps(found)
+    more = None if found.fits else enough(loaded, shape, hardware, tokens)
+    told = _Told(hardware, tokens, found, tried, more, _steps(found))
     if as_json:
-        say_json(_as_dict(found, tried, hardware, tokens, steps))
+        say_json(_as_dict(told))
     else:
-        _print(recipe, found, tried, hardware, tokens, steps)
+        _print(recipe, told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is printed."""
+
+    hardware: Hardware
+    tokens: Tokens
+    found: Placement
+    changes: list[Change]
+    enough: tuple[Hardware, Change] | None
+    steps: int | None
 
 
 def _steps(found: Placement) -> int | None:
@@ -61,22 +74,30 @@ def _steps(found: Placement) -> int | None:
     return make_plan(found.recipe, count_problems(found.recipe)).steps
 
 
-def _as_dict(
-    found: Placement, tried: list[Change], hardware: Hardware, tokens: Tokens, steps: int | None
-) -> dict[str, Any]:
+def _as_dict(told: _Told) -> dict[str, Any]:
     from simplerl.plan.memory import GIB, USABLE
     from simplerl.plan.times import ASSUMPTIONS
 
+    found, steps = told.found, told.steps
     return {
-        "hardware": {"gpu": asdict(hardware.gpu), "per_node": hardware.per_node, "nodes": hardware.nodes},
-        "usable_gib": USABLE * hardware.gpu.memory / GIB,
+        "hardware": _gpus(told.hardware),
+        "usable_gib": USABLE * told.hardware.gpu.memory / GIB,
         **_placement(found),
-        "mean_tokens": asdict(tokens),
+        "mean_tokens": asdict(told.tokens),
         "steps": steps,
         "hours": None if steps is None else steps * found.seconds.step / 3600,
-        "changes": [{"set": each.settings, "why": each.why, **_placement(each.placement)} for each in tried],
+        "changes": [_change(each) for each in told.changes],
+        "enough": None if told.enough is None else {"hardware": _gpus(told.enough[0]), **_change(told.enough[1])},
         "assumptions": ASSUMPTIONS.splitlines(),
     }
+
+
+def _gpus(hardware: Hardware) -> dict[str, Any]:
+    return {"gpu": asdict(hardware.gpu), "per_node": hardware.per_node, "nodes": hardware.nodes}
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {"set": change.settings, "why": change.why, **_placement(change.placement)}
 
 
 def _placement(found: Placement) -> dict[str, Any]:
@@ -96,24 +117,27 @@ def _placement(found: Placement) -> dict[str, Any]:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def _print(
-    recipe: str, found: Placement, tried: list[Change], hardware: Hardware, tokens: Tokens, steps: int | None
-) -> None:
+def _print(recipe: str, told: _Told) -> None:
     from simplerl.cli.dry_run import phase_rows
     from simplerl.plan.memory import in_gib
     from simplerl.plan.times import ASSUMPTIONS
 
-    say(f"{recipe} on {hardware}: {_verdict(found, hardware)}")
+    found, tokens = told.found, told.tokens
+    say(f"{recipe} on {told.hardware}: {_verdict(found, told.hardware)}")
     say(_where(found))
     for worker in found.workers:
         name = "the GPU" if worker.role == "all" else f"each {worker.role}'s GPU"
         say(f"\nmemory of {name}, GiB")
         say(table(phase_rows({phase: in_gib(parts) for phase, parts in worker.phases.items()}), indent="  "))
-    if tried:
+    rows = [row for each in told.changes for row in _change_rows(each.why, each, found)]
+    if told.enough is not None:
+        more, change = told.enough
+        rows += _change_rows(f"{more}, {change.why}", change, found)
+    if rows:
         say("\nwhat to change")
-        say(table([row for each in tried for row in _change_rows(each, found)], indent="  "))
+        say(table(rows, indent="  "))
     say(f"\nestimated time; a prompt has {tokens.prompt:,.0f} tokens on average, a response {tokens.response:,.0f}")
-    say(table(_time_rows(found, steps), indent="  "))
+    say(table(_time_rows(found, told.steps), indent="  "))
     say("\nassumed")
     say("\n".join(f"  {line}" for line in ASSUMPTIONS.splitlines()))
 
@@ -142,15 +166,15 @@ def _set(settings: tuple[str, ...]) -> str:
     return " ".join(f"--set {each}" for each in settings)
 
 
-def _change_rows(change: Change, before: Placement) -> list[tuple[str, ...]]:
+def _change_rows(why: str, change: Change, before: Placement) -> list[tuple[str, ...]]:
     from simplerl.plan.memory import gib
 
     found, worker = change.placement, change.placement.largest
     outcome = "fits" if found.fits else "does not fit"
     peak = f"{outcome}: {gib(worker.peak)} ({worker.peak_phase}) instead of {gib(before.largest.peak)}"
-    split = "" if found.together else f" with {found.learners} + {found.engines}"
-    rows = [(f"{change.why}", f"{peak}{split}, {_duration(found.seconds.step)} a step")]
-    return [*rows, ("", _set(change.settings))]
+    split = "" if found.together else f", {found.learners} + {found.engines}"
+    rows = [(why, f"{peak}{split}, {_duration(found.seconds.step)} a step")]
+    return [*rows, ("", _set(change.settings))] if change.settings else rows
 
 
 def _time_rows(found: Placement, steps: int | None) -> list[tuple[str, ...]]:

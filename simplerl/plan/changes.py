@@ -13,6 +13,10 @@ from simplerl.plan.shapes import Shape
 from simplerl.plan.times import Tokens
 
 Settings = tuple[str, ...]
+COUNTS = (2, 4, 8, 16, 32, 64)
+"""Numbers of GPUs that are tried where those given are too few."""
+NODE = 8
+"""GPUs of a node beyond which there are more nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,21 @@ def changes(recipe: Recipe, placement: Placement, shape: Shape, hardware: Hardwa
             if joined is not None and joined.settings not in [each.settings for each in found]:
                 found.append(joined)
     return found
+
+
+def enough(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> tuple[Hardware, Change] | None:
+    """The fewest GPUs of the kind, of some numbers, that do: with the recipe as it is, or changed but for what is
+    learned. None where not even the most do."""
+    for count in (each for each in COUNTS if each > hardware.count):
+        node = max(hardware.per_node, NODE)
+        more = Hardware(hardware.gpu, min(count, node), -(-count // node))
+        found = best(recipe, shape, more, tokens)
+        if found.fits:
+            return more, Change((), "as it is", found)
+        changed = _Trial(recipe, found.largest.peak, shape, more, tokens).together(_steps(recipe, more))
+        if changed is not None and changed.placement.fits:
+            return more, changed
+    return None
 
 
 def _steps(recipe: Recipe, hardware: Hardware) -> list[_Step]:

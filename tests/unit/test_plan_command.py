@@ -11,7 +11,7 @@ from simplerl.cli.main import run
 from simplerl.config import Recipe, load_recipe
 from simplerl.errors import ConfigError
 from simplerl.plan import GIB, KNOWN
-from simplerl.plan.changes import changes
+from simplerl.plan.changes import changes, enough
 from simplerl.plan.hardware import GPUS, Hardware, parse_hardware
 from simplerl.plan.placement import Placement, best
 from simplerl.plan.times import BANDWIDTH, MFU, Tokens, mean_tokens, seconds
@@ -124,6 +124,15 @@ def test_a_recipe_without_any_way_out_says_how_far_each_gets() -> None:
     found = where(recipe, tiny)
     tried = changes(recipe, found, LARGE, tiny, mean_tokens(recipe))
     assert tried and not any(each.placement.fits for each in tried)
+
+
+def test_the_fewest_gpus_that_do() -> None:
+    recipe = zoo()
+    found = enough(recipe, LARGE, H100, mean_tokens(recipe))
+    assert found is not None
+    more, change = found
+    assert more.count > 1 and change.placement.fits
+    assert enough(recipe, LARGE, Hardware(replace(GPUS["L4"], mib=1024), 1), mean_tokens(recipe)) is None
 
 
 # --- times ------------------------------------------------------------------------------------------------------------
