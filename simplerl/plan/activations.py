@@ -17,13 +17,6 @@ ROWS = 4
 """Bytes of a float32 number."""
 
 
-class Work(NamedTuple):
-    """Memory needed for a moment: bytes a token, and bytes whatever the number of tokens."""
-
-    token: float
-    fixed: float
-
-
 def kept(shape: Shape, way: Way, longest: int) -> float:
     """Bytes a token that one decoder layer keeps for its gradient."""
     if way.fused:
@@ -101,31 +94,34 @@ def cached_casts(shape: Shape, way: Way, *, frozen: bool) -> float:
     return 2 * shape.layers * sum(shape.linear[name][0] * shape.linear[name][1] for name in apart)
 
 
-def forward_work(shape: Shape, way: Way) -> Work:
-    """The most that one layer needs at a moment of a forward pass that keeps nothing, its input included."""
+def forward_work(shape: Shape, way: Way, tokens: int) -> float:
+    """The most bytes that one layer needs at a moment of a forward pass that keeps nothing, its input included."""
     d, q, k, m, e = shape.hidden, shape.queries, shape.keys, shape.intermediate, way.size
-    stream = 4 * 3 * d  # the layer's input, the middle, what a norm makes of it
+    stream = 4 * 4 * d  # the embeddings, the layer's input, the middle, what a norm makes of it
     if way.fused:
         side_by_side = 4 * d * (q + 2 * k)
-        return Work(4 * (3 * d + 2 * q + 2 * k), side_by_side + 4 * 3 * d * m)
-    casts = 2 * d * m if way.bfloat16 else 0
+        return tokens * 4 * (4 * d + 2 * q + 2 * k) + side_by_side + 4 * 3 * d * m
+    cast = 2 * d * m if way.bfloat16 else 0
+    # With an adapter: the gate's SiLU, the matrix's output, the adapter's, and that one scaled.
+    adapted = 4 * e * m if way.adapted is not None else 0
     if way.kernels:
-        # Gate and up as the product gives them, in float32, and their product.
-        return Work(stream + 8 * m + 4 * m, (4 + way.size) * 2 * d * m)
+        # Gate and up as the product gives them, in float32, and their product; or the weights put side by side.
+        together = tokens * (stream + 2 * e * m) + (4 + 2 * way.bfloat16) * 2 * d * m
+        return max(tokens * (stream + max(12 * m, adapted)), 0 if adapted else together)
     attention = e * (q + 2 * k) + 4 * 3 * q  # rotating the queries takes three tensors in float32
-    return Work(stream + max(attention, 3 * e * m), casts)
+    return tokens * (stream + max(attention, 3 * e * m, adapted)) + cast
 
 
-def backward_work(shape: Shape, way: Way) -> Work:
-    """The most that one layer needs at a moment of its backward pass, beside what it kept and its gradients."""
+def backward_work(shape: Shape, way: Way, tokens: int) -> float:
+    """The most bytes that one layer needs at a moment of its backward pass, beside what it kept."""
     d, q, k, m, e = shape.hidden, shape.queries, shape.keys, shape.intermediate, way.size
     if way.fused:
-        attention = 4 * (3 * d + 2 * q + 2 * k)
-        weights = 4 * shape.layer_parameters
-        mlp = 4 * 3 * d * m  # the kernel's copy of its matrices in another order
-        return Work(attention, weights + mlp)
+        # The gradients of all its weights from the beginning, and a copy of the matrices at work in another order.
+        mlp = tokens * 4 * 2 * d + 4 * 3 * d * m
+        attention = tokens * 4 * (3 * d + 2 * q + 2 * k) + 4 * d * (q + 2 * k)
+        return 4 * shape.layer_parameters + max(mlp, attention)
     gradient = 4 * d * m if way.adapted is None else 0
-    return Work(4 * 2 * d + (12 * m if way.kernels else e * m), gradient)
+    return tokens * (4 * 2 * d + (12 * m if way.kernels else e * m)) + gradient
 
 
 class Head(NamedTuple):

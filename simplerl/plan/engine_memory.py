@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from simplerl.config import Recipe
 from simplerl.plan.activations import forward_work
-from simplerl.plan.learner_memory import Parts
+from simplerl.plan.learner_memory import Parts, largest
 from simplerl.plan.load import LANES, TILE, Way
 from simplerl.plan.shapes import Shape
 
@@ -51,14 +51,22 @@ class Engine:
         return min(max(1, most // self.lanes) * self.lanes, own)
 
     @property
-    def capacity(self) -> int:
-        """Tokens a row of the cache has room for in the end: it grows by halves, and past what is needed."""
+    def first_capacity(self) -> int:
+        """Tokens a row of the cache has room for when the prompts are written."""
         longest, response = self.recipe.data.max_prompt_tokens, self.recipe.rollout.max_tokens
-        unit = TILE if self.kernels else ALIGN
-        room = _up(longest + min(ROOM, response), unit)
-        while room < longest + response - 1:
-            room = _up(max(room + 1, room * 3 // 2), unit)
+        return _up(longest + min(ROOM, response), self._unit)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row has room for in the end: the cache grows by halves, and past what is needed."""
+        room = self.first_capacity
+        while room < self.recipe.data.max_prompt_tokens + self.recipe.rollout.max_tokens - 1:
+            room = _up(max(room + 1, room * 3 // 2), self._unit)
         return room
+
+    @property
+    def _unit(self) -> int:
+        return TILE if self.kernels else ALIGN
 
     @property
     def token_bytes(self) -> int:
@@ -89,10 +97,14 @@ class Engine:
         return self.recipe.engine.gpu_memory * memory if self.vllm else 0.0  # type: ignore[attr-defined]
 
     def rollout(self) -> Parts:
-        """The moment of a rollout that takes the most."""
+        """The moment of a rollout that takes the most: prompts, before the cache has grown or, where there are more
+        responses than rows, after; or decoding and growing at the end."""
         if self.vllm:
             return self.cache() | {"workspace": VLLM_WORK * (1 << 30)}
-        return self.cache() | {"workspace": max(self._growing(), self._decoding(), self._prefill())}
+        rows, again = self.rows, self.rows * self.engines < self.recipe.rollout.sequences
+        early = rows * (self.capacity if again else self.first_capacity) * self.token_bytes
+        late = self.cache() | {"workspace": max(self._growing(), self._decoding())}
+        return largest([{"KV cache": early, "workspace": self._prefill()}, late])
 
     def _growing(self) -> float:
         """One layer's keys before and after they grow."""
@@ -104,8 +116,9 @@ class Engine:
         tables = rows * sampling.max_tokens * 16
         if self.kernels:
             return 4 * rows * shape.vocab + tables
-        # Logits, probabilities and their sums; top-k and top-p also sort them.
-        copies = 10 if sampling.top_k or sampling.top_p < 1 else 3
+        # Logits, probabilities and their sums; top-k and top-p also sort them; C draws from the logits alone.
+        drawn = 1 if self.way.device == "cpu" else 3
+        copies = 10 if sampling.top_k or sampling.top_p < 1 else drawn
         scores = rows * shape.heads * self.capacity * (2 * self.way.size + 4)
         return max(4 * copies * rows * shape.vocab, scores) + tables
 
@@ -117,14 +130,13 @@ class Engine:
         rows = self.rows // self.lanes
         prompts = min(chunk, -(-rows // samples))
         tokens = prompts * (prompt - 1)
-        work = forward_work(self.shape, self.way)
         if self.kernels:
             # Layer by layer through torch's products: gate and up, and their product, are whole.
             d, q, k, m = self.shape.hidden, self.shape.queries, self.shape.keys, self.shape.intermediate
             each = 4 * (2 * d + max(3 * m, 2 * q + 2 * k))
             return self.lanes * (tokens * each + 8 * d * m)
         copies = min(rows, prompts * samples) * (prompt - 1)
-        return tokens * self.token_bytes + max(tokens * work.token + work.fixed, copies * self.token_bytes)
+        return tokens * self.token_bytes + max(forward_work(self.shape, self.way, tokens), copies * self.token_bytes)
 
     def hand_over(self) -> float:
         """Bytes for a moment, a weight at a time: a cast copy, the head in float32 anew beside the old one; the

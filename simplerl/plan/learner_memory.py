@@ -77,10 +77,10 @@ class Learner:
 
     def _scored(self, way: Way, *, frozen: bool, policy: bool) -> Parts:
         load, lanes = self.load, way.lanes
-        work = forward_work(self.shape, way)
+        work = forward_work(self.shape, way, load.scored)
         states = 4 * self.shape.hidden * load.scored_responses
         logits = head(self.shape, load.scored_responses, entropy=False).forward if policy else 0
-        layers = {"workspace": lanes * (load.scored * work.token + work.fixed), "logits": 0.0}
+        layers = {"workspace": lanes * work, "logits": 0.0}
         ends = {"workspace": float(lanes * states), "logits": lanes * logits}
         casts = {"cast weights": lanes * cached_casts(self.shape, way, frozen=frozen)}
         return largest([layers, ends]) | casts | self.gathered(training=False)
@@ -123,8 +123,8 @@ class Passes:
         parts["cast weights"] = way.lanes * max(cast, 0 if way.checkpointing else shape.layers * self._copied)
         parts["logits"] = way.lanes * self._head.forward
         if way.checkpointing:
-            work = forward_work(shape, way)
-            parts["workspace"] = way.lanes * max(0.0, load.tokens * work.token - self._head.forward)
+            work = forward_work(shape, way, load.tokens)
+            parts["workspace"] = way.lanes * max(0.0, work - self._head.forward)
         return parts | self.learner.gathered(training=True)
 
     def _logits(self) -> Parts:
@@ -137,10 +137,9 @@ class Passes:
     def _layers(self) -> Parts:
         """The backward pass at the last layer."""
         shape, way, load = self._sizes
-        work = backward_work(shape, way)
         buffered = self._trains_head and (shape.tied or load.parts == 1 or way.ranks > 1)
         parts = self._kept(layers=1)
-        parts["workspace"] = way.lanes * (load.tokens * work.token + work.fixed)
+        parts["workspace"] = way.lanes * backward_work(shape, way, load.tokens)
         parts["logits"] = way.lanes * self._head.left
         return (
             parts | self._gradients(self._before() + 4 * buffered * shape.head) | self.learner.gathered(training=True)
