@@ -11,16 +11,15 @@ is held. Prints JSON lines, then a Markdown table.
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +78,11 @@ CASES = (
     Case("kernels, critic's pass kept", "84m", 8192, (64, 448), (1, 8), 8192, lanes=None, epochs=1, critic=True),
     Case("kernels", "150m", 8192, (64, 448), (1, 8), 1856),
     Case("torch", "24m", 8192, (32, 224), (1, 8), 1024, (TORCH,)),
-    Case("torch, critic, one micro-batch", "24m", 8192, (32, 224), (1, 4), 1024, (TORCH,), critic=True),
+    Case("torch, critic, one micro-batch", "wide", 8192, (32, 224), (1, 4), 1024, (TORCH,), critic=True),
     Case("torch, checkpoints", "24m", 8192, (32, 224), (1, 8), 1024, (TORCH, CHECKPOINTS)),
     Case("torch, 152 K words, 1 x 1,024", "wide", 151_936, (64, 1024), (1, 2), 1088, (TORCH,)),
     Case("kernels, 152 K words, 2 x 1,024", "wide", 151_936, (64, 1024), (1, 2), 4400),
-    Case("torch, LoRA", "24m", 8192, (32, 224), (1, 8), 1024, (TORCH, LORA)),
+    Case("torch, LoRA", "wide", 8192, (32, 224), (1, 8), 1024, (TORCH, LORA)),
     Case("torch, bfloat16", "24m", 8192, (16, 48), (1, 4), 128, (TORCH, HALF)),
     Case("engine, kernels", "24m", 8192, (128, 512), (4, 8), 2048, ("engine.max_batch=32",), engine=True),
     Case("engine, torch", "wide", 8192, (256, 512), (4, 8), 2048, (TORCH, "engine.max_batch=32"), engine=True),
@@ -266,15 +265,35 @@ def warm_up(recipe: Any) -> None:
 # --- the benchmark ----------------------------------------------------------------------------------------------------
 
 
-def run_case(case: Case, threads: int) -> dict[str, Any]:
-    """The case in a process of its own."""
-    model = make_model(Shape(*SIZES[case.size], case.vocab))
-    environment = os.environ | GIVING_BACK | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "--measure", json.dumps(asdict(case)), "--model", str(model)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1:]}
-    return json.loads(done.stdout.splitlines()[-1])
+def run_case(case: Case) -> dict[str, Any]:
+    """The case in a process of its own, which begins with everything imported."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=answer, args=(case, there))
+    process.start()
+    there.close()
+    try:
+        found = here.recv()
+    except EOFError:
+        found = {"failed": "the process ended without an answer"}
+    process.join()
+    return found
+
+
+def answer(case: Case, where: Any) -> None:
+    try:
+        where.send(measure(case, str(make_model(Shape(*SIZES[case.size], case.vocab)))))
+    except Exception as error:
+        where.send({"failed": f"{type(error).__name__}: {error}"})
+
+
+def begin(threads: int) -> None:
+    """Starts this program again with the allocator's settings, which are read once, and imports what all cases need."""
+    wanted = GIVING_BACK | {"OMP_NUM_THREADS": str(threads)}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+    import simplerl.policy.learner
+    import simplerl.train.build  # noqa: F401
 
 
 def row_of(case: Case, phase: str, found: dict[str, Any]) -> list[str]:
@@ -289,20 +308,14 @@ def main() -> None:
     made.add_argument("--cases", help="names, separated by ';' (default: all)")
     made.add_argument("--held-out", action="store_true", help="the held-out cases instead")
     made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--measure", help=argparse.SUPPRESS)
-    made.add_argument("--model", help=argparse.SUPPRESS)
     options = made.parse_args()
-    if options.measure:
-        table = json.loads(options.measure)
-        case = Case(**{name: tuple(each) if isinstance(each, list) else each for name, each in table.items()})
-        print(json.dumps(measure(case, options.model)))
-        return
+    begin(options.threads)
     rows = []
     wanted = options.cases.split(";") if options.cases else None
     for case in HELD_OUT if options.held_out else CASES:
         if wanted is not None and case.name not in wanted:
             continue
-        found = run_case(case, options.threads)
+        found = run_case(case)
         emit(case=case.name, **found)
         if "measured" in found:
             rows += [row_of(case, phase, found) for phase in case.phases]
