@@ -234,7 +234,7 @@ def measured_engine(case: Case, recipe: Any, model: str) -> dict[str, int]:
     sampling = Sampling(max_tokens=case.tokens[1], n=case.counts[1])
     gc.collect()
     base, peaks = resident(), dict[str, int]()
-    engine = build_engine(recipe, tokenizer, torch.device("cpu"))
+    engine: Any = build_engine(recipe, tokenizer, torch.device("cpu"))
     own(engine._model.model)
     with watched(peaks, "rollout", base):
         generate(engine, make_requests(prompts, sampling, 0, "memory", 0))

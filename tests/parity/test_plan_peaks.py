@@ -30,7 +30,7 @@ def peak_of(function: Callable[[], Any]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         function()
     assert record.profiler is not None and record.profiler.kineto_results is not None
-    events = [each for each in record.profiler.kineto_results.events() if each.name() == "[memory]"]
+    events: list[Any] = [each for each in record.profiler.kineto_results.events() if each.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda each: each.start_ns()):
         held += event.nbytes()
