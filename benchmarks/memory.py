@@ -84,6 +84,7 @@ CASES = (
     Case("kernels, 152 K words, 2 x 1,024", "wide", 151_936, (64, 1024), (1, 2), 4400),
     Case("torch, LoRA", "wide", 8192, (32, 224), (1, 8), 1024, (TORCH, LORA)),
     Case("torch, bfloat16", "24m", 8192, (16, 48), (1, 4), 128, (TORCH, HALF)),
+    Case("torch, bfloat16, LoRA, larger", "84m", 8192, (16, 48), (1, 4), 128, (TORCH, HALF, LORA)),
     Case("engine, kernels", "24m", 8192, (128, 512), (4, 8), 2048, ("engine.max_batch=32",), engine=True),
     Case("engine, torch", "wide", 8192, (256, 512), (4, 8), 2048, (TORCH, "engine.max_batch=32"), engine=True),
 )
