@@ -56,10 +56,19 @@ def sections(recipe: Recipe, plan: Plan) -> list[tuple[str, list[tuple[str, ...]
     """Titles and rows of what is printed after the settings."""
     parts = [("each step", _step_rows(recipe, plan)), ("the run", _run_rows(recipe, plan))]
     parts.append(("models held", _model_rows(plan)))
-    if plan.memory_gib is not None:
-        rows = [(name, f"{value:8.2f} GiB") for name, value in plan.memory_gib.items()]
-        parts.append(("estimated memory", rows))
+    for role, phases in (plan.memory_gib or {}).items():
+        parts.append(("estimated memory" + ("" if role == "all" else f" of each {role}") + ", GiB", phase_rows(phases)))
     return parts
+
+
+def phase_rows(phases: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+    """A row for each part, a column for each phase, the totals last."""
+    names = list(dict.fromkeys(part for parts in phases.values() for part in parts if part != "total"))
+    rows: list[tuple[str, ...]] = [("", *(f"{phase:>9}" for phase in phases))]
+    for name in (*names, "total"):
+        values = (parts.get(name, 0.0) for parts in phases.values())
+        rows.append((name, *(f"{value:9.2f}" if value else f"{'-':>9}" for value in values)))
+    return rows
 
 
 def _step_rows(recipe: Recipe, plan: Plan) -> list[tuple[str, ...]]:

@@ -18,6 +18,7 @@ from simplerl.cli.drill import drill
 from simplerl.cli.eval import evaluate
 from simplerl.cli.grade import grade
 from simplerl.cli.pipeline import pipeline
+from simplerl.cli.plan import plan
 from simplerl.cli.profile import profile
 from simplerl.cli.report import report
 from simplerl.cli.sample import sample
@@ -33,7 +34,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, distill, sft, pipeline, recipes, sample, grade, compare, report, watch, profile, drill, doctor):
+for command in (
+    train,
+    distill,
+    sft,
+    pipeline,
+    recipes,
+    plan,
+    sample,
+    grade,
+    compare,
+    report,
+    watch,
+    profile,
+    drill,
+    doctor,
+):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(data.app, name="data")

@@ -129,7 +129,7 @@ def test_dry_run_says_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
         "critic 7,070,622,721 parameters",
         "reference 7,615,616,512 parameters",
         "engine copy 7,615,616,512 parameters",
-        "moments 109.42 GiB",
+        "moments 109.42 109.42 109.42 109.42",
     ):
         assert fact in words
 

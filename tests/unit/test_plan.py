@@ -10,7 +10,7 @@ import pytest
 
 from simplerl.config import Recipe, load_recipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.plan import GIB, KNOWN, Shape, known_shape, make_plan, memory, models_held, total_steps
+from simplerl.plan import KNOWN, Shape, known_shape, make_plan, models_held, total_steps
 
 pytestmark = pytest.mark.unit
 
@@ -129,52 +129,10 @@ def test_models_held(algorithm: dict[str, object], models: tuple[str, ...]) -> N
     assert models_held(recipe(algorithm=algorithm)) == models
 
 
-def test_memory_by_hand() -> None:
-    actor, critic = SMALL.parameters, SMALL.critic_parameters
-    parts = memory(recipe(), models_held(recipe()), SMALL)
-    expected = {
-        "weights": 4 * (actor + critic + actor),
-        "engine copy": 4 * actor,
-        "gradients": 4 * (actor + critic),
-        "moments": 8 * (actor + critic),
-        "cast weights": 0,
-        "KV cache": 10 * 50 * 8 * 4,  # 10 rows of 50 tokens, 8 float32 numbers each
-        "activations": 100 * 2 * (34 * 4 + 8 * 3) * 2,
-        "logits": 3 * 4 * 100 * 5,
-    }
-    assert {name: round(gib * GIB) for name, gib in parts.items()} == expected | {"total": sum(expected.values())}
-
-
-def test_memory_of_a_cluster_by_hand() -> None:
-    spread = recipe(cluster={"ray": "auto", "learners": 4, "engines": 2}, model={"dtype": "bfloat16"})
-    parts = memory(spread, models_held(spread), SMALL)
-    actor, critic = SMALL.parameters, SMALL.critic_parameters
-    gathered = 5 * 4 + 4 + 2 * 100
-    learner = {
-        "weights": (4 * (actor + critic + actor)) // 4,
-        "gradients": actor + critic,
-        "moments": 2 * (actor + critic),
-        "gathered": 8 * gathered,
-        "cast weights": 2 * gathered,
-        "activations": 100 * 2 * (34 * 4 + 8 * 3),
-        "logits": 3 * 4 * 100 * 5,
-    }
-    engine = {"engine copy": 2 * actor, "KV cache": 10 * 50 * 8 * 2}
-    totals = {"a learner's total": sum(learner.values()), "an engine's total": sum(engine.values())}
-    assert {name: round(gib * GIB) for name, gib in parts.items()} == learner | engine | totals
-
-
-def test_bfloat16_and_checkpointing_take_less() -> None:
-    half = recipe(model={"dtype": "bfloat16", "gradient_checkpointing": True})
-    parts = memory(half, models_held(half), SMALL)
-    assert round(parts["engine copy"] * GIB) == round(parts["cast weights"] * GIB) == 2 * SMALL.parameters
-    assert round(parts["activations"] * GIB) == 100 * (4 * 4 * 2 + 34 * 4 + 8 * 3)
-
-
 @pytest.mark.parametrize(
     ("name", "gib"), [("zero-qwen2.5-0.5b-1gpu", 24), ("zero-qwen2.5-1.5b-1gpu", 80), ("zoo-grpo-qwen2.5-0.5b", 80)]
 )
 def test_recipes_for_one_gpu_fit_it_with_a_tenth_to_spare(name: str, gib: int) -> None:
     plan = make_plan(load_recipe(name))
     assert plan.memory_gib is not None
-    assert plan.memory_gib["total"] < 0.9 * gib
+    assert max(parts["total"] for parts in plan.memory_gib["all"].values()) < 0.9 * gib

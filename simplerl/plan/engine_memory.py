@@ -1,0 +1,153 @@
+"""An engine's memory: its copy of the policy, the key-value cache, and what decoding and prompts need for a moment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from simplerl.config import Recipe
+from simplerl.plan.activations import forward_work
+from simplerl.plan.learner_memory import Parts, largest
+from simplerl.plan.load import LANES, TILE, Way
+from simplerl.plan.shapes import Shape
+
+ROOM = 64
+"""Response tokens that the cache of the embedded engine first has room for."""
+ALIGN = 8
+"""Keys to which it rounds up; `TILE` where the kernels decode."""
+VLLM_WORK = 1.5
+"""GiB that vLLM keeps of its share for graphs and activations. An assumption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Everything an engine's memory follows from."""
+
+    recipe: Recipe
+    shape: Shape
+    way: Way
+    engines: int = 1
+    threads: int = 1
+
+    @property
+    def vllm(self) -> bool:
+        return self.recipe.engine.name == "vllm"
+
+    @property
+    def kernels(self) -> bool:
+        """Whether it decodes through the C kernels: in float32, beside whose weights are copies in another order."""
+        return self.way.kernels and not self.way.bfloat16 and not self.vllm
+
+    @property
+    def lanes(self) -> int:
+        wanted = getattr(self.recipe.engine, "lanes", None)
+        return wanted or (min(LANES, self.threads) if self.kernels else 1)
+
+    @property
+    def rows(self) -> int:
+        """Sequences decoded at once."""
+        own = -(-self.recipe.rollout.sequences // self.engines)
+        most = getattr(self.recipe.engine, "max_batch", own)
+        return min(max(1, most // self.lanes) * self.lanes, own)
+
+    @property
+    def first_capacity(self) -> int:
+        """Tokens a row of the cache has room for when the prompts are written."""
+        longest, response = self.recipe.data.max_prompt_tokens, self.recipe.rollout.max_tokens
+        return _up(longest + min(ROOM, response), self._unit)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row has room for in the end: the cache grows by halves, and past what is needed."""
+        room = self.first_capacity
+        while room < self.recipe.data.max_prompt_tokens + self.recipe.rollout.max_tokens - 1:
+            room = _up(max(room + 1, room * 3 // 2), self._unit)
+        return room
+
+    @property
+    def _unit(self) -> int:
+        return TILE if self.kernels else ALIGN
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token."""
+        return self.way.size * self.shape.cache_elements
+
+    def always(self) -> Parts:
+        """Weights; beside them the head in float32, and in float32 on a CPU the kernels' copies."""
+        shape = self.shape
+        weights = self.way.size * shape.parameters
+        if self.vllm:
+            return {"engine copy": weights}
+        if self.kernels:
+            biases = shape.qkv_bias * (shape.queries + 2 * shape.keys)
+            weights += 4 * shape.layers * (shape.layer_matrices + biases) + 4 * shape.head * (shape.vocab % TILE == 0)
+        elif self.way.bfloat16:
+            weights += 4 * shape.head
+        return {"engine copy": weights}
+
+    def cache(self) -> Parts:
+        """Of vLLM only what one sequence needs at least; it takes its share of a GPU, see `share`."""
+        rows = 1 if self.vllm else self.rows
+        capacity = self.recipe.data.max_prompt_tokens + self.recipe.rollout.max_tokens if self.vllm else self.capacity
+        return {"KV cache": rows * capacity * self.token_bytes}
+
+    def share(self, memory: float) -> float:
+        """Bytes that vLLM takes of a GPU; 0 for other engines."""
+        return self.recipe.engine.gpu_memory * memory if self.vllm else 0.0  # type: ignore[attr-defined]
+
+    def rollout(self) -> Parts:
+        """The moment of a rollout that takes the most: prompts, before the cache has grown or, where there are more
+        responses than rows, after; or decoding and growing at the end."""
+        if self.vllm:
+            return self.cache() | {"workspace": VLLM_WORK * (1 << 30)}
+        rows, again = self.rows, self.rows * self.engines < self.recipe.rollout.sequences
+        early = rows * (self.capacity if again else self.first_capacity) * self.token_bytes
+        late = self.cache() | {"workspace": max(self._growing(), self._decoding())}
+        return largest([{"KV cache": early, "workspace": self._prefill()}, late])
+
+    def _growing(self) -> float:
+        """One layer's keys before and after they grow."""
+        return self.cache()["KV cache"] / (2 * self.shape.layers) / 1.5
+
+    def _decoding(self) -> float:
+        """Logits and what is drawn from them, and attention's scores."""
+        shape, rows, sampling = self.shape, self.rows, self.recipe.rollout
+        tables = rows * sampling.max_tokens * 16
+        if self.kernels:
+            return 4 * rows * shape.vocab + tables
+        # Logits, probabilities and their sums; top-k and top-p also sort them; C draws from the logits alone.
+        drawn = 1 if self.way.device == "cpu" else 3
+        copies = 10 if sampling.top_k or sampling.top_p < 1 else drawn
+        scores = rows * shape.heads * self.capacity * (2 * self.way.size + 4)
+        return max(4 * copies * rows * shape.vocab, scores) + tables
+
+    def _prefill(self) -> float:
+        """Prompts in chunks of `engine.prefill_tokens`; their keys and values for every response before they are
+        written to the cache. Each lane has its own."""
+        prompt, samples = self.recipe.data.max_prompt_tokens, self.recipe.rollout.samples_per_prompt
+        chunk = max(1, getattr(self.recipe.engine, "prefill_tokens", 16384) // max(1, prompt - 1))
+        rows = self.rows // self.lanes
+        prompts = min(chunk, -(-rows // samples))
+        tokens = prompts * (prompt - 1)
+        if self.kernels:
+            # Layer by layer through torch's products: gate and up, and their product, are whole.
+            d, q, k, m = self.shape.hidden, self.shape.queries, self.shape.keys, self.shape.intermediate
+            each = 4 * (2 * d + max(3 * m, 2 * q + 2 * k))
+            return self.lanes * (tokens * each + 8 * d * m)
+        copies = min(rows, prompts * samples) * (prompt - 1)
+        return tokens * self.token_bytes + max(forward_work(self.shape, self.way, tokens), copies * self.token_bytes)
+
+    def hand_over(self) -> float:
+        """Bytes for a moment, a weight at a time: a cast copy, the head in float32 anew beside the old one; the
+        kernels' layers anew."""
+        shape = self.shape
+        if self.vllm:
+            return self.way.size * shape.head
+        if self.kernels:
+            return 4 * shape.layers * shape.layer_matrices
+        return 4 * shape.head if self.way.bfloat16 else 0
+
+
+def _up(value: int, unit: int) -> int:
+    return math.ceil(value / unit) * unit

@@ -1,0 +1,51 @@
+"""How many steps a recipe makes of its data."""
+
+from __future__ import annotations
+
+from simplerl.config import Recipe, SFTRecipe
+from simplerl.errors import ConfigError
+
+PROBLEMS = {"math-lvl3to5": 8521, "math": 11_998, "gsm8k": 7473, "gsm8k-math1": 8431}
+"""Usable problems of the published training sets, for when they are not at hand."""
+
+
+def known_problems(recipe: Recipe) -> int | None:
+    """Usable problems of the recipe's source where that is published and the recipe keeps all; None if unknown."""
+    return None if recipe.data.levels else PROBLEMS.get(recipe.data.source.name)
+
+
+def total_steps(recipe: Recipe, problems: int) -> int:
+    """Rollout batches of the whole run: `train.steps`, or `train.episodes` passes.
+
+    Passes run on into each other, so only the very last batch may be short of problems; it is not trained on.
+    """
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    prompts = recipe.train.episodes * problems
+    if prompts < recipe.rollout.prompts_per_step:
+        raise ConfigError(
+            f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} is more than the {prompts} prompts of "
+            f"train.episodes={recipe.train.episodes}; lower the one, raise the other, or set train.steps"
+        )
+    return prompts // recipe.rollout.prompts_per_step
+
+
+def sft_steps(recipe: SFTRecipe, examples: int) -> int:
+    """Optimiser steps of the whole run: `train.steps`, or `train.epochs` passes.
+
+    Passes run on into each other, so only the very last batch may be short; it is not trained on.
+    """
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps
+    if train.epochs * examples < train.batch_size:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is more than the {train.epochs * examples} sequences of "
+            f"train.epochs={train.epochs} passes over {examples}; lower the one, raise the other, or set train.steps"
+        )
+    return train.epochs * examples // train.batch_size
+
+
+def updates_per_step(recipe: Recipe) -> int:
+    """Optimiser steps on one rollout batch; the minibatch divides it."""
+    return recipe.train.epochs * recipe.rollout.sequences // recipe.train.minibatch_size

@@ -1,0 +1,210 @@
+"""`simplerl plan`: GPUs by name, placements, what to change, estimated times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from simplerl.cli.main import run
+from simplerl.config import Recipe, load_recipe
+from simplerl.errors import ConfigError
+from simplerl.plan import GIB, KNOWN
+from simplerl.plan.changes import changes, enough
+from simplerl.plan.hardware import GPUS, Hardware, parse_hardware
+from simplerl.plan.placement import Placement, best
+from simplerl.plan.times import BANDWIDTH, MFU, Tokens, mean_tokens, seconds
+
+pytestmark = pytest.mark.unit
+
+H100 = Hardware(GPUS["H100"], 1)
+LARGE, SMALL = KNOWN["Qwen2.5-7B"], KNOWN["Qwen2.5-0.5B"]
+
+
+def zoo(*settings: str) -> Recipe:
+    return load_recipe("zoo-grpo-qwen2.5-7b", ["engine.name=embedded", *settings])
+
+
+def where(recipe: Recipe, hardware: Hardware) -> Placement:
+    return best(recipe, LARGE, hardware, mean_tokens(recipe))
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes", "count", "name"),
+    [
+        ("8xH100", 4, 32, "H100"),
+        ("h100", 1, 1, "H100"),
+        ("2 x A100-80GB", 1, 2, "A100"),
+        ("4xRTX 4090", 1, 4, "RTX4090"),
+    ],
+)
+def test_gpus_by_name(text: str, nodes: int, count: int, name: str) -> None:
+    hardware = parse_hardware(text, nodes)
+    assert (hardware.count, hardware.gpu.name) == (count, name)
+
+
+def test_an_unknown_gpu_is_answered_with_those_known() -> None:
+    with pytest.raises(ConfigError, match=r"no data of a GPU 'H1000'; did you mean H100\? Known: H100, H200, .*8xH100"):
+        parse_hardware("8xH1000")
+
+
+@pytest.mark.parametrize(("text", "nodes"), [("0xH100", 1), ("8xH100", 0), ("8xH100", -1)])
+def test_no_gpus_are_an_error(text: str, nodes: int) -> None:
+    with pytest.raises(ConfigError, match="both counts are at least 1"):
+        parse_hardware(text, nodes)
+
+
+def test_memory_is_what_the_driver_reports() -> None:
+    assert GPUS["H100"].memory / GIB == pytest.approx(79.65, abs=0.01)
+
+
+# --- placements -------------------------------------------------------------------------------------------------------
+
+
+def test_one_gpu_does_everything() -> None:
+    found = where(zoo("engine.max_batch=16"), H100)
+    assert (found.together, found.settings, found.fits) == (True, (), False)
+    assert [worker.role for worker in found.workers] == ["all"]
+
+
+def test_several_gpus_are_shared_out_for_the_shortest_step() -> None:
+    hardware = parse_hardware("8xH100", 2)
+    recipe = zoo("engine.max_batch=64")
+    found = where(recipe, hardware)
+    assert found.fits
+    assert found.learners + found.engines == 16
+    assert found.settings[0] == "cluster.ray=auto"
+    for learners in range(1, 16):
+        settings = ["cluster.ray=auto", f"cluster.learners={learners}", f"cluster.engines={16 - learners}"]
+        other = where(zoo("engine.max_batch=64", *settings), hardware)
+        assert not other.fits or other.seconds.step >= found.seconds.step
+
+
+def test_adapters_are_placed_on_one_learner() -> None:
+    found = where(zoo("model.lora.rank=8", "engine.max_batch=64"), parse_hardware("4xH100"))
+    assert (found.learners, found.engines) == (1, 3)
+
+
+def test_a_recipe_that_asks_for_more_gpus_than_there_are_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.learners=4 and cluster\.engines=4 need 8 GPUs, .* say 4"):
+        where(zoo("cluster.ray=auto", "cluster.learners=4", "cluster.engines=4"), parse_hardware("4xH100"))
+
+
+# --- what to change ---------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_told_what_to_change() -> None:
+    recipe = zoo("model.gradient_checkpointing=false", "model.dtype=float32", "model.attention=sdpa")
+    found = where(recipe, H100)
+    tried = changes(recipe, found, LARGE, H100, mean_tokens(recipe))
+    settings = [each.settings for each in tried]
+    assert ("model.dtype=bfloat16",) in settings
+    assert ("model.lora.rank=16",) in settings
+    assert all(each.peak < found.largest.peak for each in tried)
+    last = tried[-1]
+    assert last.why == "together" and last.placement.fits
+
+
+def test_suggested_settings_are_settings() -> None:
+    recipe = load_recipe("simplerl-zero-qwen2.5-math-7b")
+    hardware = parse_hardware("8xH100", 4)
+    found = best(recipe, LARGE, hardware, mean_tokens(recipe))
+    first = next(each for each in changes(recipe, found, LARGE, hardware, mean_tokens(recipe)) if each.placement.fits)
+    again = load_recipe("simplerl-zero-qwen2.5-math-7b", [*first.settings, *first.placement.settings])
+    assert best(again, LARGE, hardware, mean_tokens(again)).seconds == first.placement.seconds
+
+
+def test_a_recipe_without_any_way_out_says_how_far_each_gets() -> None:
+    tiny = Hardware(replace(GPUS["L4"], mib=1024), 1)
+    recipe = zoo()
+    found = where(recipe, tiny)
+    tried = changes(recipe, found, LARGE, tiny, mean_tokens(recipe))
+    assert tried and not any(each.placement.fits for each in tried)
+
+
+def test_the_fewest_gpus_that_do() -> None:
+    recipe = zoo()
+    found = enough(recipe, LARGE, H100, mean_tokens(recipe))
+    assert found is not None
+    more, change = found
+    assert more.count > 1 and change.placement.fits
+    assert enough(recipe, LARGE, Hardware(replace(GPUS["L4"], mib=1024), 1), mean_tokens(recipe)) is None
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+def test_decoding_alone_reads_weights_and_caches() -> None:
+    # One response of 100 tokens to a prompt that costs next to nothing, on a GPU whose kernels start at once.
+    recipe = load_recipe(
+        "zoo-grpo-qwen2.5-0.5b",
+        [
+            "rollout.prompts_per_step=1",
+            "rollout.samples_per_prompt=2",
+            "rollout.max_tokens=100",
+            "train.minibatch_size=2",
+            "data.max_prompt_tokens=1",
+            "engine.name=vllm",
+        ],
+    )
+    told = seconds(recipe, SMALL, H100, Tokens(1, 100))
+    weights = 2 * (SMALL.layers * SMALL.layer_matrices + SMALL.head)
+    cache = 2 * 51 * 2 * SMALL.cache_elements
+    assert told.rollout == pytest.approx(100 * ((weights + cache) / (BANDWIDTH * 3.35e12) + 5e-5 * 24), rel=1e-3)
+
+
+def test_longer_responses_cost_more_and_checkpoints_a_forward_pass() -> None:
+    recipe = zoo("model.gradient_checkpointing=false")
+    short, long = (seconds(recipe, LARGE, H100, Tokens(200, tokens)) for tokens in (500, 1000))
+    assert long.rollout > short.rollout and long.update > short.update
+    again = seconds(zoo(), LARGE, H100, Tokens(200, 500))
+    tokens, whole = 8192 * 700, 700
+    flop = 2 * LARGE.layers * LARGE.layer_matrices * tokens + 4 * LARGE.layers * LARGE.queries * tokens * whole / 2
+    assert again.update - short.update == pytest.approx(flop / (MFU * 989e12))
+
+
+def test_mean_lengths_stay_within_the_limits() -> None:
+    recipe = load_recipe("zoo-grpo-qwen2.5-0.5b", ["data.max_prompt_tokens=50"])
+    assert mean_tokens(recipe) == Tokens(50, 2048)
+    assert mean_tokens(recipe, 10**6) == Tokens(50, 8192)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(["plan", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_published_run_on_its_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(told(capsys, "simplerl-zero-qwen2.5-math-7b", "--gpus", "8xH100", "--nodes", "4").split())
+    assert "on 4 nodes of 8 x H100: does NOT fit; peak of an engine" in words
+    assert "--set engine.name=embedded --set engine.max_batch=128" in words
+    assert "the run" in words and "166 steps" in words
+
+
+def test_one_gpu_that_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = told(capsys, "zero-qwen2.5-1.5b-1gpu", "--gpus", "H100", "--mean-tokens", "400")
+    assert "on 1 x H100: fits; peak" in printed
+    assert "what to change" not in printed
+    assert "a response 400" in printed
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = json.loads(told(capsys, "zero-qwen2.5-1.5b-1gpu", "--gpus", "H100", "--json"))
+    assert plan["fits"] and plan["placement"] == {"learners": 1, "engines": 1, "set": []}
+    assert plan["memory_gib"]["all"]["update"]["total"] == pytest.approx(plan["peak_gib"]["all"])
+    assert plan["seconds"]["step"] == pytest.approx(
+        sum(plan["seconds"][k] for k in ("rollout", "score", "update", "hand_over"))
+    )
+    assert plan["changes"] == [] and plan["steps"] == 199
+
+
+def test_a_model_of_unknown_size_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "quickstart", "--gpus", "H100", "--set", "model.path=somebody/some-model"]) == 2
+    assert "model.path=somebody/some-model: its sizes are not known here" in capsys.readouterr().err
