@@ -74,7 +74,7 @@ def kept_once(shape: Shape, way: Way) -> float:
 
 def copied_weights(shape: Shape, way: Way) -> float:
     """Bytes of weights that a layer keeps for its gradient as copies: cast ones, or those put side by side."""
-    if way.bfloat16:
+    if way.bfloat16 and not way.fused:
         return 2 * shape.layer_matrices
     if not way.kernels:
         return 0
@@ -87,7 +87,7 @@ def copied_weights(shape: Shape, way: Way) -> float:
 
 def cached_casts(shape: Shape, way: Way, *, frozen: bool) -> float:
     """Bytes of cast weights that autocast holds until a forward pass ends: of every matrix that is trained itself."""
-    if not way.bfloat16 or frozen:
+    if not way.bfloat16 or frozen or way.fused:
         return 0
     # The kernels put weights side by side first, which are then no parameters and are cast each time.
     apart = ("o_proj", "down_proj") if way.kernels else tuple(shape.linear)

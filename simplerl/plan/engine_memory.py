@@ -35,8 +35,9 @@ class Engine:
 
     @property
     def kernels(self) -> bool:
-        """Whether it decodes through the C kernels: in float32, beside whose weights are copies in another order."""
-        return self.way.kernels and not self.way.bfloat16 and not self.vllm
+        """Whether it decodes through the C kernels: float32 weights, beside them copies of matrices in another order,
+        rounded or not, and a float32 cache."""
+        return self.way.kernels and not self.vllm
 
     @property
     def lanes(self) -> int:
@@ -71,20 +72,18 @@ class Engine:
     @property
     def token_bytes(self) -> int:
         """Keys and values of one token."""
-        return self.way.size * self.shape.cache_elements
+        return (4 if self.kernels else self.way.size) * self.shape.cache_elements
 
     def always(self) -> Parts:
         """Weights; beside them the head in float32, and in float32 on a CPU the kernels' copies."""
         shape = self.shape
-        weights = self.way.size * shape.parameters
-        if self.vllm:
-            return {"engine copy": weights}
+        size = self.way.size
         if self.kernels:
-            biases = shape.qkv_bias * (shape.queries + 2 * shape.keys)
-            weights += 4 * shape.layers * (shape.layer_matrices + biases) + 4 * shape.head * (shape.vocab % TILE == 0)
-        elif self.way.bfloat16:
-            weights += 4 * shape.head
-        return {"engine copy": weights}
+            biases = 4 * shape.qkv_bias * (shape.queries + 2 * shape.keys)
+            copies = shape.layers * (size * shape.layer_matrices + biases) + 4 * shape.head * (shape.vocab % TILE == 0)
+            return {"engine copy": 4 * shape.parameters + copies}
+        head = 4 * shape.head if self.way.bfloat16 and not self.vllm else 0
+        return {"engine copy": size * shape.parameters + head}
 
     def cache(self) -> Parts:
         """Of vLLM only what one sequence needs at least; it takes its share of a GPU, see `share`."""
@@ -131,10 +130,9 @@ class Engine:
         prompts = min(chunk, -(-rows // samples))
         tokens = prompts * (prompt - 1)
         if self.kernels:
-            # Layer by layer through torch's products: gate and up, and their product, are whole.
+            # Input, middle and output of a layer, what attention reads and gives; its matrices in another order.
             d, q, k, m = self.shape.hidden, self.shape.queries, self.shape.keys, self.shape.intermediate
-            each = 4 * (2 * d + max(3 * m, 2 * q + 2 * k))
-            return self.lanes * (tokens * each + 8 * d * m)
+            return self.lanes * (tokens * 4 * (3 * d + 2 * q + 2 * k) + 4 * (3 * d * m + d * (q + 2 * k)))
         copies = min(rows, prompts * samples) * (prompt - 1)
         return tokens * self.token_bytes + max(forward_work(self.shape, self.way, tokens), copies * self.token_bytes)
 
@@ -145,7 +143,7 @@ class Engine:
         if self.vllm:
             return self.way.size * shape.head
         if self.kernels:
-            return 4 * shape.layers * shape.layer_matrices
+            return self.way.size * shape.layers * shape.layer_matrices
         return 4 * shape.head if self.way.bfloat16 else 0
 
 

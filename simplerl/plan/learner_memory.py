@@ -56,7 +56,7 @@ class Learner:
         """Float32 master weights of every model, and AdamW's two moments of what is trained."""
         shape = self.shape
         adapters = 0 if self.way.adapted is None else self.actor
-        weights = shape.parameters * (1 + self.models.reference) + adapters + self.critic
+        weights = shape.parameters * (1 + self.models.copied) + adapters + self.critic
         return {"parameters": 4 * weights / self.way.ranks, "moments": 8 * (self.actor + self.critic) / self.way.ranks}
 
     # --- scoring ------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Learner:
             return {}
         shape = self.shape
         layers = 2 * shape.layer_parameters * (2 if training else 1)
-        return {"gathered layers": 4 * (shape.outer_parameters * (1 + self.models.reference) + layers)}
+        return {"gathered layers": 4 * (shape.outer_parameters * (1 + self.models.copied) + layers)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ class Models:
 
     critic: bool
     reference: bool
+    copied: bool
+    """Whether the reference is a model of its own; under adapters it is the actor without them."""
+
     scores_first: bool
     """Whether the policy's log-probs are wanted before the first update."""
 
@@ -32,7 +35,7 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("actor", *("critic",) * self.critic, *("reference",) * self.reference, "engine copy")
+        return ("actor", *("critic",) * self.critic, *("reference",) * self.copied, "engine copy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Way:
     @property
     def fused(self) -> bool:
         """Whether a decoder layer is one operation."""
-        return self.kernels and not self.bfloat16 and self.adapted is None
+        return self.kernels and self.adapted is None
 
     def trains(self, matrix: str) -> bool:
         """Whether the input of a matrix is kept for a gradient of it or of its adapter."""
@@ -104,6 +107,7 @@ def models_of(recipe: Recipe) -> Models:
     return Models(
         critic=algorithm.needs_critic,
         reference=algorithm.needs_reference,
+        copied=algorithm.needs_reference and recipe.model.lora is None,
         scores_first=algorithm.credits_logprobs or not one,
         entropy=bool(getattr(config, "entropy_coef", 0)),
     )

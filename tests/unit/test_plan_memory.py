@@ -98,7 +98,7 @@ def test_adapters_have_gradients_and_moments_and_nothing_else_of_the_actor_has()
     made = recipe(model={"lora": {"rank": 3}}, algorithm={"name": "grpo", "kl_loss_coef": 0.1})
     adapters = 2 * 3 * ((4 + 4) + (4 + 2) + (4 + 2) + (4 + 4) + 3 * (4 + 3))
     parts = planned(made).phases["update"]
-    assert parts["parameters"] == 4 * (2 * ALL + adapters)
+    assert parts["parameters"] == 4 * (ALL + adapters)
     assert (parts["moments"], parts["gradients"]) == (8 * adapters, 4 * adapters)
     # Their product and the weight it is added to, the largest of 4 x 4.
     assert planned(made).phases["hand-over"]["workspace"] == 2 * 4 * 16
