@@ -11,7 +11,7 @@ from simplerl.plan.learner_memory import Parts, largest
 from simplerl.plan.load import LANES, TILE, Way
 from simplerl.plan.shapes import Shape
 
-ROOM = 64
+ROOM = 256
 """Response tokens that the cache of the embedded engine first has room for."""
 ALIGN = 8
 """Keys to which it rounds up; `TILE` where the kernels decode."""
@@ -55,13 +55,17 @@ class Engine:
     def first_capacity(self) -> int:
         """Tokens a row of the cache has room for when the prompts are written."""
         longest, response = self.recipe.data.max_prompt_tokens, self.recipe.rollout.max_tokens
+        if self.kernels:
+            return _up(longest, self._unit)
         return _up(longest + min(ROOM, response), self._unit)
 
     @property
     def capacity(self) -> int:
         """Tokens a row has room for in the end: the cache grows by halves, and past what is needed."""
-        room = self.first_capacity
-        while room < self.recipe.data.max_prompt_tokens + self.recipe.rollout.max_tokens - 1:
+        room, needed = self.first_capacity, self.recipe.data.max_prompt_tokens + self.recipe.rollout.max_tokens - 1
+        if self.kernels:
+            return _up(needed, self._unit)  # what is reserved beyond is never written to, and so no memory
+        while room < needed:
             room = _up(max(room + 1, room * 3 // 2), self._unit)
         return room
 

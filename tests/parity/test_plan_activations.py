@@ -90,3 +90,16 @@ def test_a_layer_keeps_as_planned(
     planned = tokens * kept(shape, way, PROMPT + RESPONSE) + copied_weights(shape, way)
     adapters = 2 * way.adapters(shape) if way.bfloat16 else 0  # their cast copies, which the plan leaves out
     assert more - less == planned + adapters
+
+
+def test_constants_are_those_of_what_is_planned() -> None:
+    from simplerl import lanes
+    from simplerl.engines import _kv_cache, _torch_engine
+    from simplerl.functional import logprobs
+    from simplerl.kernels import decoding
+    from simplerl.plan import activations, engine_memory, load
+
+    assert engine_memory.ROOM == _torch_engine._ROOM
+    assert engine_memory.ALIGN == _kv_cache._ALIGN
+    assert activations.MAX_LOGITS == logprobs.MAX_LOGITS
+    assert (load.LANES, load.TILE) == (lanes.MOST, decoding.TILE)

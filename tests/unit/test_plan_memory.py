@@ -113,9 +113,9 @@ def test_the_critic_beside_an_actor_with_adapters_is_trained_whole() -> None:
 def test_the_cache_grows_by_halves() -> None:
     # Room for 20 + 30 from the start, rounded up to 56 keys; 10 rows of 2 layers x (2 keys + 2 values).
     assert planned(recipe()).phases["rollout"]["KV cache"] == 10 * 56 * 8 * 4
-    # From 20 + 64 = 88 to 132 -> 136, 204 -> 208, 312.
-    longer = recipe(rollout={"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 200})
-    assert planned(longer).phases["rollout"]["KV cache"] == 10 * 312 * 8 * 4
+    # From 20 + 256, rounded up to 280, to 420, rounded up to 424.
+    longer = recipe(rollout={"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 300})
+    assert planned(longer).phases["rollout"]["KV cache"] == 10 * 424 * 8 * 4
     phases = planned(recipe()).phases
     assert all("KV cache" not in phases[name] for name in ("score", "update", "hand-over"))
 
