@@ -239,6 +239,7 @@ class Multiplexed(Actor):
     numbers = itertools.count()
 
     def __init__(self, cls: type, config: ClusterConfig, device: str, *arguments: Any) -> None:
+        self.patience = config.patience
         self._number = next(self.numbers)
         self._handle = self.hosts[self._number % len(self.hosts)]
         get(self._handle.begin.remote(self._number, cls, arguments))
