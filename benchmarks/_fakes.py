@@ -47,7 +47,7 @@ class Parcel:
         counts["bytes put"] += self.content.nbytes
 
     def open(self) -> Any:
-        return pickle.loads(self.content)
+        return pickle.loads(self.content.data)
 
 
 class Weightless:

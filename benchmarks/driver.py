@@ -17,7 +17,7 @@ import pickle
 import pstats
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,8 +73,8 @@ def arguments() -> argparse.Namespace:
 class Meter:
     """What each phase of a step cost. A phase entered again adds to what it has."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
-    cpu: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
+    cpu: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
     messages: Counter[str] = field(default_factory=Counter)
     put: Counter[str] = field(default_factory=Counter)
 
