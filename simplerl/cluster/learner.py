@@ -48,6 +48,13 @@ class RankWorker:
         result = getattr(self.learner, method)(*arguments, **named)
         return result if self.rank == 0 else None
 
+    def apply(self, train_actor: bool) -> Any:
+        """Moves the weights by the gradients, and drops those: one message for two methods of the learner."""
+        try:
+            return self.run("apply", train_actor=train_actor)
+        finally:
+            self.learner.forget()
+
     def look(self, name: str) -> Any:
         return getattr(self.learner, name)
 
@@ -89,10 +96,11 @@ class RemoteLearner:
         try:
             metrics = self._run("backward", ray.put(minibatch), loss, train_actor=train_actor)
             check(metrics)
-            return metrics | self._run("apply", train_actor=train_actor)
-        finally:
+        except BaseException:
             with suppress(WorkerLost):  # nothing is left to forget, and the loss is said already
                 self._run("forget")
+            raise
+        return metrics | ray.all_of(self._ranks, "apply", train_actor)[0]
 
     def fill(self, batch: Any) -> Any:
         return self._run("fill", ray.put(batch))

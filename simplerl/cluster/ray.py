@@ -13,6 +13,8 @@ from simplerl.errors import ClusterError, DependencyError, InputLost, WorkerLost
 
 START = 600.0
 """Seconds in which a new process must begin to run; it may wait for its node, and imports much."""
+PAUSE = 0.05
+"""Seconds of what comes in that are looked at together."""
 
 CHUNK = 256 << 20
 """Bytes of weights that travel as one object."""
@@ -106,7 +108,7 @@ def put(value: Any) -> Any:
 
 
 def get(reference: Any) -> Any:
-    """What a reference stands for.
+    """What a reference, or each of a list, stands for.
 
     Raises `WorkerLost` where its actor died, `InputLost` where another did that made what it needed, else what the
     method raised.
@@ -126,8 +128,15 @@ def get(reference: Any) -> Any:
 
 
 def ready(references: Sequence[Any], seconds: float) -> list[Any]:
-    """Those that are there; waits for the first, but no longer than so many seconds."""
-    return _ray().wait(list(references), num_returns=1, timeout=seconds)[0]
+    """Those that are there; waits for the first, but no longer than so many seconds, and `PAUSE` for the others.
+
+    Ray's cost of looking grows with the references, not with what is there: one look for each would be quadratic.
+    """
+    references, wait = list(references), _ray().wait
+    there, others = wait(references, num_returns=1, timeout=seconds)
+    if there and others:
+        there, _ = wait(references, num_returns=len(references), timeout=PAUSE)
+    return there
 
 
 def begun(actors: Sequence[Actor]) -> list[Actor]:
@@ -151,8 +160,7 @@ def answer(actor: Actor, reference: Any) -> Any:
 def lost(actors: Sequence[Actor]) -> list[int]:
     """The numbers of those that do not say in time that they live; they are killed, so that none comes back."""
     asked = [actor.ask() for actor in actors]
-    there, _ = _ray().wait(asked, num_returns=len(asked), timeout=actors[0].patience)
-    gone = []
+    there, gone = set(_ray().wait(asked, num_returns=len(asked), timeout=actors[0].patience)[0]), []
     for number, (actor, reference) in enumerate(zip(actors, asked, strict=True)):
         try:
             if reference not in there:
@@ -167,21 +175,19 @@ def lost(actors: Sequence[Actor]) -> list[int]:
 def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) -> list[Any]:
     """The method's results of every actor. Raises `WorkerLost` if one died, else the first failure."""
     references = [actor.call(method, *arguments, **named) for actor in actors]
-    waiting, results = list(references), {}
-    while waiting:
+    results = {}
+    while waiting := [reference for reference in references if reference not in results]:
         there = ready(waiting, actors[0].patience)
         if not there and (gone := lost(actors)):
             raise WorkerLost(f"worker {gone[0]} of {len(actors)} does not answer")
-        for reference in there:
-            waiting.remove(reference)
-            try:
-                results[reference] = get(reference)
-            except BaseException as error:
-                # What a rank says when another has died is of no use: its connection broke.
-                if gone := lost(actors):
-                    said = str(error).strip().rpartition("\n")[2]  # before that stands the actor's traceback
-                    raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({said})") from error
-                raise
+        try:
+            results.update(zip(there, get(there), strict=True))
+        except BaseException as error:
+            # What a rank says when another has died is of no use: its connection broke.
+            if gone := lost(actors):
+                said = str(error).strip().rpartition("\n")[2]  # before that stands the actor's traceback
+                raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({said})") from error
+            raise
     return [results[reference] for reference in references]
 
 
