@@ -18,7 +18,12 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-TOGETHER = {"test_cluster.py": "ray", "test_cluster_nodes.py": "ray", "test_vllm_engine.py": "vllm"}
+TOGETHER = {
+    "test_cluster.py": "ray",
+    "test_cluster_nodes.py": "ray",
+    "test_drill.py": "ray",
+    "test_vllm_engine.py": "vllm",
+}
 """Files whose tests one worker runs, one after the other: they share what takes long to begin."""
 
 NO_SKIP = os.environ.get("SIMPLERL_NO_SKIP") == "1"

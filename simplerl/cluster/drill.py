@@ -113,9 +113,9 @@ class Drill:
     def break_checkpoint_torn(self) -> None:
         """The driver dies, and the newest checkpoint has lost its end, as after a power cut."""
         self._stop(signal.SIGKILL)
-        newest = max(checkpoint.checkpoints(self.folder.path).values(), default=None)
-        if newest is not None:
-            file = next(newest.rglob("*.safetensors"))
+        there = list(checkpoint.checkpoints(self.folder.path).values())
+        if len(there) > 1:  # without another one the run would rightly refuse to begin from nothing
+            file = next(there[-1].rglob("*.safetensors"))
             os.truncate(file, file.stat().st_size // 2)
 
     # --- the run --------------------------------------------------------------------------------------------------

@@ -1,0 +1,70 @@
+"""The drill: what it counts, and one fault for real."""
+
+import importlib.util
+from collections import Counter
+
+import pytest
+import tomli_w
+from test_cluster import make_recipe
+
+from simplerl.cli.drill import _chosen, check_accounts, compared
+from simplerl.cli.main import run
+from simplerl.cluster.drill import Drill
+from simplerl.config import load_recipe
+from simplerl.errors import ClusterError, ConfigError
+from simplerl.records import RunFolder
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def test_thirty_faults_are_of_every_kind_in_an_order_by_the_seed():
+    kinds = _chosen(None, Drill.kinds(), 30, seed=0)
+    assert len(Drill.kinds()) >= 6 and set(Counter(kinds).values()) <= {
+        30 // len(Drill.kinds()),
+        30 // len(Drill.kinds()) + 1,
+    }
+    assert kinds == _chosen(None, Drill.kinds(), 30, seed=0) != _chosen(None, Drill.kinds(), 30, seed=1)
+    assert _chosen("engine-hung,node-lost", Drill.kinds(), 3, 0).count("engine hung") == 2
+    with pytest.raises(ConfigError, match="no 'engine lost'; there are checkpoint torn, driver killed"):
+        _chosen("engine-lost", Drill.kinds(), 1, 0)
+
+
+def test_one_fault_and_its_account(tiny_model, tmp_path, capsys):
+    """The driver dies and its newest checkpoint is torn; the run ends in the numbers of one that was left alone."""
+    recipe = make_recipe(tiny_model)
+    (tmp_path / "small.toml").write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+    command = [
+        "drill",
+        str(tmp_path / "small.toml"),
+        "--faults",
+        "1",
+        "--kinds",
+        "checkpoint-torn",
+        "--set",
+        "train.steps=16",
+    ]
+    assert run([*command, "--run-dir", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "16 steps, 384 responses: each asked for once and there once" in said
+    assert "384 of 384 responses are the same" in said
+    broken, whole = tmp_path / "runs" / "broken", tmp_path / "runs" / "whole"
+    kinds = [event["kind"] for event in RunFolder(broken).read_events()]
+    assert kinds == ["torn checkpoint", "taken up again"]
+
+    other = RunFolder(whole)
+    rows = [dict(row) for row in other_rows(whole, 2)]
+    other.write_rollouts(2, [*rows[:-1], {**rows[-1], "text": "another"}])
+    assert "383 of 384 responses are the same; they part in step 2" in compared(broken, whole)
+    other.write_rollouts(2, rows[:-1])
+    with pytest.raises(ClusterError, match="step 2 has 23 responses, 24 were asked for"):
+        check_accounts(whole, load_recipe(str(tmp_path / "small.toml"), ()))
+    assert run([*command, "--run-dir", str(tmp_path / "runs")]) == 2
+
+
+def other_rows(folder, step):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(dict(RunFolder(folder).rollout_files())[step]).to_pylist()
