@@ -50,6 +50,7 @@ class Drill:
 
     def run(self, kinds: Sequence[str], notice: Callable[[str], None]) -> None:
         """Breaks these one after the other, each at some moment of a step, and lets the run end."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes end with it
         with self._cluster():
             self._begin()
             try:
