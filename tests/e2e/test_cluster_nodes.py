@@ -2,7 +2,6 @@
 
 import importlib.util
 import threading
-import time
 
 import pytest
 from test_cluster import assert_alike, make_recipe
@@ -15,7 +14,7 @@ pytestmark = [
 ]
 
 
-def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys):
+def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys, monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
@@ -23,22 +22,30 @@ def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys):
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = nodes.add_node(num_cpus=1)
-    folder, ended = tmp_path / "run", threading.Event()
+    folder, recorded, lost = tmp_path / "run", threading.Event(), threading.Event()
+    append = RunFolder.append_metrics
+
+    def append_and_wait(self, row):
+        append(self, row)
+        if self.path == folder and row["step"] == 3:
+            recorded.set()
+            lost.wait(120)
 
     def lose_a_node():
-        while not ended.is_set() and len(RunFolder(folder).read_metrics()) < 3:
-            time.sleep(0.02)
+        recorded.wait()
         nodes.remove_node(second, allow_graceful=False)
+        lost.set()
 
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_wait)
     thread = threading.Thread(target=lose_a_node)
     try:
         thread.start()
         train(make_recipe(tiny_model, ray=nodes.address, learners=2, engines=2, patience=6.0), folder, plain=True)
         thread.join()
         assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
-        lost = max(row["cluster/engines_lost"] for row in RunFolder(folder).read_metrics())
-        assert lost or "going on from the last checkpoint" in capsys.readouterr().out, "nothing ran on that node"
+        engines = max(row["cluster/engines_lost"] for row in RunFolder(folder).read_metrics())
+        assert engines or "going on from the last checkpoint" in capsys.readouterr().out, "nothing ran on that node"
     finally:
-        ended.set()
+        recorded.set()
         ray.shutdown()
         nodes.shutdown()
