@@ -104,6 +104,7 @@ class RLTrainer:
         for number in range(step, min(step + lag, self.steps) + 1):
             if number not in self.ahead:
                 self.ahead.begin(number, before)
+                before = None
         sampled = self._wait(step)
         graded = [graded for group in sampled.groups for graded in group]
         metrics["staleness"] = fmean(step - 1 - each.rollout.policy_version for each in graded)
