@@ -7,16 +7,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from simplerl.cli.console import say, say_note, table
 from simplerl.cli.train import Overrides
 from simplerl.errors import ClusterError, ConfigError
-
-if TYPE_CHECKING:
-    from simplerl.config import Recipe
 
 SETTINGS = (
     "cluster.learners=2",
@@ -54,9 +51,9 @@ def drill(
     rehearsal = Drill([recipe, *(part for each in settings for part in ("--set", each))], folder / "broken", seed)
     rehearsal.run(wanted, say_note)
     say(table([("kind", "faults", "seconds to the next step, median"), *_rows(rehearsal.faults)]))
-    check_accounts(folder / "broken", loaded)
     say_note("once more, undisturbed, in one process")
     train(loaded, folder / "whole", plain=True)
+    check_accounts(folder / "broken", folder / "whole")
     say(compared(folder / "broken", folder / "whole"))
 
 
@@ -75,25 +72,28 @@ def _rows(faults: list[Any]) -> list[tuple[str, ...]]:
     return [(kind, str(count), f"{seconds[kind]:.1f}") for kind, count in sorted(counts.items())]
 
 
-def check_accounts(run: Path, recipe: Recipe) -> None:
-    """Every step has every response it asked for exactly once. Raises `ClusterError` where not."""
+def check_accounts(broken: Path, whole: Path) -> None:
+    """Every step asked the same problems as often as in the undisturbed run. Raises `ClusterError` where not."""
     import pyarrow.parquet as pq
 
     from simplerl.records import RunFolder
 
-    folder = RunFolder(run)
-    steps = [row["step"] for row in folder.read_metrics()]
-    if steps != list(range(1, len(steps) + 1)) or [step for step, _ in folder.rollout_files()] != steps:
-        raise ClusterError(f"{run}: the steps recorded are {steps}")
-    for step, path in folder.rollout_files():
-        rows = pq.read_table(path, columns=["problem_id", "sample_index"]).to_pylist()
-        groups = Counter(row["sample_index"] for row in rows)
-        expected = dict.fromkeys(range(recipe.rollout.samples_per_prompt), recipe.rollout.prompts_per_step)
-        if dict(groups) != expected:
+    one, other = RunFolder(broken), RunFolder(whole)
+    steps, expected = ([row["step"] for row in each.read_metrics()] for each in (one, other))
+    files, others = dict(one.rollout_files()), dict(other.rollout_files())
+    if not steps == expected == list(files) == list(others):
+        raise ClusterError(f"{broken}: the steps recorded are {steps}, {len(expected)} were asked for")
+    total = 0
+    for step in steps:
+        tables = (pq.read_table(each[step], columns=["problem_id", "sample_index"]) for each in (files, others))
+        found, asked = (Counter(map(tuple, map(dict.values, table.to_pylist()))) for table in tables)
+        if odd := (found - asked) + (asked - found):
             raise ClusterError(
-                f"{run}: step {step} has {len(rows)} responses, {recipe.rollout.sequences} were asked for"
+                f"{broken}: step {step} has {found.total()} responses, {asked.total()} were asked for; "
+                f"{odd.total()} differ, the first is {next(iter(odd))}"
             )
-    say(f"{len(steps)} steps, {len(steps) * recipe.rollout.sequences:,} responses: each asked for once and there once")
+        total += found.total()
+    say(f"{len(steps)} steps, {total:,} responses: each asked for once and there once")
 
 
 def compared(broken: Path, whole: Path) -> str:

@@ -58,12 +58,11 @@ class Drill:
                     if not self._keep_driver():
                         notice(f"the run ended after {len(self.faults)} faults; give it more steps")
                         break
-                    step = self._wait_for_a_step(self._steps_done())
+                    step = self._wait_for_a_step()
                     time.sleep(self.random.uniform(0, 4))
                     begun = time.monotonic()
                     getattr(self, f"break_{kind.replace(' ', '_')}")()
-                    self._keep_driver()
-                    self._wait_for_a_step(self._steps_done())
+                    self._wait_for_a_step()
                     self.faults.append(Fault(kind, step, time.monotonic() - begun))
                     notice(
                         f"{number} of {len(kinds)}: {kind} after step {step}; made good {self.faults[-1].seconds:.0f} s"
@@ -100,7 +99,7 @@ class Drill:
         ray.init(address=self._nodes.address, log_to_driver=False, configure_logging=False)
         try:
             held = [ray.put(np.ones(STORE // 8, dtype=np.uint8)) for _ in range(int(8 * FILLED))]
-            self._wait_for_a_step(self._steps_done())
+            self._wait_for_a_step()
             del held
         finally:
             ray.shutdown()
@@ -162,22 +161,19 @@ class Drill:
             self.driver.send_signal(number)
             self.driver.wait()
 
-    def _steps_done(self) -> tuple[int, int]:
-        """The last step recorded, and the size of the file: a step that is done again changes it too."""
-        path = self.folder.path / "metrics.jsonl"
-        rows = self.folder.read_metrics()
-        return (rows[-1]["step"] if rows else 0, path.stat().st_mtime_ns if path.exists() else 0)
+    def _wait_for_a_step(self) -> int:
+        """Waits until a step that was not there before is recorded, or the run ends; the last step.
 
-    def _wait_for_a_step(self, since: tuple[int, int]) -> int:
-        """Waits for another step to be recorded, or the run's end; the step."""
-        begun = time.monotonic()
-        while (now := self._steps_done()) == since or now[0] == 0:
+        A resume takes lines away and a step that is done again writes another one: it took another time.
+        """
+        seen, begun = self.folder.read_metrics(), time.monotonic()
+        while not (rows := self.folder.read_metrics()) or rows[-1] in seen:
             if not self._keep_driver():
                 break
             if time.monotonic() - begun > LIMIT:
                 raise ClusterError(f"no step in {LIMIT:.0f} s; see {self.folder.path / 'drill.log'}")
             time.sleep(0.05)
-        return now[0]
+        return rows[-1]["step"] if rows else 0
 
     def _signal(self, name: str, number: int) -> None:
         """Sends a signal to one of the processes of that name under this one, as soon as there is one."""

@@ -10,7 +10,6 @@ from test_cluster import make_recipe
 from simplerl.cli.drill import _chosen, check_accounts, compared
 from simplerl.cli.main import run
 from simplerl.cluster.drill import Drill
-from simplerl.config import load_recipe
 from simplerl.errors import ClusterError, ConfigError
 from simplerl.records import RunFolder
 
@@ -54,17 +53,19 @@ def test_one_fault_and_its_account(tiny_model, tmp_path, capsys):
     kinds = [event["kind"] for event in RunFolder(broken).read_events()]
     assert kinds == ["torn checkpoint", "taken up again"]
 
-    other = RunFolder(whole)
-    rows = [dict(row) for row in other_rows(whole, 2)]
+    other, rows = RunFolder(whole), rows_of(whole, 2)
     other.write_rollouts(2, [*rows[:-1], {**rows[-1], "text": "another"}])
     assert "383 of 384 responses are the same; they part in step 2" in compared(broken, whole)
+    other.write_rollouts(2, [*rows[:-1], rows[0]])
+    with pytest.raises(ClusterError, match="step 2 has 24 responses, 24 were asked for; 2 differ"):
+        check_accounts(broken, whole)
     other.write_rollouts(2, rows[:-1])
-    with pytest.raises(ClusterError, match="step 2 has 23 responses, 24 were asked for"):
-        check_accounts(whole, load_recipe(str(tmp_path / "small.toml"), ()))
+    with pytest.raises(ClusterError, match="step 2 has 24 responses, 23 were asked for; 1 differ"):
+        check_accounts(broken, whole)
     assert run([*command, "--run-dir", str(tmp_path / "runs")]) == 2
 
 
-def other_rows(folder, step):
+def rows_of(folder, step):
     import pyarrow.parquet as pq
 
     return pq.read_table(dict(RunFolder(folder).rollout_files())[step]).to_pylist()
