@@ -132,7 +132,7 @@ activations    what the operations of every layer keep for the gradient, of one 
 cast weights   2 bytes a weight of the layers, with bfloat16: in a forward pass, and where activations are kept
 gathered       with several learners: what is outside of layers and two layers, whole, in float32, with their gradients
 logits         2 float32 copies of one chunk of 64 M elements, 4 where all are fewer
-engine copy    the policy in model.dtype, its head in float32; on a CPU in float32 also in the kernels' order
+engine copy    the policy in model.dtype, its head in float32; with the C kernels in float32, and its matrices once more
 KV cache       sequences decoded at once x tokens, grown by halves, x 2 x layers x KV heads x head size
 workspace      the largest moment beside those: one layer's work, prompts on their way into the cache, weights that move
 context        1 GiB of a GPU that its driver and libraries take"""

@@ -96,9 +96,9 @@ class RLTrainer:
             return self.sample(step, self.phase), {}
         metrics: Metrics = {}
         if step in self.ahead:
-            self._wait(step)
+            sampled = self._wait(step)
             if lag == 1 and not self.current:  # the engine is idle
-                metrics = self.hand_over(step - 1, self.ahead.wait(step).groups)
+                metrics = self.hand_over(step - 1, sampled.groups)
         # By the learner's weights as they are: of batch `step` + lag they are `lag` updates old when it is trained on.
         before = None if self.current else self._later_hand_over(step - 1)
         for number in range(step, min(step + lag, self.steps) + 1):
