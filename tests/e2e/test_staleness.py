@@ -1,15 +1,19 @@
 """Sampling while the learner trains: weights of a fixed age, whatever the timing, kills and resumes."""
 
 import os
-import random
 import signal
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from run_processes import contents, finish, run, same_weights, server
+import torch
+from run_processes import contents, finish, run, same_weights, server, wait_for
 
 from simplerl.config import validate_recipe
+from simplerl.functional.batch import Credited, Scored
 from simplerl.records import RunFolder
+from simplerl.train.trainer import RLTrainer
 
 STEPS = 7
 
@@ -70,6 +74,26 @@ def test_the_records_say_how_old_and_correct_for_it(runs, lag):
     assert probed == ([2, 3, 5, 6, 7] if lag == 1 else [3, 6, 7])
 
 
+@pytest.mark.parametrize(("how", "expected"), [("truncated", [1.0, 4.0, -0.5]), ("masked", [1.0, 0.0, -0.5])])
+def test_advantages_are_weighted_by_hand(tiny_model, how, expected):
+    """Ratios 1, 4 (the limit is 2) and 0.5 of advantages 1, 2 and -1."""
+    from learner_cases import make_batch
+
+    batch = make_batch(sequences=3).extend(Scored, old_logprobs=None, ref_logprobs=None, values=None)
+    tokens = len(batch.sampled_logprobs)
+    ratios, advantages = torch.ones(tokens), torch.ones(tokens)
+    ratios[1:3], advantages[1:3] = torch.tensor([4.0, 0.5]), torch.tensor([2.0, -1.0])
+    credited = batch.extend(Credited, advantages=advantages, returns=None)
+    credited = replace(credited, old_logprobs=credited.sampled_logprobs + ratios.log())
+    trainer = SimpleNamespace(recipe=make_recipe(tiny_model, 1, importance=how))
+    weighted, metrics = RLTrainer.weighted(trainer, credited)
+    assert weighted.advantages[:3].tolist() == pytest.approx(expected, abs=1e-6)
+    assert (weighted.advantages[3:] == 1).all()
+    assert metrics["importance/limited"] == pytest.approx(1 / tokens)
+    untouched, none = RLTrainer.weighted(SimpleNamespace(recipe=make_recipe(tiny_model, 0)), credited)
+    assert untouched is credited and none == {}
+
+
 @pytest.mark.parametrize("lag", [1, 2])
 def test_weights_that_never_change_make_staleness_nothing(tiny_model, tmp_path, lag):
     """An actor that is not trained samples and scores the same, bit for bit, in turns or not."""
@@ -108,16 +132,14 @@ def test_killed_and_begun_again_it_goes_on_bit_for_bit(tiny_model, tmp_path):
     """Batches that were sampled ahead are in the checkpoint: their weights are gone."""
     processes, recipe = server(), make_recipe(tiny_model, 2)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    begun = time.monotonic()
     finish(processes, recipe, whole)
-    longest, rng = time.monotonic() - begun, random.Random(2)
-    for _ in range(5):
+    for done in (3, 4, 6):  # beyond a checkpoint, which is there after every second step
         child = processes.Process(target=run, args=(recipe, torn))
         child.start()
-        child.join(rng.uniform(0.3, 0.9) * longest)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-            child.join()
+        wait_for(lambda done=done: len(RunFolder(torn).read_metrics()) >= done)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    assert list(torn.glob("checkpoints/*/ahead.safetensors"))
     finish(processes, recipe, torn)
     assert contents(torn) == contents(whole)
     assert same_weights(torn, whole)
