@@ -15,6 +15,7 @@ from simplerl.analysis.eval_data import read_eval
 from simplerl.analysis.run_data import read_run
 from simplerl.cli.report import report as report_command
 from simplerl.errors import ConfigError
+from simplerl.records import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,16 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+
+
+def test_a_page_tells_what_was_lost(tmp_path):
+    folder = RunFolder(write_run(tmp_path / "run", 0, steps=10))
+    folder.append_event(7, "engine lost", "engine 1 of 2 <b>is lost</b>")
+    folder.truncate_after(3)
+    page = report.render_report([read_run(folder.path)])
+    assert '<td>7</td><td>engine lost</td><td class="wide">engine 1 of 2 &lt;b&gt;is lost&lt;/b&gt;</td>' in page
+    tags = Outline(page).tags
+    assert ("a", {"href": "#events"}) in tags and ("section", {"id": "events"}) in tags
 
 
 def test_a_page_has_its_sections_and_pictures_with_words(pages):
