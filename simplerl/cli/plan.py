@@ -158,8 +158,7 @@ def _where(found: Placement) -> str:
     counts = (
         f"{n} {name}{'s' if n > 1 else ''}" for n, name in ((found.learners, "learner"), (found.engines, "engine"))
     )
-    only = "; adapters are trained on one learner" if found.recipe.model.lora is not None else ""
-    return f"{' and '.join(counts)}{only}: {_set(found.settings)}"
+    return f"{' and '.join(counts)}: {_set(found.settings)}"
 
 
 def _set(settings: tuple[str, ...]) -> str:

@@ -60,8 +60,6 @@ class TrainingRecipe(Frozen):
             raise ConfigError("model.attention=flash_attention_2 needs CUDA but model.device=cpu; use sdpa")
         if self.model.attention == "eager" and self.train.packing:
             raise ConfigError("train.packing=true needs model.attention=sdpa or flash_attention_2, not eager")
-        if self.model.lora is not None and self.cluster.ray is not None and self.cluster.learners > 1:
-            raise ConfigError(f"model.lora trains on one learner, not cluster.learners={self.cluster.learners}")
         return self
 
 

@@ -114,8 +114,10 @@ class CausalModel:
     def _logits(self, hidden: Tensor) -> Tensor:
         return torch.nn.functional.linear(hidden.float(), self._head_weight, self._head_bias)
 
-    def load_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+    def load_weights(self, weights: Iterator[tuple[str, Tensor]], *, partly: bool = False) -> None:
         """Copies every weight in place, in this model's type. Of names tied to one tensor either will do.
+
+        With `partly` those that are not given stay as they are.
 
         Raises `EngineError` that lists the names that are unknown, missing, of another shape, or tied but different.
         """
@@ -125,7 +127,8 @@ class CausalModel:
         for name, tensor in weights:
             problem = self._copy(own, written, name, tensor)
             problems += [problem] if problem else []
-        problems += [f"{name}: missing" for name, target in own.items() if target.data_ptr() not in written]
+        if not partly:
+            problems += [f"{name}: missing" for name, target in own.items() if target.data_ptr() not in written]
         if problems:
             shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise EngineError(f"weights do not fit the engine's model, {len(problems)} of {len(own)}: {shown}")

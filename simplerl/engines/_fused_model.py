@@ -74,8 +74,8 @@ class FusedModel(CausalModel):
         normed = normalised(x, self.decoder.norm.weight, self._eps)
         return self._logits(normed) if self._head is None else product(normed, self._head)
 
-    def load_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        super().load_weights(weights)
+    def load_weights(self, weights: Iterator[tuple[str, Tensor]], *, partly: bool = False) -> None:
+        super().load_weights(weights, partly=partly)
         self._adopt()
 
     def _adopt(self) -> None:

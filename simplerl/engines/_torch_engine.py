@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simplerl.engines._adapters import Adapters
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
 from simplerl.engines._ends import Ends
@@ -25,9 +26,16 @@ class TorchEngine:
     """An `Engine` that decodes in this process."""
 
     def __init__(
-        self, model: CausalModel, tokenizer: Any, *, max_batch: int, prefill_tokens: int, lanes: int = 1
+        self,
+        model: CausalModel,
+        tokenizer: Any,
+        *,
+        max_batch: int,
+        prefill_tokens: int,
+        lanes: int = 1,
+        adapters: Adapters | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._adapters = model, adapters
         self._ends = Ends(tokenizer, model.end_ids, model.vocabulary)
         self._max_batch = max_batch
         self._prefill_tokens = prefill_tokens
@@ -47,11 +55,17 @@ class TorchEngine:
         return self._run(list(requests))
 
     def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
-        """Replaces every weight. Raises `EngineError` when they do not fit or while rollouts are in flight."""
+        """Replaces every weight, or with adapters what they change.
+
+        Raises `EngineError` when they do not fit or while rollouts are in flight.
+        """
         if self._running:
             raise EngineError(f"load_weights(version={version}) while rollouts are in flight; finish or close them")
         self._version = None
-        self._model.load_weights(weights)
+        if self._adapters is None:
+            self._model.load_weights(weights)
+        else:
+            self._model.load_weights(self._adapters.merged(weights), partly=True)
         self._version = version
 
     def close(self) -> None:

@@ -30,7 +30,11 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replaces every weight, by its `transformers` name. Later rollouts carry `version`."""
+        """Replaces every weight, by its `transformers` name. Later rollouts carry `version`.
+
+        Under `model.lora` adapters come alone, for each matrix `NAME.lora_A.weight` [rank, in] and `NAME.lora_B.weight`
+        [out, rank]; until they come the model is the base's.
+        """
         ...
 
     def close(self) -> None: ...

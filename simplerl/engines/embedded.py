@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from simplerl.config import LoraConfig
 from simplerl.engines.base import EngineConfig
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ def build(
     attention: str = "sdpa",
     trust_remote_code: bool = False,
     kernels: str = "auto",
+    lora: LoraConfig | None = None,
 ) -> TorchEngine:
     """An engine with its own copy of the model in `model_path`, a `transformers` folder.
 
     `dtype` is "float32" or "bfloat16", `attention` "sdpa" or "eager"; "flash_attention_2" runs as sdpa, because rows
     of different lengths are decoded under a mask. `kernels` "auto" takes the C kernels where they are at hand and
-    suit the model, "torch" never. Raises `EngineError` for a model this engine cannot decode rightly.
+    suit the model, "torch" never. With `lora` weights come as adapters, and are merged here. Raises `EngineError` for a
+    model this engine cannot decode rightly.
     """
+    from simplerl.engines._adapters import Adapters
     from simplerl.engines._causal_model import CausalModel
     from simplerl.engines._torch_engine import TorchEngine
     from simplerl.lanes import lanes_of
@@ -63,4 +67,5 @@ def build(
         max_batch=config.max_batch,
         prefill_tokens=config.prefill_tokens,
         lanes=lanes_of(model.device, config.lanes or model.lanes),
+        adapters=None if lora is None else Adapters(model_path, lora, model.device, trust_remote_code),
     )

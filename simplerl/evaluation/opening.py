@@ -59,7 +59,8 @@ def start(name: str, subject: Subject) -> tuple[Any, Engine]:
     module = plugins.load("engines", name)
     config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
     dtype, device = precision()
-    engine = module.build(config.model_validate({"name": name}), path, tokenizer, dtype=dtype, device=device)
+    known = config.model_validate({"name": name})
+    engine = module.build(known, path, tokenizer, dtype=dtype, device=device, lora=subject.lora)
     if subject.weights is not None:
         load_checkpoint(engine, subject)
     return tokenizer, engine

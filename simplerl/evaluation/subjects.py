@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from simplerl import atomic, checkpoint
+from simplerl.config import LoraConfig
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError
+from simplerl.policy.lora import engine_name
 from simplerl.policy.models import resolve_model_path
 from simplerl.records import RunFolder
 
@@ -25,6 +26,8 @@ class Subject:
     path: str
     step: int | None = None
     weights: Path | None = None
+    lora: LoraConfig | None = None
+    """Where the checkpoint's weights are adapters."""
 
 
 def subjects(model: str, checkpoints: str | None) -> list[Subject]:
@@ -67,31 +70,23 @@ def _newest(run: RunFolder) -> Subject:
 
 
 def _checkpoint(run: RunFolder, step: int, path: Path) -> Subject:
-    base = run.read_recipe().get("model", {}).get("path", "tiny-math-base")
-    return Subject(f"{run.path}@{step}", base, step, path)
+    model = run.read_recipe().get("model", {})
+    lora = LoraConfig.model_validate(model["lora"]) if model.get("lora") else None
+    return Subject(f"{run.path}@{step}", model.get("path", "tiny-math-base"), step, path, lora)
 
 
 def load_checkpoint(engine: Engine, subject: Subject) -> None:
     """Hands a checkpoint's weights to an engine that was started with the base model."""
     assert subject.weights is not None
     tensors = checkpoint.load_tensors(subject.weights, "actor")
-    if any(".lora_" in name for name in tensors):
-        raise ConfigError(
-            f"{subject.weights} holds adapters without their base; evaluate an exported model of the run instead "
-            "(checkpoint.export_every says how often one is written)"
-        )
-    engine.load_weights(_named(tensors), version=subject.step or 0)
-
-
-def _named(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, tensor in tensors.items():
-        yield name.removeprefix("causal_lm."), tensor
+    engine.load_weights(((engine_name(name), tensor) for name, tensor in tensors.items()), version=subject.step or 0)
 
 
 def model_hash(subject: Subject) -> str:
     """SHA-256 over weights, configuration and tokenizer; for a hub name, which may move, its files here or the name."""
     if subject.weights is not None:
-        return _digest(sorted(subject.weights.glob("actor.safetensors")) + sorted(subject.weights.glob("actor/*")))
+        own = _digest(sorted(subject.weights.glob("actor.safetensors")) + sorted(subject.weights.glob("actor/*")))
+        return own if subject.lora is None else f"{own}+{model_hash(Subject(subject.path, subject.path))}"
     folder = Path(resolve_model_path(subject.path))
     if not folder.is_dir():
         folder = _snapshot(subject.path)

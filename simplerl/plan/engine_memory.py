@@ -79,15 +79,22 @@ class Engine:
         return (4 if self.kernels else self.way.size) * self.shape.cache_elements
 
     def always(self) -> Parts:
-        """Weights; beside them the head in float32, and in float32 on a CPU the kernels' copies."""
+        """Weights; beside them the head in float32, and on a CPU the kernels' copies and what adapters change."""
         shape = self.shape
         size = self.way.size
         if self.kernels:
             biases = 4 * shape.qkv_bias * (shape.queries + 2 * shape.keys)
             copies = shape.layers * (size * shape.layer_matrices + biases) + 4 * shape.head * (shape.vocab % TILE == 0)
-            return {"engine copy": 4 * shape.parameters + copies}
+            return {"engine copy": 4 * shape.parameters + copies + self._base()}
         head = 4 * shape.head if self.way.bfloat16 and not self.vllm else 0
-        return {"engine copy": size * shape.parameters + head}
+        return {"engine copy": size * shape.parameters + head + self._base()}
+
+    def _base(self) -> int:
+        """The matrices under adapters as they were, in the CPU's memory; stored in float32 at worst."""
+        if self.vllm or self.way.device != "cpu":
+            return 0
+        linear = self.shape.linear
+        return 4 * self.shape.layers * sum(math.prod(linear[name]) for name in self.way.adapted or ())
 
     def cache(self) -> Parts:
         """Of vLLM only what one sequence needs at least; it takes its share of a GPU, see `share`."""

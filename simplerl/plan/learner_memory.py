@@ -100,7 +100,8 @@ class Learner:
         if self.way.ranks == 1:
             return {}
         shape = self.shape
-        layers = 2 * shape.layer_parameters * (2 if training else 1)
+        whole = self.way.adapted is None or self.models.critic
+        layers = 2 * shape.layer_parameters * (2 if training and whole else 1)
         return {"gathered layers": 4 * (shape.outer_parameters * (1 + self.models.copied) + layers)}
 
 

@@ -76,7 +76,6 @@ def best(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Pl
 
 
 def _splits(recipe: Recipe, gpus: int) -> Iterator[Recipe]:
-    most = gpus - 1 if recipe.model.lora is None else 1  # adapters are trained on one learner
-    for learners in range(1, most + 1):
+    for learners in range(1, gpus):
         cluster = {"ray": "auto", "learners": learners, "engines": gpus - learners}
         yield recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update=cluster)})

@@ -18,7 +18,7 @@ from simplerl.functional.batch import Batch, Credited, Scored, ragged_index
 from simplerl.functional.layout import Layout, Packed, Padded, Shared
 from simplerl.functional.losses import Totals
 from simplerl.lanes import Lanes, lanes_of
-from simplerl.policy.lora import adapters_off, add_adapters, merged_weights
+from simplerl.policy.lora import adapter_weights, adapters_off, add_adapters, merged_weights
 from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_lm
 from simplerl.policy.optim import Optimiser
 from simplerl.policy.ranks import Alone, Stats
@@ -80,6 +80,7 @@ class Learner:
         self.reference = PolicyModel(deepcopy(causal_lm)).requires_grad_(False) if copied else None
         if recipe.model.lora is not None:
             add_adapters(causal_lm, recipe.model.lora)
+        self.adapted = recipe.model.lora is not None
         self.actor = PolicyModel(causal_lm)
         for model in filter(None, (self.actor, self.critic, self.reference)):
             self.ranks.shard(model)
@@ -281,11 +282,14 @@ class Learner:
     # --- weights --------------------------------------------------------------------------------------------------
 
     def weights(self, *, kept: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """The policy's weights by their `transformers` names, tied ones once, adapters merged.
+        """What an engine is handed: the policy's weights by their `transformers` names, tied ones once, or the adapters
+        alone.
 
         With `kept` they are copies, made at once, that later updates leave as they are.
         """
-        weights = ((name, self.ranks.whole(weight)) for name, weight in merged_weights(self.actor.causal_lm))
+        model, whole = self.actor.causal_lm, self.ranks.whole
+        adapters = ((name, whole(weight)) for name, weight in adapter_weights(model))
+        weights = adapters if self.adapted else merged_weights(model, whole)
         return iter([(name, weight.clone()) for name, weight in weights]) if kept else weights
 
     def stop_at(self, end_id: int) -> None:
@@ -297,7 +301,7 @@ class Learner:
 
     def export(self, folder: Path) -> None:
         """The policy as an ordinary `transformers` folder, adapters merged into its weights."""
-        weights = dict(self.weights())
+        weights = dict(merged_weights(self.actor.causal_lm, self.ranks.whole))
         if self.ranks.number == 0:
             self.actor.causal_lm.save_pretrained(folder, state_dict=weights)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +59,32 @@ def targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     return sorted(config.targets or linear)
 
 
-def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights under their `transformers` names, adapters added to what they adapt; tied ones once."""
-    layers: dict[str, Any] = {
-        name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")
-    }
+def merged_weights(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The weights under their `transformers` names, adapters added to what they adapt; tied ones once.
+
+    `whole` gives all of a tensor that may be sharded.
+    """
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     for name, parameter in model.named_parameters():
         if ADAPTER in name:
             continue
-        owner = name.removesuffix(f"{BASE}weight")
-        weight = parameter.detach()
-        if owner in layers:
-            weight = weight + layers[owner].get_delta_weight(NAME).detach()
+        weight, layer = whole(parameter.detach()), layers.get(name.removesuffix(f"{BASE}weight"))
+        if layer is not None and name.endswith(f"{BASE}weight"):
+            a, b = (whole(factors[NAME].weight.detach()) for factors in (layer.lora_A, layer.lora_B))
+            weight = weight + (b @ a) * layer.scaling[NAME]
         yield name.replace(BASE, "."), weight
+
+
+def adapter_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The adapters alone: of every adapted matrix `NAME.lora_A.weight` [rank, in], `NAME.lora_B.weight` [out, rank]."""
+    for name, parameter in model.named_parameters():
+        if ADAPTER in name:
+            yield engine_name(name), parameter.detach()
+
+
+def engine_name(name: str) -> str:
+    """What engines call a weight of the learner's actor."""
+    return name.removeprefix("causal_lm.").replace(f".{NAME}.", ".")
 
 
 def _peft() -> Any:

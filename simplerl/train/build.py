@@ -78,6 +78,7 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
         attention=recipe.model.attention,
         trust_remote_code=recipe.model.trust_remote_code,
         kernels=recipe.model.kernels,
+        lora=recipe.model.lora,
     )
 
 

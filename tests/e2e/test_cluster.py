@@ -13,8 +13,9 @@ import pytest
 import torch
 from learner_cases import make_batch, make_learner, rank_learner
 from run_processes import contents
+from safetensors.torch import load_file
 
-from simplerl.checkpoint import load_tensors
+from simplerl.checkpoint import load_state, load_tensors
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -250,11 +251,11 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-def make_recipe(tiny_model, **cluster):
+def make_recipe(tiny_model, lora=None, **cluster):
     return validate_recipe(
         {
             "seed": 3,
-            "model": {"path": str(tiny_model)},
+            "model": {"path": str(tiny_model), **({"lora": lora} if lora else {})},
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
             "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},
@@ -291,6 +292,25 @@ def test_two_learners_and_two_engines_train_as_one_process_does(spread, tiny_mod
     from simplerl.train.run import train
 
     assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), spread)
+
+
+def test_adapters_on_two_learners_and_two_engines_train_as_in_one_process(cluster, tiny_model, tmp_path):
+    """They alone go to engines and into checkpoints; one process goes on from those of two ranks."""
+    from simplerl.train.run import train
+
+    lora = {"rank": 4}
+    alone = train(make_recipe(tiny_model, lora), tmp_path / "alone", plain=True)
+    spread = train(make_recipe(tiny_model, lora, ray="auto", learners=2, engines=2), tmp_path / "spread", plain=True)
+    assert_alike(alone, spread)
+    saved = spread / "checkpoints" / "step-000004"
+    assert all(".lora_" in name for name in load_tensors(saved, "actor"))
+    learner, _ = make_learner(str(tiny_model), ["model.lora.rank=4"])
+    learner.restore(saved, load_state(saved)["learner"])
+    assert written(learner, tmp_path / "again")[0] == written_tensors(saved, None)[0]
+    learner.export(tmp_path / "export")
+    exported = load_file(spread / "exports" / "final" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "export" / "model.safetensors").items():
+        assert torch.equal(exported[name], tensor), name
 
 
 def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(cluster, spread, tiny_model, tmp_path):

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from simplerl.config import SFTRecipe, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.evaluation.opening import start
-from simplerl.evaluation.subjects import Subject
+from simplerl.evaluation.subjects import Subject, model_hash, subjects
 from simplerl.records import RunFolder
 from simplerl.train.run import train
 
@@ -135,18 +136,23 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_mod
     assert kept and all(".lora_" in name for name in kept)
     losses = [row["loss/sft"] for row in RunFolder(folder).read_metrics()]
     assert losses[-1] < losses[0]
-    # The last evaluation was made by an engine that was handed merged weights; the export must answer alike.
+    # The last evaluation was made by an engine that merged adapters; the export must answer alike, and so must a
+    # checkpoint of them.
     last = [row["text"] for row in contents(folder)["tables"]["evals/step-000024-arithmetic-test-t0.parquet"]]
-    assert last == answers(str(folder / "exports" / "final"))
+    final = str(folder / "exports" / "final")
+    assert last == answers(Subject(final, final))
+    (kept,) = subjects(str(folder), "24")
+    assert last == answers(kept)
+    assert model_hash(kept) != model_hash(replace(kept, path=final)), "another base is another model"
 
 
-def answers(model):
+def answers(subject):
     from simplerl.data.base import load_benchmark
     from simplerl.data.templates import build_prompts
     from simplerl.sampling import make_requests
     from simplerl.types import Sampling
 
-    tokenizer, engine = start("embedded", Subject(model, model))
+    tokenizer, engine = start("embedded", subject)
     prompts, _ = build_prompts(load_benchmark("arithmetic-test")[:12], "chat", tokenizer, 500)
     stop = ("</s>", "<|im_end|>", "<|endoftext|>")
     rollouts = generate(engine, make_requests(prompts, Sampling(40, temperature=0.0, stop=stop), 0, "test"))

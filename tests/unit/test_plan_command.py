@@ -84,11 +84,6 @@ def test_several_gpus_are_shared_out_for_the_shortest_step() -> None:
         assert not other.fits or other.seconds.step >= found.seconds.step
 
 
-def test_adapters_are_placed_on_one_learner() -> None:
-    found = where(zoo("model.lora.rank=8", "engine.max_batch=64"), parse_hardware("4xH100"))
-    assert (found.learners, found.engines) == (1, 3)
-
-
 def test_a_recipe_that_asks_for_more_gpus_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.learners=4 and cluster\.engines=4 need 8 GPUs, .* say 4"):
         where(zoo("cluster.ray=auto", "cluster.learners=4", "cluster.engines=4"), parse_hardware("4xH100"))
