@@ -171,14 +171,8 @@ class FakeLearner:
     def logprobs(self, batch: Parcel) -> Any:
         return None if self.rank else torch.zeros(len(batch.open().sampled_logprobs))
 
-    def backward(self, minibatch: Parcel, loss: Any, *, train_actor: bool) -> Metrics:
-        return {f"figure/{number}": 0.0 for number in range(24)}
-
-    def apply(self, *, train_actor: bool) -> Metrics:
-        return {f"norm/{number}": 0.0 for number in range(4)}
-
-    def forget(self) -> None:
-        pass
+    def train(self, batch: Parcel, minibatches: Parcel, loss: Any, **how: Any) -> list[Metrics] | None:
+        return None if self.rank else [{f"figure/{n}": 0.0 for n in range(28)} for _ in minibatches.open()]
 
     def weights(self) -> Iterator[tuple[str, Any]]:
         return weights_7b()

@@ -34,11 +34,12 @@ from _machine import description
 
 from simplerl.algorithms import grpo, ppo
 from simplerl.cluster import engines, learner, ray
-from simplerl.config import ClusterConfig
+from simplerl.config import ClusterConfig, load_recipe
 from simplerl.engines.base import generate
 from simplerl.functional.batch import collate
 from simplerl.sampling import grouped, make_requests
 from simplerl.seeding import permutation
+from simplerl.train.agreement import check_mismatch
 from simplerl.train.metrics import response_rows, rollout_metrics, score_metrics
 from simplerl.types import GradedRollout, Rollout, Sampling, Verdict
 
@@ -49,6 +50,7 @@ MINUTE = 60.0
 CLUSTER = ("hand-over", "rollout", "score", "update", "heartbeats")
 ALONE = ("requests", "collate", "credit, GRPO", "credit, PPO", "minibatches", "records")
 """Phases that speak to the cluster, and the driver's own."""
+RECIPE = load_recipe("simplerl-zero-qwen2.5-math-7b")
 Row = dict[str, Any]
 
 
@@ -150,12 +152,10 @@ class Cluster:
 
     def update(self, meter: Meter, credited: Any, step: int) -> None:
         with meter.phase("minibatches"):
-            order = torch.tensor(permutation(len(credited), 42, "minibatch", step, 0))
-        for rows in order.split(MINIBATCH):
-            with meter.phase("minibatches"):
-                minibatch = credited.select(rows)
-            with meter.phase("update"):
-                self.learner.update(minibatch, self.ppo)
+            order = permutation(len(credited), 42, "minibatch", step, 0)
+            rows = [torch.tensor(order[first : first + MINIBATCH]) for first in range(0, len(order), MINIBATCH)]
+        with meter.phase("update"):
+            self.learner.train(credited, rows, self.ppo, check=partial(check_mismatch, RECIPE))
 
 
 def graded(rollout: Rollout, number: int) -> GradedRollout:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor, Stored
 from simplerl.config import ClusterConfig
-from simplerl.errors import ClusterError, WorkerLost
+from simplerl.errors import ClusterError
 from simplerl.types import Metrics
 
 
@@ -48,13 +47,6 @@ class RankWorker:
         result = getattr(self.learner, method)(*arguments, **named)
         return result if self.rank == 0 else None
 
-    def apply(self, train_actor: bool) -> Any:
-        """Moves the weights by the gradients, and drops those: one message for two methods of the learner."""
-        try:
-            return self.run("apply", train_actor=train_actor)
-        finally:
-            self.learner.forget()
-
     def look(self, name: str) -> Any:
         return getattr(self.learner, name)
 
@@ -85,22 +77,12 @@ class RemoteLearner:
     def logprobs(self, batch: Any) -> Any:
         return self._run("logprobs", ray.put(batch))
 
-    def update(
-        self,
-        minibatch: Any,
-        loss: Any,
-        *,
-        train_actor: bool = True,
-        check: Callable[[Metrics], None] = lambda metrics: None,
-    ) -> Metrics:
-        try:
-            metrics = self._run("backward", ray.put(minibatch), loss, train_actor=train_actor)
-            check(metrics)
-        except BaseException:
-            with suppress(WorkerLost):  # nothing is left to forget, and the loss is said already
-                self._run("forget")
-            raise
-        return metrics | ray.all_of(self._ranks, "apply", train_actor)[0]
+    def train(self, batch: Any, minibatches: Sequence[Any], loss: Any, **how: Any) -> list[Metrics]:
+        """All optimiser steps of a batch in one message to each rank."""
+        return self._run("train", ray.put(batch), ray.put(minibatches), loss, **how)
+
+    def update(self, minibatch: Any, loss: Any, **how: Any) -> Metrics:
+        return self.train(minibatch, [None], loss, **how)[0]
 
     def fill(self, batch: Any) -> Any:
         return self._run("fill", ray.put(batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -150,6 +150,13 @@ class Learner:
         return result
 
     # --- updating -------------------------------------------------------------------------------------------------
+
+    def train(self, batch: Credited, minibatches: Sequence[Tensor | None], loss: Loss, **how: Any) -> list[Metrics]:
+        """An optimiser step for each minibatch, one after the other, given by its rows of the batch; None is all of it.
+
+        Takes and raises what `update` does; what was refused, and all after it, has moved nothing.
+        """
+        return [self.update(batch if rows is None else batch.select(rows), loss, **how) for rows in minibatches]
 
     def update(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from simplerl.algorithms.base import Algorithm
 from simplerl.checkpoint import load_tensors, save_tensors
@@ -76,12 +77,9 @@ class RLTrainer:
         batch, credit = self.algorithm.assign_credit(batch)  # advantages, returns
         weighted, weights = self.weighted(batch)
 
-        updates = []
         how = {"train_actor": step > train.critic_warmup_steps, "check": partial(check_mismatch, self.recipe)}
         with self.phase("update", train.epochs * rollout.sequences):
-            for epoch in range(train.epochs):
-                for minibatch in self.minibatches(weighted, step, epoch):
-                    updates.append(self.learner.update(minibatch, self.algorithm, **how))
+            updates = self.learner.train(weighted, self.minibatches(step), self.algorithm, **how)
 
         flat = [graded for group in groups for graded in group]
         metrics = rollout_metrics(flat) | sampling | scores | credit | weights | mean_of(updates)
@@ -155,15 +153,14 @@ class RLTrainer:
         metrics = {"importance/mean": weights.mean().item(), "importance/limited": limited}
         return batch.extend(Credited, advantages=batch.advantages * weights), metrics
 
-    def minibatches(self, batch: Credited, step: int, epoch: int) -> Iterator[Credited]:
-        """The batch in random parts; as it is where it is one part, in which order means nothing."""
-        size = self.recipe.train.minibatch_size
-        if len(batch) == size:
-            yield batch
-            return
-        order = torch.tensor(permutation(len(batch), self.recipe.seed, "minibatch", step, epoch))
-        for rows in order.split(size):
-            yield batch.select(rows)
+    def minibatches(self, step: int) -> list[Tensor | None]:
+        """The rows of each minibatch of a step, epoch by epoch; None is all of them, in which order means nothing."""
+        train, sequences = self.recipe.train, self.recipe.rollout.sequences
+        size = train.minibatch_size
+        if size == sequences:
+            return [None] * train.epochs
+        orders = (permutation(sequences, self.recipe.seed, "minibatch", step, epoch) for epoch in range(train.epochs))
+        return [torch.tensor(order[first : first + size]) for order in orders for first in range(0, sequences, size)]
 
     def validate(self) -> None:
         """Every problem is trained on."""
