@@ -154,11 +154,12 @@ def test_a_bad_loss_is_refused_and_no_weight_moves(learner_and_algorithm):
     assert learner.updates == 2
 
 
-def test_a_bad_gradient_is_refused_and_its_tensor_named(learner_and_algorithm):
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_bad_gradient_is_refused_and_its_tensor_named(learner_and_algorithm, bad):
     learner, algorithm = learner_and_algorithm
     credited, _ = algorithm.assign_credit(learner.annotate(make_batch()))
     weight = learner.critic.head.weight
-    weight.register_hook(lambda gradient: gradient.index_fill(1, torch.tensor([0, 1]), float("inf")))
+    weight.register_hook(lambda gradient: gradient.index_fill(1, torch.tensor([0, 1]), bad))
     before = snapshot(learner)
     with pytest.raises(NonFiniteError, match=r"critic: .* 2 of 32 elements of the gradient of head.weight"):
         learner.update(credited, algorithm)
