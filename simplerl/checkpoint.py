@@ -180,11 +180,13 @@ def prune(folder: Path, keep: int) -> list[str]:
 def flatten_optimiser(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as tensors named "INDEX.exp_avg" and scalars that fit in JSON.
 
-    INDEX counts the parameters over all groups, as torch's own `state_dict` does.
+    INDEX counts the parameters over all groups, as torch's own `state_dict` does. Moments in 8 bits are their codes
+    ("INDEX.state1"), the blocks' scales ("INDEX.absmax1") and the values of the codes ("INDEX.qmap1").
     """
     import torch
 
-    state = optimizer.state_dict()
+    # bitsandbytes hides its tensors from FSDP in a dict of its own.
+    state = torch.optim.Optimizer.state_dict(optimizer)
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {"groups": [], "state": {}}
     for index, values in state["state"].items():
@@ -226,11 +228,18 @@ def _check_shapes(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, values in state.items():
         for key, value in values.items():
-            shape, wanted = getattr(value, "shape", ()), parameters[index].shape
-            if len(shape) > 0 and shape != wanted:
+            shape, parameter = getattr(value, "shape", ()), parameters[index]
+            if len(shape) > 0 and tuple(shape) != _shape(key, parameter):
                 raise CheckpointError(
-                    f"optimiser state {index}.{key} has shape {list(shape)}, its parameter {list(wanted)}"
+                    f"optimiser state {index}.{key} has shape {list(shape)}, its parameter {list(parameter.shape)}"
                 )
+
+
+def _shape(key: str, parameter: Tensor) -> tuple[int, ...]:
+    """Of a moment, of the scales of one in 8 bits, or of its codes' values."""
+    if key.startswith("absmax"):
+        return (-(-parameter.numel() // 256),)
+    return (256,) if key.startswith("qmap") else tuple(parameter.shape)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

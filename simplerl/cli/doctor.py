@@ -20,6 +20,7 @@ from simplerl.cli.console import say, say_json, table
 State = Literal["ok", "note", "missing"]
 OPTIONAL = {
     "datasets": ("hub", "data sets from the Hugging Face hub"),
+    "bitsandbytes": ("8bit", "actor.moments=8-bit"),
     "peft": ("lora", "model.lora"),
     "tensorboard": ("track", "track.tensorboard"),
     "wandb": ("track", "track.wandb"),

@@ -33,12 +33,16 @@ class RankWorker:
         import torch.distributed as dist
 
         from simplerl.policy.fsdp import Sharded
+        from simplerl.policy.ranks import Alone
 
+        if self.device == "cuda":
+            torch.cuda.set_device(0)  # the only one that Ray lets this process see
+        if self.count == 1:
+            self.learner = make(Alone())
+            return
         host, port = address.rsplit(":", 1)
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
         backend = "nccl" if self.device == "cuda" else "gloo"
-        if self.device == "cuda":
-            torch.cuda.set_device(0)  # the only one that Ray lets this process see
         dist.init_process_group(backend, rank=self.rank, world_size=self.count)
         self.learner = make(Sharded(torch.device(self.device)))
 

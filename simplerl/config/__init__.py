@@ -15,10 +15,12 @@ from simplerl.config.blocks import (
     KeepConfig,
     LoraConfig,
     ModelConfig,
+    Moments,
     OptimiserConfig,
     RecipeStage,
     ReportStage,
     TrackConfig,
+    moment_bytes,
 )
 from simplerl.config.reading import (
     apply_overrides,
@@ -55,6 +57,7 @@ __all__ = [
     "KeepConfig",
     "LoraConfig",
     "ModelConfig",
+    "Moments",
     "OptimiserConfig",
     "PipelineRecipe",
     "PluginConfig",
@@ -68,6 +71,7 @@ __all__ = [
     "explain",
     "load_recipe",
     "merge",
+    "moment_bytes",
     "parse_override",
     "read_recipe",
     "recipe_name",

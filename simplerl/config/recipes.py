@@ -62,6 +62,18 @@ class TrainingRecipe(Frozen):
             raise ConfigError("train.packing=true needs model.attention=sdpa or flash_attention_2, not eager")
         return self
 
+    @model_validator(mode="after")
+    def _moments(self) -> Self:
+        learners = self.cluster.learners if self.cluster.ray is not None else 1
+        for name in ("actor", "critic"):
+            config: OptimiserConfig | None = getattr(self, name, None)
+            if config is not None and config.moments == "8-bit" and learners > 1:
+                raise ConfigError(
+                    f"{name}.moments=8-bit needs one learner, not cluster.learners={learners}: bitsandbytes knows no "
+                    "sharded tensors; use float32, of which each learner holds its share"
+                )
+        return self
+
 
 class Recipe(TrainingRecipe):
     """Reinforcement learning: `simplerl train`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from simplerl.config import moment_bytes
 from simplerl.plan.activations import (
     Head,
     backward_work,
@@ -57,7 +58,25 @@ class Learner:
         shape = self.shape
         adapters = 0 if self.way.adapted is None else self.actor
         weights = shape.parameters * (1 + self.models.copied) + adapters + self.critic
-        return {"parameters": 4 * weights / self.way.ranks, "moments": 8 * (self.actor + self.critic) / self.way.ranks}
+        return {"parameters": 4 * weights / self.way.ranks, "moments": self.moments / self.way.ranks}
+
+    @property
+    def moments(self) -> int:
+        """Bytes of the moments of all models, on all ranks."""
+        return sum(
+            moment_bytes(numbers, "8-bit" if name in self.way.eight_bit else "float32")
+            for name, tensors in self.trained.items()
+            for numbers in tensors
+        )
+
+    @property
+    def trained(self) -> dict[str, tuple[int, ...]]:
+        """Numbers in each tensor that is trained, by model."""
+        shape = self.shape
+        body = (*shape.layer_tensors * shape.layers, shape.head, shape.hidden)
+        whole = (*body, shape.head) if not shape.tied else body
+        actor = whole if self.way.adapted is None else self.way.adapter_tensors(shape)
+        return {"actor": actor} | ({"critic": (*body, shape.hidden, 1)} if self.models.critic else {})
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 
@@ -92,7 +111,13 @@ class Learner:
         moments = Passes(self, self.way, critic=False).moments()
         if self.models.critic:
             moments += Passes(self, replace(self.way, adapted=None), critic=True).moments()
-        return largest(moments)
+        return largest([*moments, self.stepping()])
+
+    def stepping(self) -> Parts:
+        """The optimiser's step. On a CPU moments in 8 bits become five float32 tensors, one parameter at a time."""
+        at_once = [max(self.trained[name]) for name in self.way.eight_bit if name in self.trained]
+        rounding = 5 * 4 * max(at_once, default=0) if self.way.device == "cpu" else 0
+        return {"gradients": 4 * (self.actor + self.critic) / self.way.ranks, "workspace": rounding}
 
     def gathered(self, *, training: bool) -> Parts:
         """What is whole on a rank: all outside of layers and two layers, with two layers' gradients when training; and

@@ -55,6 +55,8 @@ class Way:
     rank: int
     lanes: int
     ranks: int
+    eight_bit: tuple[str, ...] = ()
+    """Models whose moments are kept in 8 bits."""
 
     @property
     def size(self) -> int:
@@ -72,8 +74,12 @@ class Way:
 
     def adapters(self, shape: Shape) -> int:
         """Trained parameters of the adapters."""
-        linear = shape.linear
-        return shape.layers * self.rank * sum(sum(linear[name]) for name in self.adapted or ())
+        return sum(self.adapter_tensors(shape))
+
+    def adapter_tensors(self, shape: Shape) -> tuple[int, ...]:
+        """Numbers in each tensor of the adapters."""
+        sizes = (size for name in self.adapted or () for size in shape.linear[name])
+        return tuple(self.rank * size for size in sizes) * shape.layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = N
         rank=0 if lora is None else lora.rank,
         lanes=lanes if ranks == 1 else 1,
         ranks=ranks,
+        eight_bit=tuple(name for name in ("actor", "critic") if getattr(recipe, name).moments == "8-bit"),
     )
 
 

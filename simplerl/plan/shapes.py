@@ -47,8 +47,15 @@ class Shape:
         return sum(size * out for size, out in self.linear.values())
 
     @property
+    def layer_tensors(self) -> tuple[int, ...]:
+        """Numbers in each tensor of a layer."""
+        matrices = [size * out for size, out in self.linear.values()]
+        biases = (self.queries, self.keys, self.keys) if self.qkv_bias else ()
+        return (*matrices, *biases, self.hidden, self.hidden)
+
+    @property
     def layer_parameters(self) -> int:
-        return self.layer_matrices + self.qkv_bias * (self.queries + 2 * self.keys) + 2 * self.hidden
+        return sum(self.layer_tensors)
 
     @property
     def head(self) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from simplerl.config import Recipe
 from simplerl.plan.engine_memory import VLLM_WORK, Engine
 from simplerl.plan.hardware import Hardware
-from simplerl.plan.learner_memory import total
-from simplerl.plan.load import Models, Way, models_of, way_of
+from simplerl.plan.learner_memory import Learner, total
+from simplerl.plan.load import Models, Way, load_of, models_of, way_of
 from simplerl.plan.shapes import Shape
 from simplerl.plan.steps import updates_per_step
 
@@ -122,6 +122,10 @@ class _Clock:
 
     # --- learner ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _learner(self) -> Learner:
+        return Learner(self.shape, self.way, load_of(self.recipe, self.way, self.models), self.models)
+
     def score(self) -> float:
         """A forward pass of every model that scores."""
         policies = self.models.scores_first + self.models.reference
@@ -134,7 +138,7 @@ class _Clock:
     def update(self) -> float:
         """Forward 1, gradients of inputs 1, of weights 1, checkpoints 1 more; the head's logits are formed twice.
 
-        Frozen weights have no gradient. The optimiser reads and writes 28 bytes a trained parameter.
+        Frozen weights have no gradient. The optimiser reads a gradient, reads and writes a weight and its moments.
         """
         train, sequences = self.recipe.train, self.recipe.rollout.sequences
         again = self.way.checkpointing
@@ -147,9 +151,9 @@ class _Clock:
         return actor + critic + updates_per_step(self.recipe) * self._optimise()
 
     def _optimise(self) -> float:
-        trained = self.shape.parameters if self.way.adapted is None else self.way.adapters(self.shape)
-        trained += self.shape.critic_parameters * self.models.critic
-        return 28 * trained / self.way.ranks / (BANDWIDTH * self.hardware.gpu.bandwidth)
+        learner = self._learner
+        moved = 12 * (learner.actor + learner.critic) + 2 * learner.moments
+        return moved / self.way.ranks / (BANDWIDTH * self.hardware.gpu.bandwidth)
 
     def _body(self, sequences: int) -> float:
         """Seconds of the layers' forward pass on each rank: products, and attention to all tokens before."""

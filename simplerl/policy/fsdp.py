@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from simplerl import shards
-from simplerl.errors import ClusterError, ConfigError
+from simplerl.errors import ConfigError
 from simplerl.policy.ranks import Alone, Stats
 
 
@@ -56,8 +55,6 @@ class Sharded(Alone):
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def save(self, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
-        if not folder.is_dir():
-            raise ClusterError(f"{folder} is no folder on {socket.gethostname()}; the nodes of learners must share it")
         shards.write(tensors, folder / name)
 
     def load(self, folder: Path, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from simplerl.config import OptimiserConfig
-from simplerl.errors import NonFiniteError
+from simplerl.errors import DependencyError, NonFiniteError
 from simplerl.types import Metrics
 
 
@@ -36,13 +38,13 @@ class Optimiser:
         trained = [p for p in model.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
         plain = [p for p in trained if p.ndim <= 1]
-        self.adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            fused=True,
-        )
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
+        self.adamw: torch.optim.Optimizer
+        if config.moments == "8-bit":
+            self.adamw = _bitsandbytes(name).optim.AdamW8bit(groups, **settings)
+        else:
+            self.adamw = torch.optim.AdamW(groups, **settings, fused=True)
 
     def clip_gradients(self) -> Tensor:
         """Clips to the configured norm; returns the norm before. Raises `NonFiniteError` naming the culprit."""
@@ -64,6 +66,18 @@ class Optimiser:
     def metrics(self, norm: Tensor) -> Metrics:
         rate = learning_rate(self.config, self.updates, self.horizon)
         return {f"{self.name}/grad_norm": norm.item(), f"{self.name}/lr": rate}
+
+
+def _bitsandbytes(name: str) -> Any:
+    # Without a package for 4-bit products, which nothing here needs, it would say so on every CPU with AVX-512.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise DependencyError(
+            f"{name}.moments=8-bit needs bitsandbytes, which cannot be imported ({error}); pip install 'simplerl[8bit]'"
+        ) from error
+    return bitsandbytes
 
 
 def culprit(model: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,11 @@ from simplerl.config import Recipe, apply_overrides, validate_recipe
 from simplerl.functional.batch import collate
 from simplerl.kernels.library import library
 from simplerl.plan import known_shape, workers
+from simplerl.plan.learner_memory import Learner as PlannedLearner
+from simplerl.plan.load import load_of, models_of, way_of
+from simplerl.plan.memory import Worker
 from simplerl.policy.learner import Learner
+from simplerl.policy.optim import Optimiser
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 pytestmark = pytest.mark.parity
@@ -55,6 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
+EIGHT = "actor.moments=8-bit"
 LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=ppo"
 
 
@@ -70,6 +76,7 @@ LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=p
         [TORCH, HALF],
         [TORCH, HALF, CHECKPOINTS],
         [TORCH, "algorithm.entropy_coef=0.01"],
+        [TORCH, EIGHT],
         ["train.micro_batch_tokens=464"],
         ["train.micro_batch_tokens=464", PPO, "algorithm.kl_coef=0.0"],
     ],
@@ -78,22 +85,50 @@ LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=p
 def test_peaks(model: str, settings: list[str]) -> None:
     if TORCH not in settings and library() is None:
         pytest.skip("no C compiler")
+    if EIGHT in settings:
+        pytest.importorskip("bitsandbytes")
+    measured = peaks(made := recipe_of(model, settings))
+    worker = planned(made, model)
+    for phase, bytes_ in measured.items():
+        parts = {name: count for name, count in worker.phases[phase].items() if name not in LAID_OUT}
+        always = sum(parts[name] for name in FIXED)
+        assert sum(parts.values()) == pytest.approx(always + bytes_, rel=0.05), phase
+
+
+def test_moments_in_8_bits_are_float32_for_a_moment(model: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = recipe_of(model, [TORCH, EIGHT])
+    shape = known_shape(model)
+    assert shape is not None
+    way, models = way_of(recipe, shape, "cpu", 1), models_of(recipe)
+    stepping = PlannedLearner(shape, way, load_of(recipe, way, models), models).stepping()
+    parameter = torch.nn.Parameter(torch.zeros(max(*shape.layer_tensors, shape.head)))
+    parameter.grad = torch.ones_like(parameter)
+    optimiser = Optimiser("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
+    optimiser.step()
+    assert peak_of(optimiser.step) == pytest.approx(stepping["workspace"], rel=0.01)
+    # On a GPU they are never whole.
+    gpu = replace(way, device="cuda")
+    assert PlannedLearner(shape, gpu, load_of(recipe, gpu, models), models).stepping()["workspace"] == 0
+
+
+def recipe_of(model: str, settings: list[str]) -> Recipe:
     table = {
         "model": {"path": model, "device": "cpu"},
         "data": {"source": {"name": "arithmetic"}, "max_prompt_tokens": PROMPT},
         "rollout": {"prompts_per_step": 1, "samples_per_prompt": SAMPLES, "max_tokens": RESPONSE},
         "algorithm": {"name": "grpo"},
+        "actor": {"learning_rate": 1e-6},
         "train": {"minibatch_size": SAMPLES, "micro_batch_tokens": 512, "epochs": 2, "lanes": 1},
     }
-    recipe = validate_recipe(apply_overrides(table, settings), kind=Recipe)
+    return validate_recipe(apply_overrides(table, settings), kind=Recipe)
+
+
+def planned(recipe: Recipe, model: str) -> Worker:
     shape = known_shape(model)
     assert shape is not None
     (worker,) = workers(recipe, shape, device="cpu", threads=1)
-    measured = peaks(recipe)
-    for phase, bytes_ in measured.items():
-        parts = {name: count for name, count in worker.phases[phase].items() if name not in LAID_OUT}
-        always = sum(parts[name] for name in FIXED)
-        assert sum(parts.values()) == pytest.approx(always + bytes_, rel=0.05), phase
+    return worker
 
 
 def peaks(recipe: Recipe) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from simplerl.config import Recipe, validate_recipe
-from simplerl.plan import GIB, Shape, memory
+from simplerl.plan import GIB, KNOWN, Shape, memory
 from simplerl.plan.activations import MAX_LOGITS, head, kept
 from simplerl.plan.learner_memory import Learner, Passes
 from simplerl.plan.load import Way, load_of, models_of, way_of
@@ -108,6 +108,38 @@ def test_the_critic_beside_an_actor_with_adapters_is_trained_whole() -> None:
     parts = planned(recipe(model={"lora": {"rank": 3}}, algorithm={"name": "ppo", "kl_coef": 0.0})).phases["update"]
     adapters = way_of(recipe(model={"lora": {"rank": 3}}), SMALL, "cuda").adapters(SMALL)
     assert parts["moments"] == 8 * (adapters + CRITIC)
+
+
+def test_moments_in_8_bits() -> None:
+    # Two codes a weight and two scales a block of 256; 4,096 numbers at least, so a layer's norms, biases, keys and
+    # values stay float32.
+    wide = Shape(
+        vocab=100, hidden=64, layers=3, heads=2, kv_heads=1, intermediate=65, head_dim=32, tied=False, qkv_bias=True
+    )
+    large = 3 * (2 * (2 * 4096 + 8 * 16) + 3 * (2 * 4160 + 8 * 17)) + 2 * (2 * 6400 + 8 * 25)
+    rest = 3 * (2 * 2048 + 64 + 2 * 32 + 2 * 64) + 64
+    made = recipe(actor={"learning_rate": 1e-6, "moments": "8-bit"}, algorithm={"name": "ppo", "kl_coef": 0.0})
+    critic = wide.critic_parameters
+    assert planned(made, wide).phases["update"]["moments"] == large + 8 * rest + 8 * critic
+    both = recipe(
+        actor={"learning_rate": 1e-6, "moments": "8-bit"},
+        critic={"learning_rate": 1e-6, "moments": "8-bit"},
+        algorithm={"name": "ppo", "kl_coef": 0.0},
+    )
+    head = 2 * 6400 + 8 * 25
+    assert planned(both, wide).phases["score"]["moments"] == 2 * large - head + 8 * (2 * rest + 64 + 1)
+
+
+def test_tensors_are_all_parameters() -> None:
+    for name, tied in (("Qwen2.5-7B", False), ("Qwen2.5-0.5B", True)):
+        shape, made = KNOWN[name], recipe(algorithm={"name": "ppo"})
+        assert shape.tied is tied
+        way, models = way_of(made, shape, "cuda"), models_of(made)
+        learner = Learner(shape, way, load_of(made, way, models), models)
+        assert {key: sum(sizes) for key, sizes in learner.trained.items()} == {
+            "actor": shape.parameters,
+            "critic": shape.critic_parameters,
+        }
 
 
 def test_the_cache_grows_by_halves() -> None:

@@ -172,7 +172,7 @@ def test_simplerl_zero_optimises_as_published() -> None:
     assert recipe["train"]["steps"] is None
     train = {"episodes": 20, "minibatch_size": 128, "epochs": 1, "critic_warmup_steps": 0, "logprob_temperature": "one"}
     assert {key: recipe["train"][key] for key in train} == train
-    adamw = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0}
+    adamw = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0, "moments": "float32"}
     schedule = {"schedule": "cosine", "warmup": 0.03, "floor": 0.1}
     assert recipe["actor"] == {"learning_rate": 5e-7, **adamw, **schedule}
     assert recipe["critic"] == {"learning_rate": 9e-6, **adamw, **schedule}
