@@ -20,6 +20,7 @@ settings.load_profile("untimed")
 
 TOGETHER = {
     "test_cluster.py": "ray",
+    "test_cluster_gpus.py": "ray",
     "test_cluster_nodes.py": "ray",
     "test_drill.py": "ray",
     "test_vllm_engine.py": "vllm",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from simplerl.engines import embedded
-from simplerl.types import Problem, Prompt, Request, Sampling
+from simplerl.types import Problem, Prompt, Request, Rollout, Sampling
 
 SPECIAL = ("<pad>", "<eos>", "<end>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-*/=() <>#."
@@ -85,6 +87,24 @@ class Storer:
         from simplerl.cluster import ray
 
         return ray.store(iter(model(seed=4).state_dict().items()))
+
+
+class Seen(NamedTuple):
+    node: str
+    gpu: str | None
+
+
+class Seer:
+    """Says which GPU its process was given; as an engine, in the text of its answers."""
+
+    def look(self) -> Seen:
+        import ray
+
+        return Seen(ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        for each in requests:
+            yield Rollout(each.id, each.prompt, (1,), (0.0,), str(self.look()), "stop", 0)
 
 
 def has_vllm() -> bool:

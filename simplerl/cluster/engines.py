@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from simplerl.cluster import ray
+from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor
 from simplerl.config import ClusterConfig
 from simplerl.engines.base import Engine
@@ -43,17 +44,16 @@ class EngineWorker:
 class RemoteEngines:
     """An `Engine` of several. Which engine answers a request depends on its place alone, unless one is lost."""
 
-    def __init__(self, make: Callable[[], Engine], config: ClusterConfig, device: str) -> None:
+    def __init__(self, make: Callable[[], Engine], config: ClusterConfig, place: Placement) -> None:
         """Begins `config.engines`, each what `make` gives; raises what that raises."""
-        ray.start(config, device)
-        self._make, self._config, self._device = make, config, device
+        self._make, self._config, self._place = make, config, place
         self._weights: tuple[int, list[Any]] | None = None
-        self._workers = self._begin(config.engines)
+        self._workers = self._begin(range(config.engines))
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
         self._events: list[str] = []
 
-    def _begin(self, count: int) -> list[Actor]:
-        workers = ray.begun([Actor(EngineWorker, self._config, self._device) for _ in range(count)])
+    def _begin(self, numbers: Iterable[int]) -> list[Actor]:
+        workers = ray.begun([Actor(EngineWorker, self._config, self._place.engine(number)) for number in numbers])
         ray.all_of(workers, "begin", self._make)
         return workers
 
@@ -153,7 +153,7 @@ class RemoteEngines:
             self._events.append(f"engine {number} of {len(self._workers)} is lost ({error}); begun anew")
             self._workers[number].kill()
             try:
-                (self._workers[number],) = self._begin(1)
+                (self._workers[number],) = self._begin([number])
                 if self._weights is not None:
                     ray.answer(self._workers[number], self._load(self._workers[number]))
                 return

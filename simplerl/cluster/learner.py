@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.cluster import ray
+from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor, Stored
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError
@@ -66,11 +67,11 @@ class RankWorker:
 class RemoteLearner:
     """A `Learner` whose work is done by ranks. A lost rank loses all of it: `WorkerLost`."""
 
-    def __init__(self, make: Callable[[Any], Any], config: ClusterConfig, device: str) -> None:
+    def __init__(self, make: Callable[[Any], Any], config: ClusterConfig, device: str, place: Placement) -> None:
         """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises."""
-        ray.start(config, device)
         count = config.learners
-        self._ranks = ray.begun([Actor(RankWorker, config, device, rank, count, device) for rank in range(count)])
+        ranks = [Actor(RankWorker, config, place.learner(rank), rank, count, device) for rank in range(count)]
+        self._ranks = ray.begun(ranks)
         address = ray.answer(self._ranks[0], self._ranks[0].call("address"))
         ray.all_of(self._ranks, "join", address, make)
         self.temperature: float = self._look("temperature")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from simplerl import plugins
@@ -20,8 +21,12 @@ CHUNK = 256 << 20
 """Bytes of weights that travel as one object."""
 
 
-def start(config: ClusterConfig, device: str) -> None:
-    """Joins a cluster, or begins one on this machine. Raises `ClusterError` where it has too few GPUs."""
+ANYWHERE: Mapping[str, Any] = {"scheduling_strategy": "SPREAD"}
+"""Where a process goes that needs no GPU."""
+
+
+def start(config: ClusterConfig) -> None:
+    """Joins a cluster, or begins one on this machine. Raises `ClusterError` where no cluster answers."""
     ray = _ray()
     if not ray.is_initialized():
         # Left to itself Ray would join what another run began on this machine, and end with it.
@@ -36,13 +41,6 @@ def start(config: ClusterConfig, device: str) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(plugins.USER):  # other processes cannot import a user's own file by name
             ray.cloudpickle.register_pickle_by_value(module)
-    needed = config.learners + config.engines if device == "cuda" else 0
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if needed > there:
-        raise ClusterError(
-            f"cluster.learners={config.learners} and cluster.engines={config.engines} need {needed} GPUs, "
-            f"the cluster has {there}; lower them or add nodes"
-        )
 
 
 def _ray() -> Any:
@@ -58,17 +56,16 @@ def _ray() -> Any:
 class Actor:
     """One process that runs an object's methods, one at a time; whether it lives can be asked meanwhile."""
 
-    def __init__(self, cls: type, config: ClusterConfig, device: str, *arguments: Any) -> None:
+    def __init__(self, cls: type, config: ClusterConfig, where: Mapping[str, Any], *arguments: Any) -> None:
         self.patience = config.patience
         # Those of one kind share a machine's cores; learners and engines take turns.
         threads = max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))
         options = {
             "num_cpus": 0,  # they may outnumber the cores
-            "num_gpus": int(device == "cuda"),
             "max_concurrency": 1,
             "concurrency_groups": {"life": 1},
-            "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            **where,
         }
         self._handle = _ray().remote(**options)(_alive(cls)).remote(*arguments)
 
@@ -95,6 +92,38 @@ def _alive(cls: type) -> type:
 
     Living.__name__ = cls.__name__
     return Living
+
+
+def reserve(count: int, seconds: int) -> Any | None:
+    """A group of so many GPUs, on few nodes; None where they are not free in time."""
+    group = _ray().util.placement_group([{"GPU": 1}] * count, strategy="PACK")
+    if any(group.wait(1) for _ in range(seconds)):  # a longer wait would not notice Ctrl-C
+        return group
+    release(group)
+    return None
+
+
+def release(group: Any) -> None:
+    """Gives a group's GPUs back; what still runs there is killed."""
+    _ray().util.remove_placement_group(group)
+
+
+def by_node(group: Any) -> list[int]:
+    """The numbers of a group's GPUs, node by node, the node with most of them first."""
+    node = _ray().util.placement_group_table(group)["bundles_to_node_id"]
+    sizes = Counter(node.values())
+    return sorted(node, key=lambda bundle: (-sizes[node[bundle]], node[bundle], bundle))
+
+
+def with_gpu(group: Any, bundle: int) -> Mapping[str, Any]:
+    """Where a process goes that gets this GPU of a group, and sees no other."""
+    strategy = _ray().util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    return {"num_gpus": 1, "scheduling_strategy": strategy(group, placement_group_bundle_index=bundle)}
+
+
+def gpus() -> tuple[float, float]:
+    """GPUs of the cluster, and how many of them nobody holds."""
+    return _ray().cluster_resources().get("GPU", 0), _ray().available_resources().get("GPU", 0)
 
 
 def own_address() -> str:

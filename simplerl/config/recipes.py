@@ -103,6 +103,10 @@ class Recipe(TrainingRecipe):
     def stop(self) -> tuple[str, ...]:
         return self.rollout.stop
 
+    @property
+    def needs_engine(self) -> bool:
+        return True
+
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         sequences, size = self.rollout.sequences, self.train.minibatch_size
@@ -140,6 +144,11 @@ class SFTRecipe(TrainingRecipe):
     @property
     def stop(self) -> tuple[str, ...]:
         return STOP
+
+    @property
+    def needs_engine(self) -> bool:
+        """Only evaluations ask one."""
+        return bool(self.eval.every and self.eval.sets)
 
 
 class DistillRecipe(Frozen):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from simplerl.config import TrainingRecipe
 from simplerl.engines.base import Engine
@@ -15,6 +15,9 @@ from simplerl.rewards.base import Reward
 from simplerl.types import GradedRollout, Metrics
 from simplerl.verifier.base import Verifier
 from simplerl.view import Columns
+
+if TYPE_CHECKING:
+    from simplerl.cluster.placement import Placement
 
 Phase = Callable[[str, int], AbstractContextManager[Callable[[GradedRollout], None] | None]]
 Notice = Callable[[str], None]
@@ -77,13 +80,19 @@ class Trainer(Protocol):
         ...
 
 
+class Build(Protocol):
+    """Loads the models of a run, in this process or where `place` says."""
+
+    def __call__(self, phase: Phase, place: Placement | None = None) -> Trainer: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run before its models are loaded: how many steps, what to show of each, and how to begin."""
 
     steps: int
     columns: Columns
-    build: Callable[[Phase], Trainer]
+    build: Build
 
 
 def evaluation_due(recipe: TrainingRecipe, done: int, steps: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -31,6 +33,9 @@ from simplerl.train.trainer import RLTrainer
 from simplerl.types import Problem, Prompt
 from simplerl.verifier.base import Verifier
 from simplerl.view import SFT_COLUMNS, STEP_COLUMNS
+
+if TYPE_CHECKING:
+    from simplerl.cluster.placement import Placement
 
 
 def load_tokenizer(recipe: TrainingRecipe) -> PreTrainedTokenizerBase:
@@ -98,25 +103,49 @@ def build_learner(
     return learner
 
 
-def placed_learner(
-    recipe: TrainingRecipe, loss: Loss, horizon: int, device: torch.device, end_id: int | None = None
-) -> Learner:
-    """A learner where the recipe wants it: here, or sharded over processes of a cluster."""
+@contextmanager
+def reserved(recipe: Recipe | SFTRecipe, *, again: bool = False) -> Iterator[Placement | None]:
+    """Where the recipe's learners and engines go in a cluster; None where everything runs in this process.
+
+    `again`, after a loss, it waits for a node that may come back.
+    """
     if recipe.cluster.ray is None:
+        yield None
+        return
+    from simplerl.cluster import placement, ray
+
+    engines = recipe.cluster.engines if recipe.needs_engine else 0
+    seconds = int(ray.START) if again else placement.RESERVE
+    with placement.reserved(recipe.cluster, choose_device(recipe).type, engines, seconds) as place:
+        yield place
+
+
+def placed_learner(
+    recipe: TrainingRecipe,
+    loss: Loss,
+    horizon: int,
+    device: torch.device,
+    place: Placement | None,
+    end_id: int | None = None,
+) -> Learner:
+    """A learner in this process, or sharded over processes of a cluster."""
+    if place is None:
         return build_learner(recipe, loss, horizon, device, end_id)
     from simplerl.cluster.learner import RemoteLearner
 
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
-    return RemoteLearner(make, recipe.cluster, device.type)  # type: ignore[return-value]
+    return RemoteLearner(make, recipe.cluster, device.type, place)  # type: ignore[return-value]
 
 
-def placed_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
-    """An engine where the recipe wants it: here, or several in processes of a cluster."""
-    if recipe.cluster.ray is None:
+def placed_engine(
+    recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device, place: Placement | None
+) -> Engine:
+    """An engine in this process, or several in processes of a cluster."""
+    if place is None:
         return build_engine(recipe, tokenizer, device)
     from simplerl.cluster.engines import RemoteEngines
 
-    return RemoteEngines(partial(build_engine, recipe, tokenizer, device), recipe.cluster, device.type)
+    return RemoteEngines(partial(build_engine, recipe, tokenizer, device), recipe.cluster, place)
 
 
 def training_problems(data: DataConfig, notice: Notice) -> list[Problem]:
@@ -160,18 +189,18 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
     prompts = training_prompts(recipe, tokenizer, notice)
     steps = total_steps(recipe, len(prompts))
 
-    def build(phase: Phase) -> RLTrainer:
+    def build(phase: Phase, place: Placement | None = None) -> RLTrainer:
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
         sampler = Sampler(
             recipe=recipe,
             stream=PromptStream(prompts, recipe.seed),
-            engine=placed_engine(recipe, tokenizer, device),
+            engine=placed_engine(recipe, tokenizer, device, place),
             verifier=build_verifier(recipe.verifier),
             reward=build_reward(recipe.reward),
             algorithm=algorithm,
         )
-        learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device)
+        learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device, place)
         gc.freeze()  # what is there now stays: looking through it again and again takes 3 % of a short step
         return RLTrainer(recipe, sampler, learner, steps, phase)
 
@@ -183,16 +212,15 @@ def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
     examples = training_examples(recipe, tokenizer, notice)
     steps = sft_steps(recipe, len(examples.training))
 
-    def build(phase: Phase) -> SFTTrainer:
+    def build(phase: Phase, place: Placement | None = None) -> SFTTrainer:
         device = choose_device(recipe)
         loss = LikelihoodLoss()
-        learner = placed_learner(recipe, loss, steps, device, examples.end_id)
-        asked = recipe.eval.every and recipe.eval.sets
+        learner = placed_learner(recipe, loss, steps, device, place, examples.end_id)
         return SFTTrainer(
             recipe=recipe,
             stream=PromptStream(examples.training, recipe.seed),
             validation=examples.validation,
-            engine=placed_engine(recipe, tokenizer, device) if asked else None,
+            engine=placed_engine(recipe, tokenizer, device, place) if recipe.needs_engine else None,
             verifier=build_verifier(recipe.verifier),
             reward=build_reward(recipe.reward),
             algorithm=loss,

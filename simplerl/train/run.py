@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simplerl import checkpoint
 from simplerl.config import Recipe, SFTRecipe
@@ -21,6 +21,9 @@ from simplerl.train.base import Job, StepResult, evaluation_due
 from simplerl.train.clock import Clock
 from simplerl.types import Sampling
 from simplerl.view import View, make_view
+
+if TYPE_CHECKING:
+    from simplerl.cluster.placement import Placement
 
 
 class Stopped(Exception):
@@ -46,7 +49,11 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
                 view.notice(text)
             for left in reversed(range(recipe.cluster.restarts + 1)):
                 try:
-                    with Run(recipe, folder, view, tokenizer, job) as run, stop_signals(run.request_stop):
+                    with (
+                        build.reserved(recipe, again=left < recipe.cluster.restarts) as place,
+                        Run(recipe, folder, view, tokenizer, job, place) as run,
+                        stop_signals(run.request_stop),
+                    ):
                         run.go()
                     break
                 except WorkerLost as error:
@@ -93,11 +100,19 @@ def stop_signals(request: Callable[[], None]) -> Iterator[None]:
 class Run:
     """One process's part of a run."""
 
-    def __init__(self, recipe: Recipe | SFTRecipe, folder: RunFolder, view: View, tokenizer: Any, job: Job) -> None:
+    def __init__(
+        self,
+        recipe: Recipe | SFTRecipe,
+        folder: RunFolder,
+        view: View,
+        tokenizer: Any,
+        job: Job,
+        place: Placement | None = None,
+    ) -> None:
         self.recipe, self.folder, self.view, self.tokenizer, self.steps = recipe, folder, view, tokenizer, job.steps
         self.stopping = False
         self.clock = Clock(view, self._leave_if_stopping)
-        self.trainer = job.build(self.clock.phase)
+        self.trainer = job.build(self.clock.phase, place)
         self.held_out = build.held_out_sets(recipe, tokenizer, view.notice)
         self.trackers = Trackers(recipe.track, folder.path, recipe, notice=view.notice)
         self.saved = -1

@@ -16,6 +16,7 @@ from run_processes import contents
 from safetensors.torch import load_file
 
 from simplerl.checkpoint import load_state, load_tensors
+from simplerl.cluster.placement import Placement
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -38,7 +39,7 @@ def cluster():
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
-    ray.start(spread_over(), "cpu")
+    ray.start(spread_over())
     yield ray
     import ray as real
 
@@ -59,7 +60,7 @@ def engines(cluster, folder):
     """Two, which are lost and begun anew from test to test."""
     from simplerl.cluster.engines import RemoteEngines
 
-    made = RemoteEngines(partial(tiny.engine, folder, max_batch=4), spread_over(engines=2), "cpu")
+    made = RemoteEngines(partial(tiny.engine, folder, max_batch=4), spread_over(engines=2), Placement())
     made.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     yield made
     made.close()
@@ -142,7 +143,7 @@ def test_an_engine_that_hangs_between_steps_is_made_good_when_weights_come(clust
 
 
 def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
-    learner = cluster.Actor(tiny.Storer, spread_over(), "cpu")
+    learner = cluster.Actor(tiny.Storer, spread_over(), cluster.ANYWHERE)
     weights = cluster.Stored(cluster.get(learner.call("weights")))
     before = faults(engines)
     os.kill(process_of(cluster, learner), signal.SIGKILL)
@@ -157,7 +158,7 @@ def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluste
 def test_engines_that_die_too_often_end_the_run_in_words(cluster, folder):
     from simplerl.cluster.engines import RemoteEngines
 
-    engines = RemoteEngines(partial(tiny.engine, folder), spread_over(restarts=0), "cpu")
+    engines = RemoteEngines(partial(tiny.engine, folder), spread_over(restarts=0), Placement())
     os.kill(process_of(cluster, engines._workers[0]), signal.SIGKILL)
     with pytest.raises(ClusterError, match=r"engine 0 is lost .*cluster\.restarts=0 allows no more"):
         generate(engines, REQUESTS)
@@ -174,21 +175,16 @@ def test_an_engine_that_cannot_be_made_is_the_error_that_it_is_here(cluster):
     from simplerl.cluster.engines import RemoteEngines
 
     with pytest.raises(OSError, match="nowhere"):
-        RemoteEngines(partial(tiny.engine, "/nowhere"), spread_over(engines=2), "cpu")
+        RemoteEngines(partial(tiny.engine, "/nowhere"), spread_over(engines=2), Placement())
 
 
 def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folder):
     """A large model does."""
     from simplerl.cluster.engines import RemoteEngines
 
-    engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(patience=4.0), "cpu")
+    engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(patience=4.0), Placement())
     assert len(generate(engines, REQUESTS[:4])) == 4 and faults(engines) == (0, 0)
     engines.close()
-
-
-def test_more_gpus_than_there_are_is_said_at_once(cluster):
-    with pytest.raises(ClusterError, match=r"cluster.learners=2 and cluster.engines=3 need 5 GPUs, the cluster has 0"):
-        cluster.start(spread_over(learners=2, engines=3), "cuda")
 
 
 # --- learners ---------------------------------------------------------------------------------------------------------
@@ -220,7 +216,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     parts = torch.arange(len(batch)).split(4)
     saved, remote = None, None
     for number, (count, rows) in enumerate(zip((2, 1, 2), parts, strict=True)):
-        remote = RemoteLearner(partial(rank_learner, model), spread_over(learners=count), "cpu")
+        remote = RemoteLearner(partial(rank_learner, model), spread_over(learners=count), "cpu", Placement())
         if saved is not None:
             remote.restore(*saved)
             assert written(remote, tmp_path / f"again-{number}") == written_tensors(*saved)

@@ -1,0 +1,64 @@
+"""Where the processes of a run go: to GPUs reserved for all of it at once, or without any all over the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from simplerl.cluster import ray
+from simplerl.config import ClusterConfig
+from simplerl.errors import ClusterError
+
+RESERVE = 10
+"""Seconds in which a run's GPUs must be free; those that its lost learners held take one or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What Ray is asked for each process. A process that is begun anew gets the GPU of the one before."""
+
+    group: Any = None
+    learners: Sequence[int] = ()
+    """By rank: which of the group's GPUs."""
+    engines: Sequence[int] = ()
+
+    def learner(self, rank: int) -> Mapping[str, Any]:
+        return self._where(self.learners, rank)
+
+    def engine(self, number: int) -> Mapping[str, Any]:
+        return self._where(self.engines, number)
+
+    def _where(self, bundles: Sequence[int], number: int) -> Mapping[str, Any]:
+        return ray.ANYWHERE if self.group is None else ray.with_gpu(self.group, bundles[number])
+
+
+@contextmanager
+def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RESERVE) -> Iterator[Placement]:
+    """Joins or begins the cluster and holds a GPU for every process, until the context ends; without CUDA none.
+
+    Raises `ClusterError` where they are not free in so many seconds.
+    """
+    ray.start(config)
+    if device != "cuda":
+        yield Placement()
+        return
+    count = config.learners + engines
+    group = ray.reserve(count, seconds)
+    if group is None:
+        raise ClusterError(_too_few(config, engines, count))
+    try:
+        near = ray.by_node(group)  # ranks next to each other talk the most
+        yield Placement(group, near[: config.learners], near[config.learners :])
+    finally:
+        ray.release(group)
+
+
+def _too_few(config: ClusterConfig, engines: int, count: int) -> str:
+    there, free = ray.gpus()
+    asked = f"cluster.learners={config.learners}" + (f" and cluster.engines={engines}" if engines else "")
+    return (
+        f"{asked}: {count} GPUs are needed, the cluster has {there:g} and {free:g} of them are free; "
+        "lower them, add nodes, or wait for the run that holds the others (`ray status` shows it)"
+    )

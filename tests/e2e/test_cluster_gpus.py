@@ -1,0 +1,141 @@
+"""GPUs that Ray counts and nobody has: who gets which, what is said where they are taken, what is given back."""
+
+import importlib.util
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import engine_models as tiny
+import pytest
+from run_processes import wait_for
+from test_cluster import assert_alike, make_recipe, spread_over
+
+from simplerl.cluster.placement import Placement, reserved
+from simplerl.engines.base import generate
+from simplerl.errors import ClusterError
+from simplerl.records import RunFolder
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes, the first with one GPU, the second with two."""
+    import ray as real
+    from ray.cluster_utils import Cluster
+
+    from simplerl.cluster import ray
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1, num_gpus=2)
+    ray.start(spread_over().model_copy(update={"ray": nodes.address}))
+    yield ray
+    real.shutdown()
+    nodes.shutdown()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def seen(cluster, places):
+    """What processes that are begun there see: their node and their GPU."""
+    config = spread_over()
+    actors = cluster.begun([cluster.Actor(tiny.Seer, config, place) for place in places])
+    found = cluster.all_of(actors, "look")
+    for actor in actors:
+        actor.kill()
+    return found
+
+
+def test_every_process_has_a_gpu_of_its_own_and_learners_are_near_each_other(cluster):
+    with reserved(spread_over(learners=2), "cuda", engines=1) as place:
+        first, second, engine = seen(cluster, [place.learner(0), place.learner(1), place.engine(0)])
+    assert first.node == second.node != engine.node, "the second node has room for both learners"
+    assert {first.gpu, second.gpu} == {"0", "1"} and engine.gpu == "0"
+
+
+def test_without_cuda_nothing_is_reserved(cluster):
+    with reserved(spread_over(learners=2, engines=8), "cpu", engines=8) as place:
+        assert place == Placement() and place.learner(1) == place.engine(7) == cluster.ANYWHERE
+        wait_for(lambda: cluster.gpus() == (3, 3), 20)
+
+
+def test_gpus_that_another_run_holds_are_said_within_seconds_and_had_once_it_ends(cluster):
+    with ExitStack() as other:
+        other.enter_context(reserved(spread_over(learners=2), "cuda", engines=0))
+        begun = time.monotonic()
+        with pytest.raises(ClusterError) as error, reserved(spread_over(), "cuda", engines=1, seconds=2):
+            pass
+        assert time.monotonic() - begun < 5
+        assert str(error.value).startswith(
+            "cluster.learners=1 and cluster.engines=1: 2 GPUs are needed, the cluster has 3 and 1 of them are free; "
+        )
+    with reserved(spread_over(), "cuda", engines=2):
+        pass
+
+
+def test_more_gpus_than_there_are(cluster):
+    with (
+        pytest.raises(ClusterError, match=r"^cluster\.learners=4: 4 GPUs are needed, the cluster has 3 and 3 of them"),
+        reserved(spread_over(learners=4), "cuda", engines=0, seconds=1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_an_engine_that_is_begun_anew_takes_the_gpu_of_the_lost_one(cluster, kind):
+    """All GPUs are reserved: there is no other."""
+    from simplerl.cluster.engines import RemoteEngines
+
+    config = spread_over(engines=2, patience=4.0)
+    requests = [tiny.request(f"r{i}", [5]) for i in range(2)]
+    with reserved(config, "cuda", engines=2) as place:
+        engines = RemoteEngines(tiny.Seer, config, place)
+        before = [rollout.text for rollout in generate(engines, requests)]
+        os.kill(cluster.get(engines._workers[1].ask()), kind)
+        generate(engines, requests)
+        assert engines.metrics()["cluster/engines_lost"] == 1
+        assert [rollout.text for rollout in generate(engines, requests)] == before and len(set(before)) == 2
+        engines.close()
+
+
+@contextmanager
+def killed_after_two_steps(folder):
+    """Kills a rank once the run of a folder has recorded two steps."""
+    from simplerl.cluster.drill import _title, descendants
+
+    def kill():
+        while len(RunFolder(folder).read_metrics()) < 2:
+            time.sleep(0.02)
+        os.kill(next(p for p in descendants(os.getpid()) if _title(p).startswith("ray::RankWorker")), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_learners_that_are_built_anew_get_the_gpus_of_the_lost_ones(cluster, tiny_model, tmp_path, monkeypatch):
+    """The run needs every GPU there is, so those of the lost learners must have been given back."""
+    from simplerl.cluster import placement
+    from simplerl.train.run import train
+
+    asked = []
+
+    def on_gpus(config, device, engines, seconds):
+        asked.append(seconds)
+        return reserved(config, "cuda", engines, seconds)
+
+    monkeypatch.setattr(placement, "reserved", on_gpus)
+    folder = tmp_path / "torn"
+    with killed_after_two_steps(folder):
+        train(make_recipe(tiny_model, ray="auto", learners=2, engines=1), folder, plain=True)
+    assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
+    assert asked == [placement.RESERVE, cluster.START], "a node that was lost may come back"
+    wait_for(lambda: cluster.gpus() == (3, 3), 20)
