@@ -71,3 +71,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() - begun < seconds
         time.sleep(0.01)
+
+
+def own_processes(name: str) -> list[int]:
+    """The processes under this one whose command begins so; those of other tests on the machine are not among them."""
+    from simplerl.cluster.drill import _title, descendants
+
+    return [pid for pid in descendants(os.getpid()) if _title(pid).startswith(name)]

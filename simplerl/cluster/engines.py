@@ -31,6 +31,9 @@ class EngineWorker:
     def load(self, version: int, *chunks: dict[str, Any]) -> None:
         self.engine.load_weights((pair for chunk in chunks for pair in chunk.items()), version)
 
+    def sleep(self) -> None:
+        self.engine.sleep()
+
     def answer(self, requests: Sequence[Request]) -> Iterator[list[Rollout]]:
         finished, handed = list[Rollout](), time.monotonic()
         for rollout in self.engine.submit(requests):
@@ -48,6 +51,7 @@ class RemoteEngines:
         """Begins `config.engines`, each what `make` gives; raises what that raises."""
         self._make, self._config, self._place = make, config, place
         self._weights: tuple[int, list[Any]] | None = None
+        self._asleep = False
         self._workers = self._begin(range(config.engines))
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
         self._events: list[str] = []
@@ -62,15 +66,14 @@ class RemoteEngines:
 
         Raises `InputLost` where they went with the learner that made them.
         """
-        self._weights = version, ray.store(weights)
-        loading = [self._load(worker) for worker in self._workers]
-        for number, reference in enumerate(loading):
-            try:
-                ray.answer(self._workers[number], reference)
-            except InputLost:
-                raise  # the learner is lost, not this engine
-            except WorkerLost as error:
-                self._replace(number, error)
+        self._weights, self._asleep = (version, ray.store(weights)), False
+        self._for_all(self._load)
+
+    def sleep(self) -> None:
+        """Lets every engine sleep; one that is lost meanwhile is begun anew and sleeps too."""
+        if not self._asleep:
+            self._asleep = True
+            self._for_all(lambda worker: worker.call("sleep"))
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         """Yields each rollout as it finishes, each exactly once."""
@@ -90,6 +93,17 @@ class RemoteEngines:
         """What was lost and made good, in words, since this was last asked."""
         events, self._events = self._events, []
         return events
+
+    def _for_all(self, ask: Callable[[Actor], Any]) -> None:
+        """Asks all at once, and begins those anew that are lost."""
+        asked = [ask(worker) for worker in self._workers]
+        for number, reference in enumerate(asked):
+            try:
+                ray.answer(self._workers[number], reference)
+            except InputLost:
+                raise  # the learner is lost, not this engine
+            except WorkerLost as error:
+                self._replace(number, error)
 
     def _load(self, worker: Actor) -> Any:
         assert self._weights is not None
@@ -156,6 +170,8 @@ class RemoteEngines:
                 (self._workers[number],) = self._begin([number])
                 if self._weights is not None:
                     ray.answer(self._workers[number], self._load(self._workers[number]))
+                if self._asleep:
+                    ray.answer(self._workers[number], self._workers[number].call("sleep"))
                 return
             except InputLost:
                 raise

@@ -19,8 +19,9 @@ from simplerl.types import Metrics
 class RankWorker:
     """One rank."""
 
-    def __init__(self, rank: int, count: int, device: str) -> None:
-        self.rank, self.count, self.device = rank, count, device
+    def __init__(self, rank: int, count: int, device: str, shares: bool = False) -> None:
+        """`shares`: an engine is on the same GPU."""
+        self.rank, self.count, self.device, self.shares = rank, count, device, shares
 
     def address(self) -> str:
         """Where the ranks can meet, on this one's node."""
@@ -57,11 +58,21 @@ class RankWorker:
 
     def weights(self) -> list[Any]:
         """References to the weights in the cluster's store. One layer at a time is whole, in every rank."""
-        if self.rank == 0:
-            return ray.store(self.learner.weights())
-        for _ in self.learner.weights():
-            pass
-        return []
+        try:
+            if self.rank == 0:
+                return ray.store(self.learner.weights())
+            for _ in self.learner.weights():
+                pass
+            return []
+        finally:
+            if self.shares:
+                self._free()
+
+    def _free(self) -> None:
+        """Gives what torch keeps for later back to the GPU: the engine there wakes next."""
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 class RemoteLearner:
@@ -70,7 +81,8 @@ class RemoteLearner:
     def __init__(self, make: Callable[[Any], Any], config: ClusterConfig, device: str, place: Placement) -> None:
         """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises."""
         count = config.learners
-        ranks = [Actor(RankWorker, config, place.learner(rank), rank, count, device) for rank in range(count)]
+        alike = (count, device, config.colocated)
+        ranks = [Actor(RankWorker, config, place.learner(rank), rank, *alike) for rank in range(count)]
         self._ranks = ray.begun(ranks)
         address = ray.answer(self._ranks[0], self._ranks[0].call("address"))
         ray.all_of(self._ranks, "join", address, make)

@@ -23,6 +23,8 @@ class Placement:
     learners: Sequence[int] = ()
     """By rank: which of the group's GPUs."""
     engines: Sequence[int] = ()
+    share: float = 1
+    """What each process takes of its GPU."""
 
     def learner(self, rank: int) -> Mapping[str, Any]:
         return self._where(self.learners, rank)
@@ -31,12 +33,14 @@ class Placement:
         return self._where(self.engines, number)
 
     def _where(self, bundles: Sequence[int], number: int) -> Mapping[str, Any]:
-        return ray.ANYWHERE if self.group is None else ray.with_gpu(self.group, bundles[number])
+        return ray.ANYWHERE if self.group is None else ray.with_gpu(self.group, bundles[number], self.share)
 
 
 @contextmanager
 def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RESERVE) -> Iterator[Placement]:
     """Joins or begins the cluster and holds a GPU for every process, until the context ends; without CUDA none.
+
+    Colocated, learner i and engine i have one GPU together.
 
     Raises `ClusterError` where they are not free in so many seconds.
     """
@@ -44,13 +48,16 @@ def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RE
     if device != "cuda":
         yield Placement()
         return
-    count = config.learners + engines
+    count = config.learners + (0 if config.colocated else engines)
     group = ray.reserve(count, seconds)
     if group is None:
         raise ClusterError(_too_few(config, engines, count))
     try:
         near = ray.by_node(group)  # ranks next to each other talk the most
-        yield Placement(group, near[: config.learners], near[config.learners :])
+        if config.colocated:
+            yield Placement(group, near, near, share=0.5)
+        else:
+            yield Placement(group, near[: config.learners], near[config.learners :])
     finally:
         ray.release(group)
 
@@ -58,6 +65,7 @@ def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RE
 def _too_few(config: ClusterConfig, engines: int, count: int) -> str:
     there, free = ray.gpus()
     asked = f"cluster.learners={config.learners}" + (f" and cluster.engines={engines}" if engines else "")
+    asked += " (colocated)" if config.colocated else ""
     return (
         f"{asked}: {count} GPUs are needed, the cluster has {there:g} and {free:g} of them are free; "
         "lower them, add nodes, or wait for the run that holds the others (`ray status` shows it)"

@@ -115,10 +115,10 @@ def by_node(group: Any) -> list[int]:
     return sorted(node, key=lambda bundle: (-sizes[node[bundle]], node[bundle], bundle))
 
 
-def with_gpu(group: Any, bundle: int) -> Mapping[str, Any]:
-    """Where a process goes that gets this GPU of a group, and sees no other."""
+def with_gpu(group: Any, bundle: int, share: float) -> Mapping[str, Any]:
+    """Where a process goes that gets this GPU of a group, or a share of it, and sees no other."""
     strategy = _ray().util.scheduling_strategies.PlacementGroupSchedulingStrategy
-    return {"num_gpus": 1, "scheduling_strategy": strategy(group, placement_group_bundle_index=bundle)}
+    return {"num_gpus": share, "scheduling_strategy": strategy(group, placement_group_bundle_index=bundle)}
 
 
 def gpus() -> tuple[float, float]:

@@ -267,6 +267,9 @@ class ClusterConfig(Frozen):
     engines: int = Field(default=1, ge=1)
     """Engines that answer side by side, each with a GPU where there are any."""
 
+    colocated: bool = False
+    """Learner i and engine i share GPU i and take turns on it; needs as many of each, and `engine.sleep`."""
+
     patience: float = Field(default=30.0, gt=0)
     """Seconds without a sign of life after which a process counts as hung and is killed."""
 

@@ -74,6 +74,30 @@ class TrainingRecipe(Frozen):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _colocation(self) -> Self:
+        cluster = self.cluster
+        if not cluster.colocated:
+            return self
+        if cluster.ray is None:
+            raise ConfigError("cluster.colocated=true needs cluster.ray; without, all is in one process on one GPU")
+        if cluster.learners != cluster.engines:
+            raise ConfigError(
+                f"cluster.colocated=true puts an engine beside every learner, but cluster.learners={cluster.learners} "
+                f"and cluster.engines={cluster.engines}; make them equal"
+            )
+        if not self.sleeps:
+            raise ConfigError(
+                "cluster.colocated=true: the engine must give its memory back while the learner works; "
+                "set engine.sleep=true"
+            )
+        return self
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the engine gives its memory back while the learner works."""
+        return getattr(self.engine, "sleep", False)
+
 
 class Recipe(TrainingRecipe):
     """Reinforcement learning: `simplerl train`."""
@@ -118,6 +142,11 @@ class Recipe(TrainingRecipe):
                 f"(rollout.prompts_per_step={self.rollout.prompts_per_step} x "
                 f"rollout.samples_per_prompt={self.rollout.samples_per_prompt}); "
                 f"{' and '.join(map(str, near))} {'do' if len(near) > 1 else 'does'}"
+            )
+        if self.sleeps and self.train.staleness:
+            raise ConfigError(
+                f"engine.sleep=true, but with train.staleness={self.train.staleness} the engine answers while the "
+                "learner works; use train.staleness=0 or engine.sleep=false"
             )
         check = getattr(self.algorithm, "check_recipe", None)
         if check is not None:

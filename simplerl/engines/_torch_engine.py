@@ -14,6 +14,7 @@ from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
 from simplerl.engines._ends import Ends
 from simplerl.engines._running_batch import RunningBatch
+from simplerl.engines.base import ASLEEP
 from simplerl.errors import EngineError
 from simplerl.lanes import Lanes
 from simplerl.types import Request, Rollout
@@ -41,6 +42,7 @@ class TorchEngine:
         self._prefill_tokens = prefill_tokens
         self._version: int | None = 0
         self._running = 0
+        self._asleep = False
         self._lanes = Lanes(lanes)
         self._kept: dict[int, Any] = {}
 
@@ -66,7 +68,14 @@ class TorchEngine:
             self._model.load_weights(weights)
         else:
             self._model.load_weights(self._adapters.merged(weights), partly=True)
-        self._version = version
+        self._version, self._asleep = version, False
+
+    def sleep(self) -> None:
+        """Frees the caches that are kept for the next rollouts; the weights stay."""
+        if self._running:
+            raise EngineError("sleep while rollouts are in flight; finish or close them")
+        self._kept.clear()
+        self._asleep = True
 
     def close(self) -> None:
         """Frees the caches; the model goes with the engine."""
@@ -74,6 +83,8 @@ class TorchEngine:
         self._lanes.close()
 
     def _run(self, requests: list[Request]) -> Iterator[Rollout]:
+        if self._asleep:
+            raise EngineError(ASLEEP)
         if self._version is None:
             raise EngineError("the engine's weights are incomplete since the last load_weights failed; load them again")
         if not requests:

@@ -20,6 +20,13 @@ class EngineConfig(PluginConfig):
     max_batch: int = 256
     """Sequences decoded at once."""
 
+    sleep: bool = False
+    """Give memory back while the learner works: after a step's rollouts, until it hands over its weights."""
+
+
+ASLEEP = "the engine is asleep and has no weights to answer with; hand them over first (load_weights)"
+"""What an engine says that is asked while it sleeps."""
+
 
 class Engine(Protocol):
     """A source of rollouts. Rollouts may finish in any order; which ones, and what they say, depends on the
@@ -30,10 +37,17 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replaces every weight, by its `transformers` name. Later rollouts carry `version`.
+        """Replaces every weight, by its `transformers` name. Later rollouts carry `version`. It wakes an engine.
 
         Under `model.lora` adapters come alone, for each matrix `NAME.lora_A.weight` [rank, in] and `NAME.lora_B.weight`
         [out, rank]; until they come the model is the base's.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Gives back what memory it can; weights come before the next request. Once more changes nothing.
+
+        Called only where `engine.sleep` asks for it: an engine that cannot sleep leaves this method out.
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from simplerl.config import LoraConfig
-from simplerl.engines.base import EngineConfig
+from simplerl.engines.base import ASLEEP, EngineConfig
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
 
@@ -48,6 +48,9 @@ class Config(EngineConfig):
     prefix_caching: bool = True
     """Compute a prompt once for its responses."""
 
+    sleep: bool = False
+    """Give the GPU's memory back while the learner works (vLLM's sleep mode); needs CUDA."""
+
 
 def build(
     config: Config,
@@ -65,6 +68,11 @@ def build(
     With `lora` weights come as adapters, which vLLM computes with beside its own.
     Raises `EngineError` where vLLM is missing or of a release that this file does not know.
     """
+    if config.sleep and device == "cpu":
+        raise EngineError(
+            "engine.sleep=true is vLLM's sleep mode, which gives a GPU's memory back, but the engine runs on a CPU; "
+            "leave it false there"
+        )
     check_version()
     set_environment()
     from transformers import AutoConfig, GenerationConfig
@@ -111,6 +119,7 @@ def arguments(config: Config, device: str, *, length: int, **model: Any) -> Any:
         kv_cache_memory_bytes=config.cpu_cache_gib << 30 if cpu else None,
         enforce_eager=cpu if config.eager is None else config.eager,
         enable_prefix_caching=config.prefix_caching,
+        enable_sleep_mode=config.sleep,
         # A prompt computed in parts rewinds its request's generator, which on a CPU raises (0.32).
         enable_chunked_prefill=False if cpu else None,
         max_num_batched_tokens=max(length, 8192) if cpu else None,
@@ -221,6 +230,7 @@ class VLLMEngine:
         self._loads = 0
         self._version: int | None = 0
         self._running: dict[str, Request] = {}
+        self._asleep = False
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         """Yields each rollout as it finishes; log-probs are those of the distribution a token was drawn from."""
@@ -237,13 +247,16 @@ class VLLMEngine:
             self._replace(weights)
         else:
             self._adapt(weights, self._lora)
+        if self._asleep:
+            self._engine.wake_up(tags=["kv_cache"])
+            self._asleep = False
         if not self._engine.reset_prefix_cache():
             raise EngineError(f"vLLM kept cached prefixes of the weights before version {version}")
         self._version = version
 
     def _replace(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         given = self._fitting(weights)
-        self._version = None
+        self._open()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
         if len(given) < len(self._expected):
             self._engine.apply_model(renew_tied_head)
@@ -254,7 +267,7 @@ class VLLMEngine:
 
         with TemporaryDirectory(prefix="adapters-") as folder:
             write_adapters(Path(folder), weights, lora)
-            self._version = None
+            self._open()
             if self._adapters is not None:
                 self._engine.remove_lora(self._adapters.lora_int_id)
             self._loads += 1
@@ -262,11 +275,27 @@ class VLLMEngine:
             if not self._engine.add_lora(self._adapters):
                 raise EngineError(f"vLLM did not take the adapters of load {self._loads}")
 
+    def _open(self) -> None:
+        """From here on the weights are incomplete until a load is done."""
+        self._version = None
+        if self._asleep:
+            self._engine.wake_up(tags=["weights"])
+
+    def sleep(self) -> None:
+        """Gives the GPU's memory back, that of the weights too: they come anew. Under adapters they wait on the CPU."""
+        if self._running:
+            raise EngineError("sleep while rollouts are in flight; finish or close them")
+        if not self._asleep:
+            self._asleep = True
+            self._engine.sleep(level=2 if self._lora is None else 1)
+
     def close(self) -> None:
         """Ends vLLM's engine core and frees its memory."""
         self._engine.engine_core.shutdown()
 
     def _run(self, requests: list[Request]) -> Iterator[Rollout]:
+        if self._asleep:
+            raise EngineError(ASLEEP)
         if self._version is None:
             raise EngineError("the engine's weights are incomplete since the last load_weights failed; load them again")
         if self._running:

@@ -20,7 +20,7 @@ USABLE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One process and the device it has: "all" (learner and engine in one), "learner" or "engine"."""
+    """What shares a device: "all" (learner and engine in one process), "pair" (in two), "learner" or "engine"."""
 
     role: str
     phases: dict[str, Parts]
@@ -58,7 +58,8 @@ def workers(
     memory: float | None = None,
     threads: int | None = None,
 ) -> tuple[Worker, ...]:
-    """The kinds of workers of a recipe: one process with everything, or with `cluster.ray` a learner and an engine.
+    """The kinds of workers of a recipe: one process with everything, or with `cluster.ray` a learner and an engine, or
+    colocated a pair of them.
 
     `memory` is that of a GPU in bytes, of which vLLM takes its share; `threads` are the cores of a CPU.
     """
@@ -69,11 +70,13 @@ def workers(
     spread = recipe.cluster.ray is not None
     engine = Engine(recipe, shape, way, recipe.cluster.engines if spread else 1, threads)
     own = {"context": CONTEXT * GIB} if device == "cuda" else {}
-    if spread:
+    if spread and not recipe.cluster.colocated:
         learning = {name: learner.always() | own | parts for name, parts in _learning(learner).items()}
         answering = {name: own | parts for name, parts in _answering(engine, memory).items()}
         return Worker("learner", learning), Worker("engine", answering)
-    return (Worker("all", _together(learner, engine, memory, own)),)
+    contexts = {name: 2 * size if spread else size for name, size in own.items()}
+    together = _together(learner, engine, memory, contexts, asleep=recipe.sleeps)
+    return (Worker("pair" if spread else "all", together),)
 
 
 def _learning(learner: Learner) -> dict[str, Parts]:
@@ -109,21 +112,26 @@ def _reserved(engine: Engine, parts: Parts, memory: float | None) -> Parts:
     return parts | {"KV cache": parts["KV cache"] + max(0.0, spare)}
 
 
-def _together(learner: Learner, engine: Engine, memory: float | None, own: Parts) -> dict[str, Parts]:
-    """Learner and engine in one process: each works while the other's weights, and a CPU's cache, stay."""
+def _together(learner: Learner, engine: Engine, memory: float | None, own: Parts, *, asleep: bool) -> dict[str, Parts]:
+    """Learner and engine on one device: each works while the other's weights, and a CPU's cache, stay.
+
+    An engine that sleeps keeps no cache, and vLLM no weights either, until the learner hands its own over.
+    """
     answering, idle = _answering(engine, memory), engine.always() | _resting(engine)
     idle = _reserved(engine, idle | {"workspace": 0.0}, memory)
     always = learner.always() | own
+    sleeping = {} if engine.vllm else engine.always()
     phases = {"rollout": always | answering["rollout"]}
     for name, parts in _learning(learner).items():
-        phases[name] = always | idle | parts
+        phases[name] = always | (sleeping if asleep and name != "hand-over" else idle) | parts
     more = {"workspace": max(phases["hand-over"]["workspace"], answering["hand-over"]["workspace"])}
     phases["hand-over"] = phases["hand-over"] | more
     return phases
 
 
 FORMULA = """\
-without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's
+without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's,
+or of a pair on one where they are colocated
 parameters     4 bytes each of actor, adapters, critic and reference (float32 masters)
 moments        8 bytes a trained parameter (AdamW), 2 with scales in 8 bits; with adapters the actor's are the only ones
                trained of it

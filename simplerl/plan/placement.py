@@ -39,7 +39,8 @@ class Placement:
         """The `--set` that ask for it."""
         if self.together:
             return ()
-        return ("cluster.ray=auto", f"cluster.learners={self.learners}", f"cluster.engines={self.engines}")
+        shared = ("cluster.colocated=true",) if self.recipe.cluster.colocated else ()
+        return ("cluster.ray=auto", f"cluster.learners={self.learners}", f"cluster.engines={self.engines}", *shared)
 
 
 def placed(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Placement:
@@ -59,7 +60,7 @@ def best(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Pl
     """
     cluster = recipe.cluster
     if cluster.ray is not None:
-        wanted = cluster.learners + cluster.engines
+        wanted = cluster.learners + (0 if cluster.colocated else cluster.engines)
         if wanted > hardware.count:
             raise ConfigError(
                 f"cluster.learners={cluster.learners} and cluster.engines={cluster.engines} need {wanted} GPUs, "

@@ -95,6 +95,12 @@ class Job:
     build: Build
 
 
+def rest(recipe: TrainingRecipe, engine: Engine) -> None:
+    """Lets the engine give its memory back until it is handed weights, where `engine.sleep` asks for it."""
+    if recipe.sleeps:
+        engine.sleep()
+
+
 def evaluation_due(recipe: TrainingRecipe, done: int, steps: int) -> bool:
     """Whether the model is evaluated after so many steps: before the first, after every so many, after the last."""
     every = recipe.eval.every

@@ -19,7 +19,7 @@ from simplerl.data.examples import Examples, build_examples
 from simplerl.data.stream import PromptStream
 from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine
-from simplerl.errors import ConfigError, DataError
+from simplerl.errors import ConfigError, DataError, EngineError
 from simplerl.evaluation.held_out import HeldOut
 from simplerl.plan import sft_steps, total_steps, updates_per_step
 from simplerl.policy.learner import Learner, Loss
@@ -73,8 +73,9 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
 
 
 def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
+    """An engine in this process. Raises `EngineError` where it should sleep and cannot."""
     module = plugins.load("engines", recipe.engine.name, recipe.engine.path)
-    return module.build(
+    engine = module.build(
         recipe.engine,
         resolve_model_path(recipe.model.path),
         tokenizer,
@@ -85,6 +86,9 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
         kernels=recipe.model.kernels,
         lora=recipe.model.lora,
     )
+    if recipe.sleeps and not hasattr(engine, "sleep"):
+        raise EngineError(f"engine.sleep=true, but engine {recipe.engine.name!r} has no method `sleep`; leave it false")
+    return engine
 
 
 def build_learner(

@@ -15,7 +15,7 @@ from simplerl.functional.batch import collate_examples
 from simplerl.functional.losses import Totals, log_likelihood_loss, token_weights
 from simplerl.policy.learner import Learner
 from simplerl.rewards.base import Reward
-from simplerl.train.base import Phase, StepResult, evaluation_due
+from simplerl.train.base import Phase, StepResult, evaluation_due, rest
 from simplerl.types import Example, Metrics
 from simplerl.verifier.base import Verifier
 
@@ -65,6 +65,8 @@ class SFTTrainer:
 
     def step(self, step: int) -> StepResult:
         """Optimiser step number `step`, from 1."""
+        if self.engine is not None:
+            rest(self.recipe, self.engine)
         examples = self.stream.take(step - 1, self.recipe.train.batch_size)
         batch = collate_examples(examples)
         with self.phase("update", len(examples)):

@@ -23,7 +23,7 @@ from simplerl.rewards.base import Reward
 from simplerl.seeding import permutation
 from simplerl.train.agreement import check_mismatch, check_sync
 from simplerl.train.ahead import Ahead, Sampled
-from simplerl.train.base import Phase, StepResult, evaluation_due
+from simplerl.train.base import Phase, StepResult, evaluation_due, rest
 from simplerl.train.kept import pack, unpack
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
 from simplerl.train.sampler import Groups, Sampler
@@ -91,7 +91,9 @@ class RLTrainer:
         """The batch of a step, sampled now, or while the learner was at earlier ones (`train.staleness`)."""
         lag = self.recipe.train.staleness
         if lag == 0:
-            return self.sample(step, self.phase), {}
+            groups = self.sample(step, self.phase)
+            rest(self.recipe, self.engine)
+            return groups, {}
         metrics: Metrics = {}
         if step in self.ahead:
             sampled = self._wait(step)

@@ -12,7 +12,7 @@ import engine_models as tiny
 import pytest
 import torch
 from learner_cases import make_batch, make_learner, rank_learner
-from run_processes import contents
+from run_processes import contents, own_processes
 from safetensors.torch import load_file
 
 from simplerl.checkpoint import load_state, load_tensors
@@ -142,6 +142,25 @@ def test_an_engine_that_hangs_between_steps_is_made_good_when_weights_come(clust
     assert answers(generate(engines, REQUESTS)) == expected
 
 
+def test_engines_sleep_until_weights_come_and_so_does_one_begun_anew(cluster, engines, expected):
+    engines.sleep()
+    engines.sleep()
+    with pytest.raises(EngineError, match="asleep"):
+        generate(engines, REQUESTS[:2])
+    engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
+    assert answers(generate(engines, REQUESTS)) == expected
+    before = faults(engines)
+    os.kill(process_of(cluster, engines._workers[1]), signal.SIGKILL)
+    time.sleep(1)
+    engines.sleep()
+    assert faults(engines) == (before[0] + 1, before[1])
+    for worker in engines._workers:
+        with pytest.raises(EngineError, match="asleep"):
+            cluster.get(next(worker.stream("answer", REQUESTS[:1])))
+    engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
+    assert answers(generate(engines, REQUESTS)) == expected
+
+
 def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
     learner = cluster.Actor(tiny.Storer, spread_over(), cluster.ANYWHERE)
     weights = cluster.Stored(cluster.get(learner.call("weights")))
@@ -248,7 +267,11 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-def make_recipe(tiny_model, lora=None, **cluster):
+AWAKE = {"name": "embedded", "lanes": 1}
+ASLEEP = {**AWAKE, "sleep": True}
+
+
+def make_recipe(tiny_model, engine=AWAKE, lora=None, **cluster):
     return validate_recipe(
         {
             "seed": 3,
@@ -259,7 +282,7 @@ def make_recipe(tiny_model, lora=None, **cluster):
             "train": {"steps": 4, "minibatch_size": 8, "epochs": 2, "critic_warmup_steps": 1, "lanes": 1},
             "actor": {"learning_rate": 1e-3},
             "critic": {"learning_rate": 1e-3},
-            "engine": {"name": "embedded", "lanes": 1},
+            "engine": engine,
             "checkpoint": {"every": 2},
             **({"cluster": cluster} if cluster else {}),
         }
@@ -296,8 +319,10 @@ def test_adapters_on_two_learners_and_two_engines_train_as_in_one_process(cluste
     from simplerl.train.run import train
 
     lora = {"rank": 4}
-    alone = train(make_recipe(tiny_model, lora), tmp_path / "alone", plain=True)
-    spread = train(make_recipe(tiny_model, lora, ray="auto", learners=2, engines=2), tmp_path / "spread", plain=True)
+    alone = train(make_recipe(tiny_model, lora=lora), tmp_path / "alone", plain=True)
+    spread = train(
+        make_recipe(tiny_model, lora=lora, ray="auto", learners=2, engines=2), tmp_path / "spread", plain=True
+    )
     assert_alike(alone, spread)
     saved = spread / "checkpoints" / "step-000004"
     assert all(".lora_" in name for name in load_tensors(saved, "actor"))
@@ -320,14 +345,7 @@ def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(cluster,
     def assassin():
         while not done.is_set() and len(RunFolder(folder).read_metrics()) < 3:
             time.sleep(0.02)
-        victims = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if named(pid, "RankWorker")]
-        os.kill(victims[-1], signal.SIGKILL)
-
-    def named(pid, text):
-        try:
-            return text in Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            return False
+        os.kill(own_processes("ray::RankWorker")[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=assassin)
     thread.start()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import engine_models as tiny
 import pytest
-from run_processes import wait_for
-from test_cluster import assert_alike, make_recipe, spread_over
+from run_processes import own_processes, wait_for
+from test_cluster import ASLEEP, assert_alike, make_recipe, spread_over
 
 from simplerl.cluster.placement import Placement, reserved
 from simplerl.engines.base import generate
@@ -58,6 +58,19 @@ def test_every_process_has_a_gpu_of_its_own_and_learners_are_near_each_other(clu
         first, second, engine = seen(cluster, [place.learner(0), place.learner(1), place.engine(0)])
     assert first.node == second.node != engine.node, "the second node has room for both learners"
     assert {first.gpu, second.gpu} == {"0", "1"} and engine.gpu == "0"
+
+
+def test_colocated_learner_and_engine_share_a_gpu_and_no_two_pairs_do(cluster):
+    config = spread_over(learners=3, engines=3, colocated=True)
+    with reserved(config, "cuda", engines=3) as place:
+        pairs = [(place.learner(i), place.engine(i)) for i in range(3)]
+        found = seen(cluster, [where for pair in pairs for where in pair])
+    assert found[0::2] == found[1::2] and len(set(found)) == 3
+    with (
+        pytest.raises(ClusterError, match=r"cluster\.engines=4 \(colocated\): 4 GPUs are needed, the cluster has 3"),
+        reserved(spread_over(learners=4, engines=4, colocated=True), "cuda", engines=4, seconds=1),
+    ):
+        pass
 
 
 def test_without_cuda_nothing_is_reserved(cluster):
@@ -108,17 +121,18 @@ def test_an_engine_that_is_begun_anew_takes_the_gpu_of_the_lost_one(cluster, kin
 @contextmanager
 def killed_after_two_steps(folder):
     """Kills a rank once the run of a folder has recorded two steps."""
-    from simplerl.cluster.drill import _title, descendants
+    killed = []
 
     def kill():
-        while len(RunFolder(folder).read_metrics()) < 2:
-            time.sleep(0.02)
-        os.kill(next(p for p in descendants(os.getpid()) if _title(p).startswith("ray::RankWorker")), signal.SIGKILL)
+        wait_for(lambda: len(RunFolder(folder).read_metrics()) >= 2)
+        killed.append(own_processes("ray::RankWorker")[0])
+        os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
     yield
     thread.join()
+    assert killed
 
 
 def test_learners_that_are_built_anew_get_the_gpus_of_the_lost_ones(cluster, tiny_model, tmp_path, monkeypatch):
@@ -139,3 +153,14 @@ def test_learners_that_are_built_anew_get_the_gpus_of_the_lost_ones(cluster, tin
     assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
     assert asked == [placement.RESERVE, cluster.START], "a node that was lost may come back"
     wait_for(lambda: cluster.gpus() == (3, 3), 20)
+
+
+def test_a_run_of_colocated_pairs_is_that_of_one_process(cluster, tiny_model, tmp_path, monkeypatch):
+    """Engines sleep while learners work; nobody has CUDA, so what a learner frees is noted by nobody."""
+    from simplerl.cluster import placement
+    from simplerl.train.run import train
+
+    monkeypatch.setattr(placement, "reserved", lambda config, device, *how: reserved(config, "cuda", *how))
+    how = {"ray": "auto", "learners": 2, "engines": 2, "colocated": True}
+    folder = train(make_recipe(tiny_model, engine=ASLEEP, **how), tmp_path / "pairs", plain=True)
+    assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)

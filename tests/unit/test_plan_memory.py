@@ -230,3 +230,27 @@ def test_memory_follows_the_micro_batch() -> None:
     assert many.peak > few.peak
     assert many.peak == sum(many.phases[many.peak_phase].values())
     assert many.fits(2 * many.peak) and not many.fits(many.peak)
+
+
+def test_an_engine_that_sleeps_takes_nothing_while_the_learner_works() -> None:
+    engine = {"name": "vllm", "max_length": 50}
+    awake = planned(recipe(engine=engine), memory=GIB)
+    asleep = planned(recipe(engine={**engine, "sleep": True}), memory=GIB)
+    held = {"engine copy", "KV cache", "workspace"}
+    for phase in ("score", "update"):
+        assert {"engine copy", "KV cache"} <= awake.phases[phase].keys()
+        assert not {"engine copy", "KV cache"} & asleep.phases[phase].keys()
+        assert {name: size for name, size in awake.phases[phase].items() if name not in held} == {
+            name: size for name, size in asleep.phases[phase].items() if name not in held
+        }
+    for phase in ("rollout", "hand-over"):
+        assert asleep.phases[phase] == awake.phases[phase]
+
+
+def test_a_colocated_pair_is_two_processes_on_one_gpu() -> None:
+    engine = {"name": "vllm", "max_length": 50, "sleep": True}
+    cluster = {"ray": "auto", "learners": 1, "engines": 1, "colocated": True}
+    pair, alone = planned(recipe(engine=engine, cluster=cluster)), planned(recipe(engine=engine))
+    assert pair.role == "pair"
+    for phase, parts in pair.phases.items():
+        assert parts == {**alone.phases[phase], "context": 2 * GIB}

@@ -1,0 +1,88 @@
+"""Runs whose engine sleeps while the learner works are those of an engine that stays awake.
+
+The embedded engine refuses to answer while it sleeps, so a path on which nobody hands weights over first ends a run.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+from run_processes import contents, same_weights
+from test_cluster import ASLEEP, make_recipe
+from test_sft import make_recipe as make_sft
+
+from simplerl.records import RunFolder
+from simplerl.train import build
+from simplerl.train.run import train
+
+EVALS = {"every": 1, "sets": [{"name": "arithmetic-test", "limit": 4}], "max_tokens": 8}
+
+
+class Recorder:
+    """Passes everything on, and notes the calls of some methods."""
+
+    def __init__(self, inner, names, calls):
+        self.inner, self.names, self.calls = inner, names, calls
+
+    def __getattr__(self, name):
+        value = getattr(self.inner, name)
+        if name not in self.names:
+            return value
+
+        def noted(*arguments, **named):
+            self.calls.append(name)
+            return value(*arguments, **named)
+
+        return noted
+
+
+def with_sleep(recipe, **changes):
+    return recipe.model_validate(recipe.model_dump() | {"engine": ASLEEP} | changes)
+
+
+def test_the_engine_sleeps_from_the_rollouts_to_the_next_weights(tiny_model):
+    recipe = with_sleep(make_recipe(tiny_model))
+    job = build.reinforcement_job(recipe, build.load_tokenizer(recipe), print)
+    trainer, calls = job.build(lambda name, total: nullcontext()), []
+    trainer.sample = type(trainer.sample)(
+        **{name: getattr(trainer.sample, name) for name in ("recipe", "stream", "verifier", "reward", "algorithm")},
+        engine=Recorder(trainer.engine, ("submit", "sleep", "load_weights"), calls),
+    )
+    trainer.ahead._sample = trainer.sample
+    trainer.learner = Recorder(trainer.learner, ("annotate", "update", "weights", "logprobs"), calls)
+    for step in (1, 2):  # the first trains the critic alone
+        calls.clear()
+        trainer.step(step)
+        work = ["annotate", *["update"] * 6]
+        assert calls == ["submit", "sleep", *work, "weights", "load_weights", "submit", "logprobs"]
+    trainer.close()
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("broken_after", [None, 3], ids=["through", "resumed"])
+@pytest.mark.parametrize("kind", ["train", "sft"])
+def test_a_run_with_a_sleeping_engine_is_that_without(tiny_model, tmp_path, monkeypatch, kind, broken_after):
+    """Evaluations before, between and after; the critic's warm-up; a resume after the last checkpoint."""
+    if kind == "train":
+        recipe = make_recipe(tiny_model)
+        awake = recipe.model_validate(recipe.model_dump() | {"eval": EVALS})
+    else:
+        awake = make_sft(tiny_model, eval={**EVALS, "every": 2})
+        awake = awake.model_validate(awake.model_dump() | {"train": awake.train.model_copy(update={"steps": 6})})
+    expected = train(awake, tmp_path / "awake", plain=True)
+    append = RunFolder.append_metrics
+    if broken_after is not None:
+
+        def breaking(self, row):
+            if row["step"] == broken_after:
+                raise Broken
+            append(self, row)
+
+        monkeypatch.setattr(RunFolder, "append_metrics", breaking)
+        with pytest.raises(Broken):
+            train(with_sleep(awake), tmp_path / "asleep", plain=True)
+        monkeypatch.setattr(RunFolder, "append_metrics", append)
+    folder = train(with_sleep(awake), tmp_path / "asleep", plain=True)
+    assert contents(folder) == contents(expected) and same_weights(folder, expected)
