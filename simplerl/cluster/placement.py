@@ -32,6 +32,13 @@ class Placement:
     def engine(self, number: int) -> Mapping[str, Any]:
         return self._where(self.engines, number)
 
+    def nodes(self) -> tuple[set[str], set[str]]:
+        """Those of learners and those of engines; without GPUs either may be anywhere."""
+        if self.group is None:
+            return ray.nodes(), ray.nodes()
+        node = ray.nodes_of(self.group)
+        return {node[each] for each in self.learners}, {node[each] for each in self.engines}
+
     def _where(self, bundles: Sequence[int], number: int) -> Mapping[str, Any]:
         return ray.ANYWHERE if self.group is None else ray.with_gpu(self.group, bundles[number], self.share)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from simplerl import plugins
@@ -108,9 +109,19 @@ def release(group: Any) -> None:
     _ray().util.remove_placement_group(group)
 
 
+def nodes() -> set[str]:
+    """Those that are there."""
+    return {node["NodeID"] for node in _ray().nodes() if node["Alive"]}
+
+
+def nodes_of(group: Any) -> dict[int, str]:
+    """Where each GPU of a group is."""
+    return _ray().util.placement_group_table(group)["bundles_to_node_id"]
+
+
 def by_node(group: Any) -> list[int]:
     """The numbers of a group's GPUs, node by node, the node with most of them first."""
-    node = _ray().util.placement_group_table(group)["bundles_to_node_id"]
+    node = nodes_of(group)
     sizes = Counter(node.values())
     return sorted(node, key=lambda bundle: (-sizes[node[bundle]], node[bundle], bundle))
 
@@ -124,6 +135,22 @@ def with_gpu(group: Any, bundle: int, share: float) -> Mapping[str, Any]:
 def gpus() -> tuple[float, float]:
     """GPUs of the cluster, and how many of them nobody holds."""
     return _ray().cluster_resources().get("GPU", 0), _ray().available_resources().get("GPU", 0)
+
+
+def on_each(nodes: Iterable[str], function: Callable[..., Any], *arguments: Any, seconds: float) -> dict[str, Any]:
+    """What a function gives on each node, of those that answer in time. It is sent with all of its module."""
+    ray, there = _ray(), list[Any]()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
+    on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    task, fixed = ray.remote(function), {"num_cpus": 0, "max_retries": 0}
+    asked = {task.options(**fixed, scheduling_strategy=on(node, soft=False)).remote(*arguments): node for node in nodes}
+    if asked:
+        there, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+    found = {}
+    for reference in there:
+        with suppress(WorkerLost):  # the node went away
+            found[asked[reference]] = get(reference)
+    return found
 
 
 def own_address() -> str:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,19 +109,22 @@ def build_learner(
 
 
 @contextmanager
-def reserved(recipe: Recipe | SFTRecipe, *, again: bool = False) -> Iterator[Placement | None]:
+def reserved(recipe: Recipe | SFTRecipe, run_dir: Path, *, again: bool = False) -> Iterator[Placement | None]:
     """Where the recipe's learners and engines go in a cluster; None where everything runs in this process.
 
-    `again`, after a loss, it waits for a node that may come back.
+    `again`, after a loss, it waits for a node that may come back. Raises `ClusterError` where GPUs are missing, or
+    nodes differ or do not share the run's folder.
     """
     if recipe.cluster.ray is None:
         yield None
         return
-    from simplerl.cluster import placement, ray
+    from simplerl.cluster import check, placement, ray
 
     engines = recipe.cluster.engines if recipe.needs_engine else 0
     seconds = int(ray.START) if again else placement.RESERVE
     with placement.reserved(recipe.cluster, choose_device(recipe).type, engines, seconds) as place:
+        packages = getattr(plugins.load("engines", recipe.engine.name, recipe.engine.path), "PACKAGES", ())
+        check.check(place, run_dir, packages, recipe.model.path if Path(recipe.model.path).is_dir() else "")
         yield place
 
 

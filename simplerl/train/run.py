@@ -50,7 +50,7 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
             for left in reversed(range(recipe.cluster.restarts + 1)):
                 try:
                     with (
-                        build.reserved(recipe, again=left < recipe.cluster.restarts) as place,
+                        build.reserved(recipe, folder.path, again=left < recipe.cluster.restarts) as place,
                         Run(recipe, folder, view, tokenizer, job, place) as run,
                         stop_signals(run.request_stop),
                     ):

@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import signal
+import socket
 import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from run_processes import contents, own_processes
 from safetensors.torch import load_file
 
 from simplerl.checkpoint import load_state, load_tensors
+from simplerl.cluster import check
 from simplerl.cluster.placement import Placement
+from simplerl.cluster.report import report
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -204,6 +208,23 @@ def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folde
     engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(patience=4.0), Placement())
     assert len(generate(engines, REQUESTS[:4])) == 4 and faults(engines) == (0, 0)
     engines.close()
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_reports_the_versions_of_this_process_and_whether_it_shares_the_folder(cluster, tmp_path, monkeypatch):
+    """On one machine all is shared, so a folder is made to look like another by leaving out what is written there."""
+    begun = time.monotonic()
+    check.check(Placement(), tmp_path, ("pydantic",), str(tmp_path))
+    monkeypatch.setattr(check, "token_in", lambda folder: nullcontext("nobody-wrote-it"))
+    with pytest.raises(ClusterError, match=rf"^node {socket.gethostname()} has another folder at {tmp_path}, without"):
+        check.check(Placement(), tmp_path, (), "")
+    found = cluster.on_each(cluster.nodes(), report, ("nonesuch",), str(tmp_path / "no"), "", "/no", seconds=30)
+    (one,) = found.values()
+    assert (one["folder"], one["model"], one["versions"]["nonesuch"]) == ("missing", False, None)
+    assert time.monotonic() - begun < 30
+    assert cluster.on_each(["e" * 56], report, (), "", "", "", seconds=5) == {}, "a node that is gone says nothing"
 
 
 # --- learners ---------------------------------------------------------------------------------------------------------
