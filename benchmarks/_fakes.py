@@ -232,7 +232,7 @@ class Multiplexed(Actor):
     hosts: list[Any] = []  # noqa: RUF012
     numbers = itertools.count()
 
-    def __init__(self, cls: type, config: ClusterConfig, device: str, *arguments: Any) -> None:
+    def __init__(self, cls: type, config: ClusterConfig, where: Any, *arguments: Any) -> None:
         self.patience = config.patience
         self._number = next(self.numbers)
         self._handle = self.hosts[self._number % len(self.hosts)]

@@ -34,6 +34,7 @@ from _machine import description
 
 from simplerl.algorithms import grpo, ppo
 from simplerl.cluster import engines, learner, ray
+from simplerl.cluster.placement import Placement
 from simplerl.config import ClusterConfig, load_recipe
 from simplerl.engines.base import generate
 from simplerl.functional.batch import collate
@@ -110,8 +111,8 @@ class Cluster:
     def __init__(self, options: argparse.Namespace, gpus: int) -> None:
         config = ClusterConfig(ray="auto", engines=gpus // 2, learners=gpus // 2)
         make: Any = partial(FakeEngine, seconds=options.over or MINUTE, wait=bool(options.over))
-        self.engines = engines.RemoteEngines(make, config, "cpu")
-        self.learner = learner.RemoteLearner(FakeLearner, config, "cpu")
+        self.engines = engines.RemoteEngines(make, config, Placement())
+        self.learner = learner.RemoteLearner(FakeLearner, config, "cpu", Placement())
         self.grpo = grpo.GRPO(grpo.Config(), 3000)
         self.ppo = ppo.PPO(ppo.Config(), 3000)
 
@@ -283,7 +284,7 @@ def main() -> None:
     # The fakes take the cores that on a cluster are the driver's; the node must not be given up for its silence.
     os.environ["RAY_health_check_failure_threshold"] = "100"  # noqa: SIM112
     sizes = [options.profile] if options.profile else [int(value) for value in options.gpus.split(",")]
-    ray.start(ClusterConfig(ray="auto"), "cpu")
+    ray.start(ClusterConfig(ray="auto"))
     begin_hosts(options.processes, threads=-(-max(sizes) // options.processes) + 2)
     with stand_ins():
         if options.profile:

