@@ -22,6 +22,7 @@ TOGETHER = {
     "test_cluster.py": "ray",
     "test_cluster_gpus.py": "ray",
     "test_cluster_nodes.py": "ray",
+    "test_cluster_verifiers.py": "ray",
     "test_drill.py": "ray",
     "test_vllm_engine.py": "vllm",
 }

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from simplerl.engines import embedded
-from simplerl.types import Problem, Prompt, Request, Rollout, Sampling
+from simplerl.types import Problem, Prompt, Request, Rollout, Sampling, Verdict
+from simplerl.verifier.base import Verifier
 
 SPECIAL = ("<pad>", "<eos>", "<end>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-*/=() <>#."
@@ -87,6 +88,16 @@ class Storer:
         from simplerl.cluster import ray
 
         return ray.store(iter(model(seed=4).state_dict().items()))
+
+
+class Judge(Verifier):
+    """Takes its time, fails where it is asked to, and says in `method` which process it is."""
+
+    def verify(self, response: str, gold: str) -> Verdict:
+        if response == "broken":
+            raise ValueError("this judge is broken")
+        time.sleep(0.005)
+        return Verdict("correct" if response == gold else "wrong", response, str(os.getpid()))
 
 
 class Seen(NamedTuple):

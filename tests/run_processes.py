@@ -74,7 +74,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def own_processes(name: str) -> list[int]:
-    """The processes under this one whose command begins so; those of other tests on the machine are not among them."""
+    """The processes under this one whose command begins so; those of other tests on the machine are not among them.
+
+    Waits for the first: one of Ray's has another name while it works.
+    """
     from simplerl.cluster.drill import _title, descendants
 
-    return [pid for pid in descendants(os.getpid()) if _title(pid).startswith(name)]
+    found: list[int] = []
+    wait_for(lambda: found.extend(p for p in descendants(os.getpid()) if _title(p).startswith(name)) or bool(found))
+    return found

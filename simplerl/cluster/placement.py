@@ -32,6 +32,9 @@ class Placement:
     def engine(self, number: int) -> Mapping[str, Any]:
         return self._where(self.engines, number)
 
+    def verifier(self) -> Mapping[str, Any]:
+        return {**ray.ANYWHERE, "num_cpus": 1}
+
     def nodes(self) -> tuple[set[str], set[str]]:
         """Those of learners and those of engines; without GPUs either may be anywhere."""
         if self.group is None:
@@ -47,11 +50,15 @@ class Placement:
 def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RESERVE) -> Iterator[Placement]:
     """Joins or begins the cluster and holds a GPU for every process, until the context ends; without CUDA none.
 
-    Colocated, learner i and engine i have one GPU together.
+    Colocated, learner i and engine i have one GPU together. Verifiers take a core each.
 
-    Raises `ClusterError` where they are not free in so many seconds.
+    Raises `ClusterError` where the GPUs are not free in so many seconds.
     """
     ray.start(config)
+    if config.verifiers > (cores := ray.cores()):
+        raise ClusterError(
+            f"cluster.verifiers={config.verifiers} take a core each, the cluster has {cores:g}; lower it or add nodes"
+        )
     if device != "cuda":
         yield Placement()
         return

@@ -137,6 +137,11 @@ def gpus() -> tuple[float, float]:
     return _ray().cluster_resources().get("GPU", 0), _ray().available_resources().get("GPU", 0)
 
 
+def cores() -> float:
+    """Processor cores of the cluster, as its nodes count them."""
+    return _ray().cluster_resources().get("CPU", 0)
+
+
 def on_each(nodes: Iterable[str], function: Callable[..., Any], *arguments: Any, seconds: float) -> dict[str, Any]:
     """What a function gives on each node, of those that answer in time. It is sent with all of its module."""
     ray, there = _ray(), list[Any]()

@@ -270,11 +270,15 @@ class ClusterConfig(Frozen):
     colocated: bool = False
     """Learner i and engine i share GPU i and take turns on it; needs as many of each, and `engine.sleep`."""
 
+    verifiers: int = Field(default=0, ge=0)
+    """Processes that judge answers, a core each, all over the cluster; 0: the run's own process judges them."""
+
     patience: float = Field(default=30.0, gt=0)
     """Seconds without a sign of life after which a process counts as hung and is killed."""
 
     restarts: int = Field(default=10, ge=0)
-    """Lost engines that are begun anew, and lost learners after which the run goes on from its last checkpoint."""
+    """Lost engines that are begun anew, lost verifiers too, and lost learners after which the run goes on from its last
+    checkpoint; so many of each."""
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------

@@ -75,8 +75,10 @@ class TrainingRecipe(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _colocation(self) -> Self:
+    def _placement(self) -> Self:
         cluster = self.cluster
+        if cluster.verifiers and cluster.ray is None:
+            raise ConfigError(f"cluster.verifiers={cluster.verifiers} needs cluster.ray; set it, or verifiers to 0")
         if not cluster.colocated:
             return self
         if cluster.ray is None:

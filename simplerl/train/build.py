@@ -156,6 +156,15 @@ def placed_engine(
     return RemoteEngines(partial(build_engine, recipe, tokenizer, device), recipe.cluster, place)
 
 
+def placed_verifier(recipe: TrainingRecipe, place: Placement | None) -> Verifier:
+    """The verifier in this process, or several in processes of a cluster."""
+    if place is None or not recipe.cluster.verifiers:
+        return build_verifier(recipe.verifier)
+    from simplerl.cluster.verifiers import RemoteVerifier
+
+    return RemoteVerifier(partial(build_verifier, recipe.verifier), recipe.cluster, place)
+
+
 def training_problems(data: DataConfig, notice: Notice) -> list[Problem]:
     """The problems of the recipe's source and levels."""
     problems, notices = load_problems(data.source)
@@ -204,7 +213,7 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
             recipe=recipe,
             stream=PromptStream(prompts, recipe.seed),
             engine=placed_engine(recipe, tokenizer, device, place),
-            verifier=build_verifier(recipe.verifier),
+            verifier=placed_verifier(recipe, place),
             reward=build_reward(recipe.reward),
             algorithm=algorithm,
         )
@@ -229,7 +238,7 @@ def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
             stream=PromptStream(examples.training, recipe.seed),
             validation=examples.validation,
             engine=placed_engine(recipe, tokenizer, device, place) if recipe.needs_engine else None,
-            verifier=build_verifier(recipe.verifier),
+            verifier=placed_verifier(recipe, place),
             reward=build_reward(recipe.reward),
             algorithm=loss,
             learner=learner,

@@ -126,7 +126,7 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.trackers.close()
         self.trainer.close()
-        self._tell_of_engines()
+        self._tell_of_losses()
         if self.trainer.engine is not None:
             self.trainer.engine.close()
         self.trainer.learner.close()
@@ -179,8 +179,9 @@ class Run:
     def _record(self, result: StepResult) -> None:
         metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
         metrics["memory/rss_gib"] = rss_gib()
-        self._tell_of_engines()
-        metrics |= getattr(self.trainer.engine, "metrics", dict)()
+        self._tell_of_losses()
+        for part in (self.trainer.engine, self.trainer.verifier):
+            metrics |= getattr(part, "metrics", dict)()
         if result.rows:
             self.folder.write_rollouts(self.done, result.rows)
         self.folder.append_metrics({"step": self.done, **dict(sorted(metrics.items()))})
@@ -190,10 +191,11 @@ class Run:
             problem = shown.rollout.prompt.problem
             self.view.sample(problem.question, problem.answer, shown.rollout.text, shown.verdict.label, shown.reward)
 
-    def _tell_of_engines(self) -> None:
-        """Engines that were lost and begun anew since this was last asked."""
-        for text in getattr(self.trainer.engine, "take_events", list)():
-            self._tell("engine lost", text)
+    def _tell_of_losses(self) -> None:
+        """Engines and verifiers that were lost and begun anew since this was last asked."""
+        for part, kind in ((self.trainer.engine, "engine lost"), (self.trainer.verifier, "verifier lost")):
+            for text in getattr(part, "take_events", list)():
+                self._tell(kind, text)
 
     def _tell(self, kind: str, text: str) -> None:
         self.view.notice(text)

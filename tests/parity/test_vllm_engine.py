@@ -176,3 +176,15 @@ def test_the_plugin_is_imported_without_vllm_or_torch():
 
     code = "import sys, simplerl.engines.vllm; sys.exit('torch' in sys.modules or 'vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sleep_is_asked_for_and_vllm_has_what_it_takes():
+    """Without a GPU nothing here sleeps; the stand-in of tests/unit/test_engine_sleep.py has these methods."""
+    import inspect
+
+    from vllm import LLMEngine
+
+    asked = [plugin.arguments(plugin.Config(sleep=on), "cuda", length=64, model="m") for on in (True, False)]
+    assert [each.enable_sleep_mode for each in asked] == [True, False]
+    inspect.signature(LLMEngine.sleep).bind(None, level=2)
+    inspect.signature(LLMEngine.wake_up).bind(None, tags=["weights"])
