@@ -45,8 +45,13 @@ def load_tokenizer(recipe: TrainingRecipe) -> PreTrainedTokenizerBase:
 
 
 def choose_device(recipe: TrainingRecipe) -> torch.device:
-    """The recipe's device; `auto` is CUDA where this machine has it. In a cluster other machines may have it alone."""
+    """The recipe's device; `auto` is CUDA where this machine or the recipe's cluster has it."""
     wanted, here = recipe.model.device, torch.cuda.is_available()
+    if wanted == "auto" and not here and recipe.cluster.ray is not None:
+        from simplerl.cluster import ray
+
+        ray.start(recipe.cluster)
+        here = ray.gpus()[0] > 0
     if wanted == "cuda" and not here and recipe.cluster.ray is None:
         raise ConfigError("model.device=cuda but this machine has no CUDA device; use model.device=auto or cpu")
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and here) else "cpu")

@@ -296,7 +296,7 @@ def make_recipe(tiny_model, engine=AWAKE, lora=None, **cluster):
     return validate_recipe(
         {
             "seed": 3,
-            "model": {"path": str(tiny_model), **({"lora": lora} if lora else {})},
+            "model": {"path": str(tiny_model), "device": "cpu", **({"lora": lora} if lora else {})},
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
             "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},

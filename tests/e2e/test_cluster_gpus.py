@@ -17,6 +17,7 @@ from simplerl.cluster.placement import Placement, reserved
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError
 from simplerl.records import RunFolder
+from simplerl.train.build import choose_device
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
@@ -133,6 +134,12 @@ def killed_after_two_steps(folder):
     yield
     thread.join()
     assert killed
+
+
+def test_auto_is_cuda_where_the_cluster_has_gpus_and_the_driver_none(cluster, tiny_model):
+    recipe = make_recipe(tiny_model, ray="auto")
+    auto = recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": "auto"})})
+    assert (choose_device(recipe).type, choose_device(auto).type) == ("cpu", "cuda")
 
 
 def test_learners_that_are_built_anew_get_the_gpus_of_the_lost_ones(cluster, tiny_model, tmp_path, monkeypatch):
