@@ -6,14 +6,17 @@ import json
 import os
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from learner_cases import make_batch, make_learner
+from learner_cases import make_batch, make_learner, make_recipe
 from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
 
 from simplerl.policy.fsdp import Sharded
+from simplerl.policy.offload import on_host
 
 
 def gradients(learner) -> dict[str, torch.Tensor]:
@@ -25,11 +28,21 @@ def gradients(learner) -> dict[str, torch.Tensor]:
     }
 
 
+def groups(model) -> list:
+    """What FSDP knows of each module that it was given."""
+    states = [module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule)]
+    return [group for state in states for group in state._fsdp_param_groups]
+
+
 def main(rank: int, ranks: int, port: int, model: str, out: Path, settings: list[str]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
-    learner, algorithm = make_learner(model, settings, Sharded(torch.device("cpu")))
+    config = make_recipe(model, settings).model
+    learner, algorithm = make_learner(model, settings, Sharded(torch.device("cpu"), offload=config.offloads_weights))
+    if config.offloads_activations:
+        learner.keeping = partial(on_host, pinned=False)
+    policies = {type(group.offload_policy).__name__ for group in groups(learner.actor)}
     batch = learner.annotate(make_batch())
     credited, _ = algorithm.assign_credit(batch)
     found = {"logprobs": batch.old_logprobs, "values": batch.values, "reference": batch.ref_logprobs}
@@ -45,6 +58,7 @@ def main(rank: int, ranks: int, port: int, model: str, out: Path, settings: list
             {name: tensor.contiguous() for name, tensor in (found | weights).items()}, out / f"{ranks}.safetensors"
         )
         (out / f"{ranks}.json").write_text(json.dumps(metrics))
+        (out / f"{ranks}.policies").write_text(" ".join(sorted(policies)))
     dist.destroy_process_group()
 
 

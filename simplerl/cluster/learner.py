@@ -19,9 +19,9 @@ from simplerl.types import Metrics
 class RankWorker:
     """One rank."""
 
-    def __init__(self, rank: int, count: int, device: str, shares: bool = False) -> None:
-        """`shares`: an engine is on the same GPU."""
-        self.rank, self.count, self.device, self.shares = rank, count, device, shares
+    def __init__(self, rank: int, count: int, device: str, shares: bool = False, offload: bool = False) -> None:
+        """`shares`: an engine is on the same GPU; `offload`: weights wait in the host's memory."""
+        self.rank, self.count, self.device, self.shares, self.offload = rank, count, device, shares, offload
 
     def address(self) -> str:
         """Where the ranks can meet, on this one's node."""
@@ -39,14 +39,16 @@ class RankWorker:
 
         if self.device == "cuda":
             torch.cuda.set_device(0)  # the only one that Ray lets this process see
-        if self.count == 1:
+        if self.count == 1 and not self.offload:
             self.learner = make(Alone())
             return
         host, port = address.rsplit(":", 1)
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
-        backend = "nccl" if self.device == "cuda" else "gloo"
+        # Gradients that wait on the host have their norm summed there, which NCCL cannot.
+        on_gpus = "cpu:gloo,cuda:nccl" if self.offload else "nccl"
+        backend = on_gpus if self.device == "cuda" else "gloo"
         dist.init_process_group(backend, rank=self.rank, world_size=self.count)
-        self.learner = make(Sharded(torch.device(self.device)))
+        self.learner = make(Sharded(torch.device(self.device), offload=self.offload))
 
     def run(self, method: str, *arguments: Any, **named: Any) -> Any:
         """A method of the learner. All ranks compute its result, the first returns it."""
@@ -78,10 +80,21 @@ class RankWorker:
 class RemoteLearner:
     """A `Learner` whose work is done by ranks. A lost rank loses all of it: `WorkerLost`."""
 
-    def __init__(self, make: Callable[[Any], Any], config: ClusterConfig, device: str, place: Placement) -> None:
-        """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises."""
+    def __init__(
+        self,
+        make: Callable[[Any], Any],
+        config: ClusterConfig,
+        device: str,
+        place: Placement,
+        *,
+        offload: bool = False,
+    ) -> None:
+        """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises.
+
+        With `offload` their weights wait in the host's memory.
+        """
         count = config.learners
-        alike = (count, device, config.colocated)
+        alike = (count, device, config.colocated, offload)
         ranks = [Actor(RankWorker, config, place.learner(rank), rank, *alike) for rank in range(count)]
         self._ranks = ray.begun(ranks)
         address = ray.answer(self._ranks[0], self._ranks[0].call("address"))

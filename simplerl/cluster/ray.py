@@ -91,7 +91,7 @@ def _alive(cls: type) -> type:
         def alive(self) -> int:
             return os.getpid()
 
-    Living.__name__ = cls.__name__
+    Living.__name__, Living.__qualname__ = cls.__name__, cls.__qualname__  # what a process is called while it works
     return Living
 
 

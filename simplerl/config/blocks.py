@@ -53,6 +53,10 @@ class ModelConfig(Frozen):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    offload: Literal["none", "activations", "weights", "all"] = "none"
+    """What waits in the host's memory until the GPU needs it: activations kept for the backward pass; in a cluster also
+    weights with their gradients and moments. Results do not depend on it; on a CPU everything is there already."""
+
     trust_remote_code: bool = False
     """Whether code that comes with a model may run. Only for a model whose code you have read."""
 
@@ -61,6 +65,14 @@ class ModelConfig(Frozen):
 
     lora: LoraConfig | None = None
     """Train low-rank adapters of the policy instead of its weights."""
+
+    @property
+    def offloads_activations(self) -> bool:
+        return self.offload in ("activations", "all")
+
+    @property
+    def offloads_weights(self) -> bool:
+        return self.offload in ("weights", "all")
 
 
 class DataConfig(Frozen):

@@ -63,14 +63,24 @@ class TrainingRecipe(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _offload(self) -> Self:
+        if self.model.offloads_weights and self.cluster.ray is None:
+            raise ConfigError(
+                f"model.offload={self.model.offload} needs learners of a cluster, whose weights FSDP2 moves; set "
+                "cluster.ray=auto (cluster.learners=1 will do), or model.offload=activations"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _moments(self) -> Self:
         learners = self.cluster.learners if self.cluster.ray is not None else 1
+        setting = "model.offload=" + self.model.offload if self.model.offloads_weights else f"cluster.{learners=}"
         for name in ("actor", "critic"):
             config: OptimiserConfig | None = getattr(self, name, None)
-            if config is not None and config.moments == "8-bit" and learners > 1:
+            if config is not None and config.moments == "8-bit" and (learners > 1 or self.model.offloads_weights):
                 raise ConfigError(
-                    f"{name}.moments=8-bit needs one learner, not cluster.learners={learners}: bitsandbytes knows no "
-                    "sharded tensors; use float32, of which each learner holds its share"
+                    f"{name}.moments=8-bit needs one learner with its weights on its device, not {setting}: "
+                    "bitsandbytes knows no sharded tensors; use float32, of which each learner holds its share"
                 )
         return self
 

@@ -122,6 +122,9 @@ def _steps(recipe: Recipe, hardware: Hardware) -> list[_Step]:
         steps.append(_Step((("model.dtype=bfloat16",),), "bfloat16 products"))
     if not recipe.model.gradient_checkpointing:
         steps.append(_Step((("model.gradient_checkpointing=true",),), "activations computed again: a third more time"))
+    if not recipe.model.offloads_activations:
+        both = {"none": "activations", "weights": "all"}[recipe.model.offload]
+        steps.append(_Step(((f"model.offload={both}",),), "activations wait on the host: time for copies"))
     longest = recipe.data.max_prompt_tokens + recipe.rollout.max_tokens
     if recipe.train.micro_batch_tokens > longest:
         steps.append(_Step(((f"train.micro_batch_tokens={longest}",),), "one sequence of full length at a time"))

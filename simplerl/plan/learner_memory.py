@@ -54,8 +54,10 @@ class Learner:
         return self.shape.critic_parameters if self.models.critic else 0
 
     def always(self) -> Parts:
-        """Float32 master weights of every model, and AdamW's two moments of what is trained."""
+        """Float32 master weights of every model, and AdamW's two moments of what is trained, unless they wait."""
         shape = self.shape
+        if "weights" in self.way.waiting:
+            return {"parameters": 0.0, "moments": 0.0}
         adapters = 0 if self.way.adapted is None else self.actor
         weights = shape.parameters * (1 + self.models.copied) + adapters + self.critic
         return {"parameters": 4 * weights / self.way.ranks, "moments": self.moments / self.way.ranks}
@@ -117,12 +119,16 @@ class Learner:
         """The optimiser's step. On a CPU moments in 8 bits become five float32 tensors, one parameter at a time."""
         at_once = [max(self.trained[name]) for name in self.way.eight_bit if name in self.trained]
         rounding = 5 * 4 * max(at_once, default=0) if self.way.device == "cpu" else 0
-        return {"gradients": 4 * (self.actor + self.critic) / self.way.ranks, "workspace": rounding}
+        return {"gradients": self.gradients(self.actor + self.critic), "workspace": rounding}
+
+    def gradients(self, trained: int) -> float:
+        """Bytes of so many parameters' gradients on a rank; sharded ones go to the host with the weights."""
+        return 0.0 if "weights" in self.way.waiting else 4 * trained / self.way.ranks
 
     def gathered(self, *, training: bool) -> Parts:
         """What is whole on a rank: all outside of layers and two layers, with two layers' gradients when training; and
         what is outside of the reference's layers, which nothing shards again after scoring."""
-        if self.way.ranks == 1:
+        if not self.way.sharded:
             return {}
         shape = self.shape
         whole = self.way.adapted is None or self.models.critic
@@ -146,9 +152,10 @@ class Passes:
         shape, way, load = self._sizes
         parts = self._kept(layers=0)
         cast = cached_casts(shape, way, frozen=way.adapted is not None)
-        parts["cast weights"] = way.lanes * max(cast, 0 if way.checkpointing else shape.layers * self._copied)
+        gone = way.checkpointing or "activations" in way.waiting
+        parts["cast weights"] = way.lanes * max(cast, 0 if gone else shape.layers * self._copied)
         parts["logits"] = way.lanes * self._head.forward
-        if way.checkpointing:
+        if gone:
             work = forward_work(shape, way, load.tokens)
             parts["workspace"] = way.lanes * max(0.0, work - self._head.forward)
         return parts | self.learner.gathered(training=True)
@@ -163,7 +170,7 @@ class Passes:
     def _layers(self) -> Parts:
         """The backward pass at the last layer."""
         shape, way, load = self._sizes
-        buffered = self._trains_head and (shape.tied or load.parts == 1 or way.ranks > 1)
+        buffered = self._trains_head and (shape.tied or load.parts == 1 or way.sharded)
         parts = self._kept(layers=1)
         parts["workspace"] = way.lanes * backward_work(shape, way, load.tokens)
         parts["logits"] = way.lanes * self._head.left
@@ -176,12 +183,12 @@ class Passes:
         shape, way, load = self._sizes
         again = load.parts > 1
         new = shape.head * (again if self.critic else again + shape.tied)
-        if way.ranks > 1:
+        if way.sharded:
             # Gradients outside of layers whole, and once more for their reduction; a tied head's in a buffer.
             new = 2 * shape.outer_parameters + (shape.tied and not self.critic) * shape.head
         extra = 0 if way.adapted is not None else 4 * new
         parts = {"workspace": way.lanes * 2 * 4 * shape.hidden * load.tokens, "logits": way.lanes * self._head.left}
-        own = 4 * self._trained / way.ranks
+        own = self.learner.gradients(self._trained)
         other = self._before() - (own if again else 0)
         return parts | self._gradients(other + own + extra) | self.learner.gathered(training=True)
 
@@ -189,20 +196,23 @@ class Passes:
         """Bytes of gradients that are there when this model's pass begins: every model's where micro-batches went
         before; else the critic's, which comes first."""
         learner = self.learner
-        actor, critic = (4 * count / self.way.ranks for count in (learner.actor, learner.critic))
+        actor, critic = map(learner.gradients, (learner.actor, learner.critic))
         if self._sizes[2].parts > 1:
             return actor + critic
         return 0 if self.critic else critic
 
     def _kept(self, layers: int) -> Parts:
-        """What is kept for the gradient, with `layers` computed again where checkpoints are."""
+        """What is kept for the gradient, with `layers` computed again where checkpoints are, or back from the host."""
         shape, way, load = self._sizes
         layer = kept(shape, way, load.longest)
         each = layer * shape.layers
         copies = self._copied * shape.layers
         if way.checkpointing:
             each, copies = 4 * shape.hidden * shape.layers + layer * layers, self._copied * layers
-        whole = load.tokens * (each + kept_once(shape, way)) + 4 * shape.hidden * load.responses
+        once = kept_once(shape, way)
+        if "activations" in way.waiting:
+            each, copies, once = layer * layers, self._copied * layers, 0
+        whole = load.tokens * (each + once) + 4 * shape.hidden * load.responses
         return {"activations": way.lanes * whole, "cast weights": way.lanes * copies}
 
     def _gradients(self, each: float) -> Parts:
@@ -224,7 +234,8 @@ class Passes:
     def _head(self) -> Head:
         if self.critic:
             return Head(0, 0, 0)
-        return head(self.learner.shape, self.learner.load.responses, entropy=self.learner.models.entropy)
+        found = head(self.learner.shape, self.learner.load.responses, entropy=self.learner.models.entropy)
+        return found._replace(left=0.0) if "activations" in self.way.waiting else found
 
     @property
     def _sizes(self) -> tuple[Shape, Way, Load]:

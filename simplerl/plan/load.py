@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from simplerl import plugins
-from simplerl.config import Recipe
+from simplerl.config import ModelConfig, Recipe
 from simplerl.plan.shapes import Shape
 
 Device = Literal["cpu", "cuda"]
@@ -57,6 +57,14 @@ class Way:
     ranks: int
     eight_bit: tuple[str, ...] = ()
     """Models whose moments are kept in 8 bits."""
+
+    waiting: tuple[str, ...] = ()
+    """What waits in the host's memory: "activations", "weights" with gradients and moments."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP gathers layers: from other ranks, or from the host."""
+        return self.ranks > 1 or "weights" in self.waiting
 
     @property
     def size(self) -> int:
@@ -147,10 +155,15 @@ def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = N
         checkpointing=model.gradient_checkpointing,
         adapted=None if lora is None else lora.targets or tuple(shape.linear),
         rank=0 if lora is None else lora.rank,
-        lanes=lanes if ranks == 1 else 1,
+        lanes=lanes if ranks == 1 and not model.offloads_weights else 1,
         ranks=ranks,
         eight_bit=tuple(name for name in ("actor", "critic") if getattr(recipe, name).moments == "8-bit"),
+        waiting=_waiting(model) if device == "cuda" else (),
     )
+
+
+def _waiting(model: ModelConfig) -> tuple[str, ...]:
+    return ("activations",) * model.offloads_activations + ("weights",) * model.offloads_weights
 
 
 def load_of(recipe: Recipe, way: Way, models: Models) -> Load:

@@ -83,7 +83,7 @@ def _learning(learner: Learner) -> dict[str, Parts]:
     return {
         "score": learner.scoring(),
         "update": learner.updating(),
-        "hand-over": {"workspace": _merging(learner) + (4 * learner.shape.head if learner.way.ranks > 1 else 0)},
+        "hand-over": {"workspace": _merging(learner) + (4 * learner.shape.head if learner.way.sharded else 0)},
     }
 
 
@@ -139,6 +139,7 @@ gradients      4 bytes a trained parameter; of the head and the embedding once m
 activations    what the operations of every layer keep for the gradient, of one micro-batch a lane; with gradient
                checkpointing 4 hidden bytes a token and layer, and one layer whole
 cast weights   2 bytes a weight of the layers, with bfloat16: in a forward pass, and where activations are kept
+               model.offload: activations but one layer's, or a cluster's weights, moments and gradients, are not here
 gathered       with several learners: what is outside of layers and two layers, whole, in float32, with their gradients
 logits         2 float32 copies of one chunk of 64 M elements, 4 where all are fewer
 engine copy    the policy in model.dtype, its head in float32; with the C kernels in float32, and its matrices once more

@@ -77,6 +77,7 @@ def best(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Pl
 
 
 def _splits(recipe: Recipe, gpus: int) -> Iterator[Recipe]:
-    for learners in range(1, gpus):
+    eight_bit = "8-bit" in (recipe.actor.moments, recipe.critic.moments)
+    for learners in range(1, 2 if eight_bit else gpus):  # which knows no sharded tensors
         cluster = {"ray": "auto", "learners": learners, "engines": gpus - learners}
         yield recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update=cluster)})

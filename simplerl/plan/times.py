@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simplerl.config import Recipe
+from simplerl.plan.activations import kept
 from simplerl.plan.engine_memory import VLLM_WORK, Engine
 from simplerl.plan.hardware import Hardware
 from simplerl.plan.learner_memory import Learner, total
@@ -23,6 +24,10 @@ LINK = 0.5
 """Share of the link between GPUs that gathering and reducing reach."""
 NETWORK = 25e9
 """Bytes/s for each GPU between nodes: 400 Gbit/s at half its rate."""
+HOST = 25e9
+"""Bytes/s between a GPU and the host's memory, one way: PCIe 5 at less than half its rate."""
+HOST_MEMORY = 100e9
+"""Bytes/s of the host's memory for each GPU, by which an optimiser there takes its steps."""
 STORE = 2e9
 """Bytes/s of weights through Ray's store, by one process: to the CPU, serialised, and read again."""
 LAUNCH = {"embedded": 6e-4, "vllm": 5e-5}
@@ -37,6 +42,7 @@ training's bfloat16 products reach {MFU:.0%} of the peak, float32 ones (the head
 decoding and the optimiser reach {BANDWIDTH:.0%} of the memory's bandwidth
 a decoding step starts kernels for {LAUNCH["embedded"] * 1e3:g} ms a layer, with vLLM {LAUNCH["vllm"] * 1e3:g} ms
 sharded layers are gathered beside computation: {LINK:.0%} of the link's rate in one node, else {NETWORK / 1e9:g} GB/s
+what waits on the host moves at {HOST / 1e9:g} GB/s, an optimiser there reaches {HOST_MEMORY / 1e9:g} GB/s
 weights go through Ray's store at {STORE / 1e9:g} GB/s; grading costs nothing beside the rollout
 prompts have {PROMPT} tokens, responses {RESPONSE:.0%} of the limit unless --mean-tokens says otherwise"""
 
@@ -148,12 +154,22 @@ class _Clock:
         parts = self._parts(train.minibatch_size) * updates_per_step(self.recipe)
         actor = max(train.epochs * (own * body + _head_work(self.way) * heads), 3 * self._gather(parts))
         critic = max(train.epochs * full * body, 3 * self._gather(parts)) if self.models.critic else 0.0
-        return actor + critic + updates_per_step(self.recipe) * self._optimise()
+        moved = train.epochs * (1 + self.models.critic) * self._move(sequences)
+        return actor + critic + moved + updates_per_step(self.recipe) * self._optimise()
+
+    def _move(self, sequences: int) -> float:
+        """Seconds in which the activations of a rank's sequences go to the host and come back, nothing beside it."""
+        if "activations" not in self.way.waiting:
+            return 0.0
+        shape, whole = self.shape, self.tokens.prompt + self.tokens.response
+        layer = 4 * shape.hidden if self.way.checkpointing else kept(shape, self.way, round(whole))
+        return 2 * shape.layers * layer * whole * sequences / self.way.ranks / HOST
 
     def _optimise(self) -> float:
         learner = self._learner
         moved = 12 * (learner.actor + learner.critic) + 2 * learner.moments
-        return moved / self.way.ranks / (BANDWIDTH * self.hardware.gpu.bandwidth)
+        rate = HOST_MEMORY if "weights" in self.way.waiting else BANDWIDTH * self.hardware.gpu.bandwidth
+        return moved / self.way.ranks / rate
 
     def _body(self, sequences: int) -> float:
         """Seconds of the layers' forward pass on each rank: products, and attention to all tokens before."""
@@ -177,12 +193,14 @@ class _Clock:
         return max(1.0, sequences * whole / max(self.recipe.train.micro_batch_tokens, whole) / self.way.ranks)
 
     def _gather(self, parts: float) -> float:
-        """Seconds in which all weights go once to every rank, for each of the micro-batches."""
+        """Seconds in which all weights go once to every rank, for each of the micro-batches; a rank's own from the host
+        where they wait there."""
         ranks = self.way.ranks
+        own = 4 * self.shape.parameters / ranks / HOST if "weights" in self.way.waiting else 0.0
         if ranks == 1:
-            return 0.0
+            return parts * own
         rate = LINK * self.hardware.gpu.link if self.hardware.nodes == 1 else NETWORK  # Ray spreads the ranks
-        return parts * 4 * self.shape.parameters * (ranks - 1) / ranks / rate
+        return parts * (own + 4 * self.shape.parameters * (ranks - 1) / ranks / rate)
 
     # --- hand-over ----------------------------------------------------------------------------------------------------
 

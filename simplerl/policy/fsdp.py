@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from simplerl import shards
@@ -22,18 +23,21 @@ class Sharded(Alone):
 
     sharded = True
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, offload: bool = False) -> None:
+        """With `offload` weights, gradients and moments wait in the host's memory, in pinned pages on a GPU."""
         if not dist.is_initialized():
             raise ConfigError("a sharded learner needs torch.distributed.init_process_group first")
         self.device = device
         self.count, self.number = dist.get_world_size(), dist.get_rank()
         self.mesh: DeviceMesh = init_device_mesh(device.type, (self.count,))
+        self.home = torch.device("cpu") if offload else None
+        self.policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
 
     def shard(self, model: nn.Module) -> None:
         """Every decoder layer is gathered when it runs, what is outside of layers (embeddings, head) with the model."""
         for layer in layers_of(model):
-            fully_shard(layer, mesh=self.mesh)
-        fully_shard(model, mesh=self.mesh)
+            fully_shard(layer, mesh=self.mesh, offload_policy=self.policy)
+        fully_shard(model, mesh=self.mesh, offload_policy=self.policy)
 
     def add(self, values: Tensor) -> None:
         moved = values.to(self.device)  # NCCL knows GPUs alone
@@ -52,7 +56,10 @@ class Sharded(Alone):
         return stats
 
     def whole(self, tensor: Tensor) -> Tensor:
-        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if not isinstance(tensor, DTensor):
+            return tensor
+        moved: Any = tensor.to(self.device)  # from the host, if it waits there
+        return moved.full_tensor()
 
     def save(self, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
         shards.write(tensors, folder / name)

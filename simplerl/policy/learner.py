@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ from simplerl.functional.losses import Totals
 from simplerl.lanes import Lanes, lanes_of
 from simplerl.policy.lora import adapter_weights, adapters_off, add_adapters, merged_weights
 from simplerl.policy.models import PolicyModel, ValueModel, fused, load_causal_lm
+from simplerl.policy.offload import keeping
 from simplerl.policy.optim import Optimiser
 from simplerl.policy.ranks import Alone, Stats
 from simplerl.policy.replicas import Replicas
@@ -69,11 +71,13 @@ class Learner:
         self.autocast = recipe.model.dtype == "bfloat16"
         self.budget = recipe.train.micro_batch_tokens
         self.temperature = recipe.logprob_temperature
-        causal_lm = load_causal_lm(recipe.model).to(device)
+        self.keeping = partial(keeping, recipe.model, device)
+        home = self.ranks.home or device
+        causal_lm = load_causal_lm(recipe.model).to(home)
         self.fused = fused(causal_lm, recipe.model, device)
         packing = self.fused if recipe.train.packing is None else recipe.train.packing
         self.layout = (Shared if self.fused else Packed) if packing else Padded
-        self.critic = ValueModel(deepcopy(causal_lm)).to(device) if loss.needs_critic else None
+        self.critic = ValueModel(deepcopy(causal_lm)).to(home) if loss.needs_critic else None
         self.refers = loss.needs_reference
         # Under adapters the model itself is still there.
         copied = loss.needs_reference and recipe.model.lora is None
@@ -192,7 +196,7 @@ class Learner:
                 values = kept[share.number] if kept else self._critic_values(self.critics[lane], layout)
                 stats |= self._descend(share, *loss.value_loss(values, part, totals))
             if train_actor:
-                with self._precision():
+                with self._precision(), self.keeping():
                     logprobs, entropy = self.actors[lane](layout, self.temperature)
                 stats |= self._descend(share, *loss.policy_loss(logprobs, entropy, part, totals))
             return stats
@@ -233,7 +237,7 @@ class Learner:
             self.critic.zero_grad(set_to_none=True)
 
     def _critic_values(self, critic: nn.Module, layout: Layout) -> Tensor:
-        with self._precision():
+        with self._precision(), self.keeping():
             return critic(layout)
 
     def _precision(self) -> torch.autocast:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from simplerl.checkpoint import load_tensors, save_tensors
@@ -19,6 +20,8 @@ class Alone:
     number = 0
     sharded = False
     """Whether models are in parts; such a model has no twins in lanes."""
+    home: torch.device | None = None
+    """Where weights wait, if not where they are used."""
 
     def shard(self, model: nn.Module) -> None:
         """Leaves each process a part of the model's parameters."""

@@ -147,7 +147,8 @@ def placed_learner(
     from simplerl.cluster.learner import RemoteLearner
 
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
-    return RemoteLearner(make, recipe.cluster, device.type, place)  # type: ignore[return-value]
+    offload = recipe.model.offloads_weights
+    return RemoteLearner(make, recipe.cluster, device.type, place, offload=offload)  # type: ignore[return-value]
 
 
 def placed_engine(

@@ -213,5 +213,6 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 def test_sharded_learners_are_refused():
     spread = ["cluster.ray=auto", "actor.moments=8-bit"]
     assert load_recipe("quickstart", spread).actor.moments == "8-bit"
-    with pytest.raises(ConfigError, match=r"actor\.moments=8-bit needs one learner, not cluster\.learners=2"):
-        load_recipe("quickstart", [*spread, "cluster.learners=2"])
+    for setting in ("cluster.learners=2", "model.offload=weights"):
+        with pytest.raises(ConfigError, match=rf"actor\.moments=8-bit needs one learner .*, not {setting}: "):
+            load_recipe("quickstart", [*spread, setting])

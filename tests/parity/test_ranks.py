@@ -9,6 +9,7 @@ from pathlib import Path
 
 import engine_models as tiny
 import pytest
+import torch
 from safetensors.torch import load_file
 
 PROGRAM = Path(__file__).parents[1] / "rank_learner.py"
@@ -65,3 +66,16 @@ def test_sharded_over_several_ranks_a_learner_computes_the_same(tmp_path, settin
             assert (others[name] - tensor).abs().max() <= 1e-6 * max(1.0, tensor.abs().max().item()), name
         for one, other in zip(metrics, other_metrics, strict=True):
             assert other == pytest.approx(one, abs=1e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("way", [(), ("model.kernels=torch", "model.gradient_checkpointing=true")], ids=str)
+def test_what_waits_on_the_host_changes_no_bit(tmp_path, way):
+    """On a CPU weights do not move, but FSDP takes the way of a GPU's weights but for the copies themselves."""
+    model = tiny.save(tiny.model(scale=0.1), tmp_path / "model")
+    (plain := tmp_path / "plain").mkdir()
+    tensors, metrics = run(2, model, plain, *way)
+    others, other_metrics = run(2, model, tmp_path, "cluster.ray=auto", "model.offload=all", *way)
+    policies = [(folder / "2.policies").read_text() for folder in (plain, tmp_path)]
+    assert policies == ["OffloadPolicy", "CPUOffloadPolicy"]
+    assert other_metrics == metrics and others.keys() == tensors.keys()
+    assert all(torch.equal(others[name], tensor) for name, tensor in tensors.items())

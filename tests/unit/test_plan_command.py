@@ -14,7 +14,8 @@ from simplerl.plan import GIB, KNOWN
 from simplerl.plan.changes import changes, enough
 from simplerl.plan.hardware import GPUS, Hardware, parse_hardware
 from simplerl.plan.placement import Placement, best
-from simplerl.plan.times import BANDWIDTH, MFU, Tokens, mean_tokens, seconds
+from simplerl.plan.steps import updates_per_step
+from simplerl.plan.times import BANDWIDTH, HOST, HOST_MEMORY, MFU, Tokens, mean_tokens, seconds
 
 pytestmark = pytest.mark.unit
 
@@ -160,6 +161,26 @@ def test_longer_responses_cost_more_and_checkpoints_a_forward_pass() -> None:
     tokens, whole = 8192 * 700, 700
     flop = 2 * LARGE.layers * LARGE.layer_matrices * tokens + 4 * LARGE.layers * LARGE.queries * tokens * whole / 2
     assert again.update - short.update == pytest.approx(flop / (MFU * 989e12))
+
+
+def test_what_waits_on_the_host_takes_the_time_of_its_copies() -> None:
+    plain, moved = (zoo("cluster.ray=auto", f"model.offload={what}") for what in ("none", "activations"))
+    tokens = Tokens(200, 500)
+    before, after = (seconds(each, LARGE, H100, tokens) for each in (plain, moved))
+    inputs = 4 * LARGE.hidden * LARGE.layers * 8192 * 700  # of layers, with checkpoints
+    assert after.update - before.update == pytest.approx(2 * inputs / HOST)
+    assert (after.rollout, after.score, after.hand_over) == (before.rollout, before.score, before.hand_over)
+    # The optimiser: 28 bytes a weight, from slower memory.
+    waiting = zoo("cluster.ray=auto", "model.offload=weights")
+    steps = updates_per_step(waiting)
+    slower = 28 * LARGE.parameters * (1 / HOST_MEMORY - 1 / (BANDWIDTH * 3.35e12))
+    gathered = seconds(waiting, LARGE, H100, tokens)
+    assert gathered.update - before.update >= steps * slower
+    assert gathered.update - before.update < steps * slower + 3 * 4 * LARGE.parameters * 8192 / HOST
+
+
+def test_moments_in_8_bits_keep_one_learner() -> None:
+    assert where(zoo("actor.moments=8-bit"), parse_hardware("8xH100")).learners == 1
 
 
 def test_mean_lengths_stay_within_the_limits() -> None:

@@ -191,6 +191,33 @@ def test_sharded_learners() -> None:
     assert engine.phases["rollout"]["KV cache"] == 10 * 56 * 8 * 4
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_that_wait_on_the_host_leave_one_layer(checkpointing: bool) -> None:
+    model = {"offload": "activations", "gradient_checkpointing": checkpointing}
+    waiting = planned(recipe(model=model), replace(SMALL, layers=40)).phases["update"]
+    # Of two sequences of 50: one layer come back, and the states of 60 responses for the head.
+    assert waiting["activations"] in (100 * kept(SMALL, TORCH, 50) + 4 * 4 * 60, 4 * 4 * 60)
+    plain = planned(recipe(), replace(SMALL, layers=40)).phases["update"]
+    assert waiting["gradients"] == plain["gradients"] and waiting["parameters"] == plain["parameters"]
+    both = (model, model | {"offload": "none"})
+    (cpu,), (same,) = (workers(recipe(model=each), SMALL, device="cpu", threads=1) for each in both)
+    assert cpu == same
+
+
+def test_weights_that_wait_on_the_host_are_gathered_by_layers() -> None:
+    spread = {"cluster": {"ray": "auto"}, "algorithm": {"name": "ppo"}}
+    learner, engine = workers(recipe(model={"offload": "weights"}, **spread), SMALL, device="cuda")
+    parts = learner.phases["update"]
+    assert (parts["parameters"], parts["moments"]) == (0, 0)
+    # As on one of several ranks: what is outside of layers, of the model at work and of the reference, and two layers
+    # with their gradients. At the embedding its gradient waits in a buffer, and whole, and once more for the reduction.
+    assert parts["gathered layers"] == 4 * (2 * 24 + 4 * 100)
+    assert parts["gradients"] <= 4 * (2 * 24 + 20)
+    plain, same = workers(recipe(**spread), SMALL, device="cuda")
+    assert engine == same
+    assert learner.peak < plain.peak - 12 * (ALL + CRITIC)
+
+
 def test_totals_are_sums() -> None:
     for phases in memory(recipe(algorithm={"name": "ppo"}), SMALL).values():
         assert set(phases) == {"rollout", "score", "update", "hand-over"}

@@ -128,6 +128,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
         "trust_remote_code": False,
         "device": "cuda",
         "lora": None,
+        "offload": "none",
     }
     assert recipe["data"] == {
         "source": {"name": "math-lvl3to5", "path": None, "data_path": None},
