@@ -68,14 +68,10 @@ def build(
     With `lora` weights come as adapters, which vLLM computes with beside its own.
     Raises `EngineError` where vLLM is missing or of a release that this file does not know.
     """
-    if config.sleep and device == "cpu":
-        raise EngineError(
-            "engine.sleep=true is vLLM's sleep mode, which gives a GPU's memory back, but the engine runs on a CPU; "
-            "leave it false there"
-        )
+    check_sleep(config, device)
     check_version()
     set_environment()
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
     from vllm import LLMEngine
 
     from simplerl.engines._ends import Ends
@@ -83,11 +79,7 @@ def build(
     model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     text = model.get_text_config()
     limit = config.max_length or text.max_position_embeddings
-    try:
-        settings = GenerationConfig.from_pretrained(model_path)
-    except OSError:
-        settings = GenerationConfig.from_model_config(model)
-    ends = Ends(tokenizer, end_ids(settings.eos_token_id), text.vocab_size)
+    ends = Ends(tokenizer, end_ids(model_path, model), text.vocab_size)
     expected = expected_weights(model, trust_remote_code)
     own = {"model": model_path, "dtype": dtype, "trust_remote_code": trust_remote_code, **adapters(lora)}
     wanted = arguments(config, device, length=limit, **own)
@@ -129,6 +121,14 @@ def arguments(config: Config, device: str, *, length: int, **model: Any) -> Any:
         disable_log_stats=True,
         seed=0,
     )
+
+
+def check_sleep(config: Config, device: str) -> None:
+    if config.sleep and device == "cpu":
+        raise EngineError(
+            "engine.sleep=true is vLLM's sleep mode, which gives a GPU's memory back, but the engine runs on a CPU; "
+            "leave it false there"
+        )
 
 
 def check_version() -> None:
@@ -175,7 +175,15 @@ def torch_as_it_was() -> Iterator[None]:
     torch.set_rng_state(state)
 
 
-def end_ids(found: int | Sequence[int] | None) -> set[int]:
+def end_ids(model_path: str, model: Any) -> set[int]:
+    """The end tokens of the model's generation settings."""
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model_path)
+    except OSError:
+        settings = GenerationConfig.from_model_config(model)
+    found = settings.eos_token_id
     return set() if found is None else {found} if isinstance(found, int) else set(found)
 
 
