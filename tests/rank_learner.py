@@ -59,6 +59,7 @@ def main(rank: int, ranks: int, port: int, model: str, out: Path, settings: list
         )
         (out / f"{ranks}.json").write_text(json.dumps(metrics))
         (out / f"{ranks}.policies").write_text(" ".join(sorted(policies)))
+    dist.barrier()  # none goes away while another still speaks to it
     dist.destroy_process_group()
 
 
