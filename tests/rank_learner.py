@@ -1,9 +1,8 @@
-"""One rank of a learner, as a program: RANK RANKS PORT MODEL OUT [SETTING=VALUE ...]. Rank 0 writes what it found."""
+"""One rank of a learner, as a program: RANK RANKS MODEL OUT [SETTING=VALUE ...]. Rank 0 writes what it found."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import timedelta
 from functools import partial
@@ -34,10 +33,10 @@ def groups(model) -> list:
     return [group for state in states for group in state._fsdp_param_groups]
 
 
-def main(rank: int, ranks: int, port: int, model: str, out: Path, settings: list[str]) -> None:
+def main(rank: int, ranks: int, model: str, out: Path, settings: list[str]) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
+    meet = f"file://{out.absolute()}/{ranks}.meet"  # a port that is free now may be taken when they meet
+    dist.init_process_group("gloo", meet, rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
     config = make_recipe(model, settings).model
     learner, algorithm = make_learner(model, settings, Sharded(torch.device("cpu"), offload=config.offloads_weights))
     if config.offloads_activations:
@@ -64,5 +63,5 @@ def main(rank: int, ranks: int, port: int, model: str, out: Path, settings: list
 
 
 if __name__ == "__main__":
-    rank, ranks, port, model, out, *settings = sys.argv[1:]
-    main(int(rank), int(ranks), int(port), model, Path(out), settings)
+    rank, ranks, model, out, *settings = sys.argv[1:]
+    main(int(rank), int(ranks), model, Path(out), settings)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,19 +14,12 @@ from safetensors.torch import load_file
 PROGRAM = Path(__file__).parents[1] / "rank_learner.py"
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def run(ranks, model, out, *settings):
-    port = free_port()
     command = [sys.executable, str(PROGRAM)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     started = [
         subprocess.Popen(
-            [*command, str(rank), str(ranks), str(port), str(model), str(out), *settings],
+            [*command, str(rank), str(ranks), str(model), str(out), *settings],
             stderr=subprocess.PIPE, text=True, env=environment,
         )
         for rank in range(ranks)
