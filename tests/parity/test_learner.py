@@ -140,6 +140,16 @@ def snapshot(learner):
     return {n: p.detach().clone() for n, p in [*learner.actor.named_parameters(), *learner.critic.named_parameters()]}
 
 
+def test_a_batch_is_trained_on_minibatch_by_minibatch(tiny_model):
+    rows = [torch.tensor([7, 0, 3]), torch.tensor([1, 2, 11]), None]
+    (one, algorithm), (other, _) = (make(make_recipe(tiny_model)) for _ in range(2))
+    credited, _ = algorithm.assign_credit(one.annotate(make_batch()))
+    expected = [other.update(credited if part is None else credited.select(part), algorithm) for part in rows]
+    assert one.train(credited, rows, algorithm) == expected
+    assert one.updates == other.updates == 6
+    assert all(torch.equal(a, b) for a, b in zip(one.actor.parameters(), other.actor.parameters(), strict=True))
+
+
 def test_a_bad_loss_is_refused_and_no_weight_moves(learner_and_algorithm):
     """verl 747: NaN first, then "!!!!" for the rest of the run."""
     learner, algorithm = learner_and_algorithm
