@@ -153,9 +153,11 @@ class Engine:
         shape = self.shape
         if self.vllm:
             return self.way.size * shape.head
+        # The first adapters: all of the model is read, and what they do not change is dropped.
+        read = 4 * shape.parameters - base if (base := self._base()) else 0
         if self.kernels:
-            return self.way.size * shape.layers * shape.layer_matrices
-        return 4 * shape.head if self.way.bfloat16 else 0
+            return max(read, self.way.size * shape.layers * shape.layer_matrices)
+        return max(read, 4 * shape.head if self.way.bfloat16 else 0)
 
 
 def _up(value: int, unit: int) -> int:

@@ -1,5 +1,7 @@
 """Adapters travel alone: what an engine makes of them is what the learner trains and exports."""
 
+import json
+
 import engine_models as tiny
 import pytest
 import torch
@@ -10,6 +12,9 @@ from simplerl.config import LoraConfig
 from simplerl.engines import embedded, vllm
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
+from simplerl.plan.engine_memory import Engine
+from simplerl.plan.load import way_of
+from simplerl.plan.shapes import shape_of
 from simplerl.train.agreement import check_sync
 
 pytest.importorskip("peft")
@@ -65,8 +70,8 @@ def said(engine):
 def test_engines_hold_the_policy_after_adapters_came(folder, kind):
     recipe, learner, engine = make_recipe(folder, SETTINGS), trained_learner(folder), make_engine(kind, folder)
     before = said(engine)
+    engine._version = 1  # it pretends
     with pytest.raises(EngineError, match="does not hold the learner's weights"):
-        engine._version = 1  # an engine that pretends
         check_sync(recipe, engine, learner, PROMPT, 1)
     for version in (1, 2):  # the second replaces the first
         engine.load_weights(learner.weights(), version)
@@ -127,7 +132,29 @@ def test_adapters_that_do_not_fit_are_refused(folder):
         generate(engine, REQUESTS)
 
 
+def test_the_plan_knows_what_is_kept_for_adapters(tmp_path):
+    """To the byte; and at first all of the model is read, of which the rest is dropped."""
+    path = tiny.save(tiny.model(**SIZES), tmp_path)
+    recipe, shape, engine = (
+        make_recipe(path, SETTINGS),
+        shape_of(json.loads((tmp_path / "config.json").read_text())),
+        make_engine("auto", path),
+    )
+    engine.load_weights(trained_learner(path).weights(), version=1)
+    base = sum(tensor.nbytes for tensor in engine._adapters._base.values())
+    adapted, plain = (
+        Engine(each, shape, way_of(each, shape, "cpu", threads=1)) for each in (recipe, make_recipe(path, []))
+    )
+    assert adapted.always()["engine copy"] - plain.always()["engine copy"] == base > 0
+    whole = 4 * sum(parameter.numel() for parameter in tiny.load(path).parameters())
+    assert adapted.hand_over() == max(plain.hand_over(), whole - base)
+    on_gpu = Engine(recipe, shape, way_of(recipe, shape, "cuda"))
+    assert (
+        on_gpu.always() == Engine(make_recipe(path, []), shape, way_of(make_recipe(path, []), shape, "cuda")).always()
+    )
+
+
 def test_a_rank_beyond_what_vllm_has_room_for():
-    assert vllm.adapters(LoraConfig(rank=3))["max_lora_rank"] == 8
+    assert vllm.adapter_arguments(LoraConfig(rank=3))["max_lora_rank"] == 8
     with pytest.raises(EngineError, match="rank=600: vLLM has room for 512"):
-        vllm.adapters(LoraConfig(rank=600))
+        vllm.adapter_arguments(LoraConfig(rank=600))
