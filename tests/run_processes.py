@@ -76,7 +76,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 def own_processes(name: str) -> list[int]:
     """The processes under this one whose command begins so; those of other tests on the machine are not among them.
 
-    Waits for the first: one of Ray's has another name while it works.
+    Waits for the first.
     """
     from simplerl.cluster.drill import _title, descendants
 

@@ -30,10 +30,11 @@ class Adapters:
         self._base = self._base or self._read(pairs)
         if pairs.keys() != self._base.keys():
             raise EngineError(f"adapters have changed: {sorted(pairs.keys() ^ self._base.keys())[:3]}")
-        return (
-            (f"{name}.weight", self._base[name].to(self._device).float() + (b @ a) * self._scale)
-            for name, (a, b) in ((name, (a.to(self._device), b.to(self._device))) for name, (a, b) in pairs.items())
-        )
+        return ((f"{name}.weight", self._merge(name, *pair)) for name, pair in pairs.items())
+
+    def _merge(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        weight, a, b = (tensor.to(self._device).float() for tensor in (self._base[name], a, b))
+        return weight + (b @ a) * self._scale
 
     def _read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The matrices as they are without adapters, in the type they are stored in, on the CPU."""

@@ -81,14 +81,14 @@ def build(
     limit = config.max_length or text.max_position_embeddings
     ends = Ends(tokenizer, end_ids(model_path, model), text.vocab_size)
     expected = expected_weights(model, trust_remote_code)
-    own = {"model": model_path, "dtype": dtype, "trust_remote_code": trust_remote_code, **adapters(lora)}
+    own = {"model": model_path, "dtype": dtype, "trust_remote_code": trust_remote_code, **adapter_arguments(lora)}
     wanted = arguments(config, device, length=limit, **own)
     with torch_as_it_was():
         engine = LLMEngine.from_engine_args(wanted)
     return VLLMEngine(engine, ends, expected, text.vocab_size, limit, lora)
 
 
-def adapters(lora: LoraConfig | None) -> dict[str, Any]:
+def adapter_arguments(lora: LoraConfig | None) -> dict[str, Any]:
     """vLLM's settings for them; it has room for some ranks only. Raises `EngineError` beyond the largest."""
     if lora is None:
         return {}

@@ -48,12 +48,11 @@ class Optimiser:
 
     def clip_gradients(self) -> Tensor:
         """Clips to the configured norm; returns the norm before. Raises `NonFiniteError` naming the culprit."""
-        moved = [p for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not bool(torch.isfinite(norm)):
             # Clipped by a norm that is NaN, every gradient would be.
             raise NonFiniteError(f"{self.name}: gradient norm is {norm.item()}; {culprit(self.model)}")
-        nn.utils.clip_grads_with_norm_(moved, self.config.max_grad_norm, norm)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
         return norm
 
     def step(self) -> None:
