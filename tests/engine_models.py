@@ -81,6 +81,19 @@ def slow_engine(folder: str, seconds: float) -> Any:
     return engine(folder)
 
 
+class PacedEngine:
+    """A real one that hands a response over every `seconds`, so that one that is lost has some left."""
+
+    def __init__(self, folder: str, *, seconds: float, **settings: Any) -> None:
+        self._engine, self._seconds = engine(folder, **settings), seconds
+        self.load_weights, self.sleep = self._engine.load_weights, self._engine.sleep
+
+    def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        for rollout in self._engine.submit(requests):
+            time.sleep(self._seconds)
+            yield rollout
+
+
 class Storer:
     """Stands for a learner that puts weights into a cluster's store."""
 

@@ -64,7 +64,8 @@ def engines(cluster, folder):
     """Two, which are lost and begun anew from test to test."""
     from simplerl.cluster.engines import RemoteEngines
 
-    made = RemoteEngines(partial(tiny.engine, folder, max_batch=4), spread_over(engines=2), Placement())
+    make = partial(tiny.PacedEngine, folder, seconds=0.05, max_batch=4)
+    made = RemoteEngines(make, spread_over(engines=2), Placement())
     made.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     yield made
     made.close()
