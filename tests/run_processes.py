@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,3 +84,9 @@ def own_processes(name: str) -> list[int]:
     found: list[int] = []
     wait_for(lambda: found.extend(p for p in descendants(os.getpid()) if _title(p).startswith(name)) or bool(found))
     return found
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

@@ -26,10 +26,12 @@ FOLDER = {
 Report = Mapping[str, Any]
 
 
-def check(place: Placement, folder: Path, engine_packages: Sequence[str], model: str) -> None:
+def check(
+    place: Placement, folder: Path, engine_packages: Sequence[str], model: str, *, everywhere: bool = False
+) -> None:
     """Raises `ClusterError` with every node that differs from this process, or from the other engines' nodes.
 
-    `engine_packages` are wanted where engines run; `model` is a folder that all must see, or empty.
+    `engine_packages` are wanted where engines run, or `everywhere`; `model` is a folder that all must see, or empty.
     """
     learners, engines = place.nodes()
     path = folder.absolute()
@@ -39,7 +41,7 @@ def check(place: Placement, folder: Path, engine_packages: Sequence[str], model:
     wanted = expected(here, [found[node] for node in found if node in engines], engine_packages)
     problems: list[str] = []
     for node, one in found.items():
-        names = (*PACKAGES, *engine_packages) if node in engines else PACKAGES
+        names = (*PACKAGES, *engine_packages) if everywhere or node in engines else PACKAGES
         problems += differences(one, wanted, ("python", *names))
         problems += unseen(one, path if node in learners else None, model)
     if problems:

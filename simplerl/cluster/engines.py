@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor
+from simplerl.cluster.transfer import Direct
 from simplerl.config import ClusterConfig
-from simplerl.engines.base import Engine
+from simplerl.engines.base import Engine, Receiver
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
 from simplerl.types import Metrics, Request, Rollout
 
@@ -30,6 +31,22 @@ class EngineWorker:
 
     def load(self, version: int, *chunks: dict[str, Any]) -> None:
         self.engine.load_weights((pair for chunk in chunks for pair in chunk.items()), version)
+
+    def meet(self, how: Mapping[str, Any]) -> None:
+        self._receiver.meet(how)
+
+    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._receiver.expect(shapes)
+
+    def receive(self, what: Mapping[str, Any]) -> None:
+        self._receiver.receive(what)
+
+    def adopt(self, version: int) -> None:
+        self._receiver.adopt(version)
+
+    @property
+    def _receiver(self) -> Receiver:
+        return cast("Receiver", self.engine)
 
     def sleep(self) -> None:
         self.engine.sleep()
@@ -50,7 +67,7 @@ class RemoteEngines:
     def __init__(self, make: Callable[[], Engine], config: ClusterConfig, place: Placement) -> None:
         """Begins `config.engines`, each what `make` gives; raises what that raises."""
         self._make, self._config, self._place = make, config, place
-        self._weights: tuple[int, list[Any]] | None = None
+        self._weights: tuple[int, list[Any] | Direct] | None = None
         self._asleep = False
         self._workers = self._begin(range(config.engines))
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
@@ -61,13 +78,21 @@ class RemoteEngines:
         ray.all_of(workers, "begin", self._make)
         return workers
 
-    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
-        """Replaces every engine's weights; an engine that is lost meanwhile is begun anew with them.
+    def load_weights(self, weights: Iterator[tuple[str, Any]] | Direct, version: int) -> None:
+        """Replaces every engine's weights; an engine that is lost is begun anew with them.
 
         Raises `InputLost` where they went with the learner that made them.
         """
-        self._weights, self._asleep = (version, ray.store(weights)), False
-        self._for_all(self._load)
+        self._asleep = False
+        if not isinstance(weights, Direct):
+            self._weights = version, ray.store(weights)
+            self._for_all(self._load)
+            return
+        self._weights = None
+        for number in ray.lost(self._workers):
+            self._replace(number, WorkerLost("it does not answer"))
+        self._weights = version, weights
+        weights.send(self._workers, version)
 
     def sleep(self) -> None:
         """Lets every engine sleep; one that is lost meanwhile is begun anew and sleeps too."""
@@ -108,7 +133,17 @@ class RemoteEngines:
     def _load(self, worker: Actor) -> Any:
         assert self._weights is not None
         version, chunks = self._weights
+        assert not isinstance(chunks, Direct)
         return worker.call("load", version, *chunks)
+
+    def _load_again(self, worker: Actor) -> None:
+        """Gives an engine that was begun anew the weights of the others."""
+        assert self._weights is not None
+        version, weights = self._weights
+        if isinstance(weights, Direct):
+            weights.send_again(worker, version)
+        else:
+            ray.answer(worker, self._load(worker))
 
     def _run(self, requests: list[Request]) -> Iterator[Rollout]:
         open_requests = {request.id: request for request in requests}
@@ -169,7 +204,7 @@ class RemoteEngines:
             try:
                 (self._workers[number],) = self._begin([number])
                 if self._weights is not None:
-                    ray.answer(self._workers[number], self._load(self._workers[number]))
+                    self._load_again(self._workers[number])
                 if self._asleep:
                     ray.answer(self._workers[number], self._workers[number].call("sleep"))
                 return

@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor, Stored
+from simplerl.cluster.transfer import Direct
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError
 from simplerl.types import Metrics
@@ -18,6 +19,8 @@ from simplerl.types import Metrics
 
 class RankWorker:
     """One rank."""
+
+    sender: Any = None
 
     def __init__(self, rank: int, count: int, device: str, shares: bool = False, offload: bool = False) -> None:
         """`shares`: an engine is on the same GPU; `offload`: weights wait in the host's memory."""
@@ -68,9 +71,27 @@ class RankWorker:
             return []
         finally:
             if self.shares:
-                self._free()
+                self.free()
 
-    def _free(self) -> None:
+    def meet(self, kind: Literal["nccl", "ipc"], how: Mapping[str, Any], dtype: str, engines: Sequence[Actor]) -> None:
+        """Meets the engines that it will send weights to, as `dtype`."""
+        import torch
+
+        from simplerl.engines._vllm_sender import Sender
+
+        if self.sender is None:
+            weights, shapes = self.learner.weights, self.learner.shapes()
+            self.sender = Sender(weights, shapes, getattr(torch, dtype), self.rank)
+        self.sender.meet(kind, how, lambda what: ray.get([engine.call("receive", what) for engine in engines]))
+
+    def send(self) -> None:
+        """Sends the weights to the engines met."""
+        assert self.sender is not None
+        self.sender.send()
+        if self.shares:
+            self.free()
+
+    def free(self) -> None:
         """Gives what torch keeps for later back to the GPU: the engine there wakes next."""
         import torch
 
@@ -88,10 +109,11 @@ class RemoteLearner:
         place: Placement,
         *,
         offload: bool = False,
+        direct: Callable[[Sequence[Actor]], Direct] | None = None,
     ) -> None:
         """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises.
 
-        With `offload` their weights wait in the host's memory.
+        With `offload` their weights wait in the host's memory; with `direct` they go to engines by themselves.
         """
         count = config.learners
         alike = (count, device, config.colocated, offload)
@@ -99,6 +121,7 @@ class RemoteLearner:
         self._ranks = ray.begun(ranks)
         address = ray.answer(self._ranks[0], self._ranks[0].call("address"))
         ray.all_of(self._ranks, "join", address, make)
+        self._direct = None if direct is None else direct(self._ranks)
         self.temperature: float = self._look("temperature")
 
     def annotate(self, batch: Any, *, own: bool = True) -> Any:
@@ -122,7 +145,10 @@ class RemoteLearner:
         return self._look("updates")
 
     def weights(self, *, kept: bool = False) -> Any:
-        """The policy's weights, in the cluster's store; updates leave what is there as it is."""
+        """The policy's weights, in the cluster's store, where updates leave them as they are; or what sends those of
+        now, unless they are to be kept."""
+        if self._direct is not None and not kept:
+            return self._direct
         return Stored(ray.all_of(self._ranks, "weights")[0])
 
     def export(self, folder: Path) -> None:

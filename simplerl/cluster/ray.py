@@ -235,7 +235,11 @@ def lost(actors: Sequence[Actor]) -> list[int]:
 
 def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) -> list[Any]:
     """The method's results of every actor. Raises `WorkerLost` if one died, else the first failure."""
-    references = [actor.call(method, *arguments, **named) for actor in actors]
+    return answers(actors, [actor.call(method, *arguments, **named) for actor in actors])
+
+
+def answers(actors: Sequence[Actor], references: Sequence[Any]) -> list[Any]:
+    """What calls of these actors give, which depend on each other. Raises as `all_of`."""
     results = {}
     while waiting := [reference for reference in references if reference not in results]:
         there = ready(waiting, actors[0].patience)

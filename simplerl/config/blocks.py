@@ -282,6 +282,10 @@ class ClusterConfig(Frozen):
     colocated: bool = False
     """Learner i and engine i share GPU i and take turns on it; needs as many of each, and `engine.sleep`."""
 
+    transfer: Literal["store", "direct"] = "store"
+    """How weights come to engines: through Ray's store, or from GPU to GPU by vLLM's weight transfer (NCCL, or CUDA IPC
+    where colocated)."""
+
     verifiers: int = Field(default=0, ge=0)
     """Processes that judge answers, a core each, all over the cluster; 0: the run's own process judges them."""
 

@@ -105,6 +105,30 @@ class TrainingRecipe(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _transfer(self) -> Self:
+        if self.cluster.transfer == "store":
+            return self
+        problem = None
+        if self.cluster.ray is None:
+            problem = "cluster.ray is not set: in one process weights need not travel"
+        elif not getattr(self.engine, "receives", False):
+            problem = f"engine.name={self.engine.name} cannot receive them; vllm can"
+        elif self.model.lora is not None:
+            problem = "model.lora hands over adapters alone, which are small"
+        elif self.model.device == "cpu":
+            problem = "model.device=cpu, and it is made for GPUs"
+        if problem is not None:
+            raise ConfigError(f"cluster.transfer=direct: {problem}; leave it at store")
+        return self
+
+    @property
+    def transfer(self) -> Literal["nccl", "ipc"] | None:
+        """How learners send weights to engines in other processes; None where they go through a store, or nowhere."""
+        if self.cluster.transfer == "store":
+            return None
+        return "ipc" if self.cluster.colocated else "nccl"
+
     @property
     def sleeps(self) -> bool:
         """Whether the engine gives its memory back while the learner works."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from simplerl.config import PluginConfig
 from simplerl.errors import EngineError
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 class EngineConfig(PluginConfig):
     """Settings every engine has."""
+
+    receives: ClassVar[bool] = False
+    """Whether it is a `Receiver` too."""
 
     max_batch: int = 256
     """Sequences decoded at once."""
@@ -52,6 +55,30 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Receiver(Protocol):
+    """An engine whose learner, in another process, sends weights itself (`cluster.transfer=direct`).
+
+    Its configuration says `receives`. `meet` comes first and again whenever the group changes; then for each new set of
+    weights `expect`, `receive` once or more, `adopt`.
+    """
+
+    def meet(self, how: Mapping[str, Any]) -> None:
+        """Joins the group that weights come through; `how` is what the transfer's own interface asks for."""
+        ...
+
+    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Makes ready for weights of these names and shapes. Raises `EngineError`, unchanged, where they do not fit."""
+        ...
+
+    def receive(self, what: Mapping[str, Any]) -> None:
+        """Takes weights, some or all, that the learner sends meanwhile; `what` describes them."""
+        ...
+
+    def adopt(self, version: int) -> None:
+        """All are there; as `load_weights` at its end."""
+        ...
 
 
 def generate(engine: Engine, requests: Sequence[Request]) -> list[Rollout]:

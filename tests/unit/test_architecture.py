@@ -32,7 +32,7 @@ LAYERS = (
     {"cli"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-ONLY_IN = {"vllm": "simplerl.engines.vllm", "ray": "simplerl.cluster"}
+ONLY_IN = {"vllm": ("simplerl.engines.vllm", "simplerl.engines._vllm"), "ray": "simplerl.cluster"}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib"}
 WITH_TORCH = (
     "simplerl.functional",
