@@ -110,6 +110,7 @@ def _placement(found: Placement) -> dict[str, Any]:
             worker.role: {name: in_gib(parts) for name, parts in worker.phases.items()} for worker in found.workers
         },
         "peak_gib": {worker.role: worker.peak / GIB for worker in found.workers},
+        "host_gib": found.host / GIB,
         "seconds": {**asdict(found.seconds), "step": found.seconds.step},
     }
 
@@ -119,12 +120,14 @@ def _placement(found: Placement) -> dict[str, Any]:
 
 def _print(recipe: str, told: _Told) -> None:
     from simplerl.cli.dry_run import phase_rows
-    from simplerl.plan.memory import in_gib
+    from simplerl.plan.memory import gib, in_gib
     from simplerl.plan.times import ASSUMPTIONS
 
     found, tokens = told.found, told.tokens
     say(f"{recipe} on {told.hardware}: {_verdict(found, told.hardware)}")
     say(_where(found))
+    if found.host:
+        say(f"in the memory of {'the node' if told.hardware.nodes == 1 else 'all nodes together'}: {gib(found.host)}")
     for worker in found.workers:
         name = "the GPU" if worker.role == "all" else f"each {worker.role}'s GPU"
         say(f"\nmemory of {name}, GiB")
@@ -172,7 +175,8 @@ def _change_rows(why: str, change: Change, before: Placement) -> list[tuple[str,
     outcome = "fits" if found.fits else "does not fit"
     peak = f"{outcome}: {gib(worker.peak)} ({worker.peak_phase}) instead of {gib(before.largest.peak)}"
     split = "" if found.together else f", {found.learners} + {found.engines}"
-    rows = [(why, f"{peak}{split}, {_duration(found.seconds.step)} a step")]
+    host = f", {gib(found.host)} on the host" if found.host else ""
+    rows = [(why, f"{peak}{split}{host}, {_duration(found.seconds.step)} a step")]
     return [*rows, ("", _set(change.settings))] if change.settings else rows
 
 

@@ -56,7 +56,8 @@ class _Trial:
         hundredth. None where the recipe forbids it."""
         tried: list[Change] = []
         for rung in step.rungs:
-            joined = _joined(settings, rung)
+            own = (f"actor.moments={self.given.actor.moments}", f"critic.moments={self.given.critic.moments}")
+            joined = tuple(each for each in _joined(settings, rung) if each not in own)
             try:
                 recipe = changed_recipe(self.given, joined)
             except ConfigError:
@@ -88,7 +89,7 @@ def changes(recipe: Recipe, placement: Placement, shape: Shape, hardware: Hardwa
     is enough; then changes of what is learned, alone and with the others."""
     peak = placement.largest.peak
     trial = _Trial(recipe, peak, shape, hardware, tokens)
-    steps, others, found = _steps(recipe, hardware), _other_steps(recipe), list[Change]()
+    steps, others, found = _steps(recipe, hardware, placement), _other_steps(recipe), list[Change]()
     for group in (steps, [*others, *steps]):
         alone = [trial.climb((), step) for step in (group if group is steps else others)]
         lower = [each for each in alone if each is not None and each.peak < peak]
@@ -102,21 +103,22 @@ def changes(recipe: Recipe, placement: Placement, shape: Shape, hardware: Hardwa
 
 def enough(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> tuple[Hardware, Change] | None:
     """The fewest GPUs of the kind, of some numbers, that do: with the recipe as it is, or changed but for what is
-    learned. None where not even the most do."""
+    learned and for weights on the host. None where not even the most do."""
     for count in (each for each in COUNTS if each > hardware.count):
         node = max(hardware.per_node, NODE)
         more = Hardware(hardware.gpu, min(count, node), -(-count // node))
         found = best(recipe, shape, more, tokens)
         if found.fits:
             return more, Change((), "as it is", found)
-        changed = _Trial(recipe, found.largest.peak, shape, more, tokens).together(_steps(recipe, more))
+        on_gpus = _steps(recipe, more, found, host=False)
+        changed = _Trial(recipe, found.largest.peak, shape, more, tokens).together(on_gpus)
         if changed is not None and changed.placement.fits:
             return more, changed
     return None
 
 
-def _steps(recipe: Recipe, hardware: Hardware) -> list[_Step]:
-    """What saves memory and leaves what is learned alone, but for rounding."""
+def _steps(recipe: Recipe, hardware: Hardware, placement: Placement, *, host: bool = True) -> list[_Step]:
+    """What saves memory and leaves what is learned alone, but for rounding; what costs most time, by `host`, last."""
     steps = []
     if recipe.model.dtype == "float32":
         steps.append(_Step((("model.dtype=bfloat16",),), "bfloat16 products"))
@@ -136,7 +138,28 @@ def _steps(recipe: Recipe, hardware: Hardware) -> list[_Step]:
         steps.append(_Step(tuple(halves), "fewer responses at once: a slower rollout"))
     if recipe.engine.name == "embedded" and hardware.count > 1:
         steps.append(_Step((("engine.name=vllm", "engine.gpu_memory=0.9"),), "vLLM: a cache as large as there is room"))
+    if "8-bit" not in (recipe.actor.moments, recipe.critic.moments):
+        steps.append(_Step((_moments("8-bit"),), "AdamW's moments rounded to 8 bits; one learner"))
+    if host and not recipe.model.offloads_weights:
+        steps.append(_on_host(placement))
     return steps
+
+
+def _on_host(placement: Placement) -> _Step:
+    """FSDP2 moves the weights of a learner in a process of its own. On one GPU the engine's process is there too, and
+    takes turns with it."""
+    if placement.together:
+        beside = ("engine.name=vllm", "engine.gpu_memory=0.8", "engine.sleep=true")
+        where = ("cluster.ray=auto", "cluster.colocated=true", *beside)
+    else:
+        where = placement.settings
+    return _Step(
+        ((*where, *_moments("float32"), "model.offload=all"),), "all that can wait waits on the host: much time"
+    )
+
+
+def _moments(kind: str) -> Settings:
+    return (f"actor.moments={kind}", f"critic.moments={kind}")
 
 
 def _other_steps(recipe: Recipe) -> list[_Step]:

@@ -80,6 +80,18 @@ class Learner:
         actor = whole if self.way.adapted is None else self.way.adapter_tensors(shape)
         return {"actor": actor} | ({"critic": (*body, shape.hidden, 1)} if self.models.critic else {})
 
+    def on_host(self) -> float:
+        """Bytes of what waits in the memory of hosts, that of all ranks together."""
+        way = replace(self.way, waiting=())
+        whole, waiting = replace(self, way=way), 0.0
+        if "weights" in self.way.waiting:
+            trained = self.actor + self.critic
+            waiting += self.way.ranks * (math.fsum(whole.always().values()) + whole.gradients(trained))
+        if "activations" in self.way.waiting:
+            ways = [(way, False)] + [(replace(way, adapted=None), True)] * self.models.critic
+            waiting += self.way.ranks * max(Passes(whole, each, critic).kept_bytes for each, critic in ways)
+        return waiting
+
     # --- scoring ------------------------------------------------------------------------------------------------------
 
     def scoring(self) -> Parts:
@@ -159,6 +171,11 @@ class Passes:
             work = forward_work(shape, way, load.tokens)
             parts["workspace"] = way.lanes * max(0.0, work - self._head.forward)
         return parts | self.learner.gathered(training=True)
+
+    @property
+    def kept_bytes(self) -> float:
+        """Bytes that all lanes keep for the gradient."""
+        return self._kept(layers=0)["activations"]
 
     def _logits(self) -> Parts:
         """The backward pass at the head: its gradient is there beside the logits."""

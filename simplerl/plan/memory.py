@@ -79,6 +79,12 @@ def workers(
     return (Worker("pair" if spread else "all", together),)
 
 
+def on_host(recipe: Recipe, shape: Shape) -> float:
+    """Bytes that learners with CUDA keep in their hosts' memory, of all nodes together."""
+    models, way = models_of(recipe), way_of(recipe, shape, "cuda")
+    return Learner(shape, way, load_of(recipe, way, models), models).on_host()
+
+
 def _learning(learner: Learner) -> dict[str, Parts]:
     return {
         "score": learner.scoring(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from simplerl.config import Recipe
 from simplerl.errors import ConfigError
 from simplerl.plan.hardware import Hardware
-from simplerl.plan.memory import Worker, workers
+from simplerl.plan.memory import Worker, on_host, workers
 from simplerl.plan.shapes import Shape
 from simplerl.plan.times import Seconds, Tokens, seconds
 
@@ -23,6 +23,8 @@ class Placement:
     workers: tuple[Worker, ...]
     seconds: Seconds
     fits: bool
+    host: float
+    """Bytes that wait in the memory of all nodes; whether they fit there is not known."""
 
     @property
     def together(self) -> bool:
@@ -49,7 +51,8 @@ def placed(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> 
     fits = all(worker.fits(hardware.gpu.memory) for worker in found)
     cluster = recipe.cluster
     learners, engines = (1, 1) if cluster.ray is None else (cluster.learners, cluster.engines)
-    return Placement(recipe, learners, engines, found, seconds(recipe, shape, hardware, tokens), fits)
+    time = seconds(recipe, shape, hardware, tokens)
+    return Placement(recipe, learners, engines, found, time, fits, on_host(recipe, shape))
 
 
 def best(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Placement:

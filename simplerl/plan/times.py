@@ -205,11 +205,15 @@ class _Clock:
     # --- hand-over ----------------------------------------------------------------------------------------------------
 
     def hand_over(self) -> float:
-        """Float32 weights to the engine: within the GPU's memory, or written to the store and read by all at once."""
-        weights = 4 * self.shape.parameters
-        if self.recipe.cluster.ray is None:
-            return 2 * weights / (BANDWIDTH * self.hardware.gpu.bandwidth)
-        return 2 * weights / STORE
+        """Weights to the engine: within the GPU's memory, over the link, or in float32 written to the store and read by
+        all at once."""
+        kind, way, gpu = self.recipe.transfer, self.way, self.hardware.gpu
+        if self.recipe.cluster.ray is None or kind == "ipc":
+            size = 4 if kind is None else way.size
+            return 2 * size * self.shape.parameters / (BANDWIDTH * gpu.bandwidth)
+        if kind == "nccl":
+            return way.size * self.shape.parameters / (LINK * gpu.link if self.hardware.nodes == 1 else NETWORK)
+        return 2 * 4 * self.shape.parameters / STORE
 
 
 def _head_work(way: Way) -> int:
