@@ -92,7 +92,7 @@ def changes(recipe: Recipe, placement: Placement, shape: Shape, hardware: Hardwa
     steps, others, found = _steps(recipe, hardware, placement), _other_steps(recipe), list[Change]()
     for group in (steps, [*others, *steps]):
         alone = [trial.climb((), step) for step in (group if group is steps else others)]
-        lower = [each for each in alone if each is not None and each.peak < peak]
+        lower = [each for each in alone if each is not None and each.peak < 0.99 * peak]
         found += lower
         if not any(each.placement.fits for each in found):
             joined = trial.together(group)
@@ -138,6 +138,9 @@ def _steps(recipe: Recipe, hardware: Hardware, placement: Placement, *, host: bo
         steps.append(_Step(tuple(halves), "fewer responses at once: a slower rollout"))
     if recipe.engine.name == "embedded" and hardware.count > 1:
         steps.append(_Step((("engine.name=vllm", "engine.gpu_memory=0.9"),), "vLLM: a cache as large as there is room"))
+    elif recipe.engine.name == "embedded" and recipe.cluster.ray is None:
+        shares = tuple(map(_sleeping, (0.8, 0.6, 0.4, 0.2)))
+        steps.append(_Step(shares, "vLLM, which sleeps while the learner works"))
     if "8-bit" not in (recipe.actor.moments, recipe.critic.moments):
         steps.append(_Step((_moments("8-bit"),), "AdamW's moments rounded to 8 bits; one learner"))
     if host and not recipe.model.offloads_weights:
@@ -149,13 +152,16 @@ def _on_host(placement: Placement) -> _Step:
     """FSDP2 moves the weights of a learner in a process of its own. On one GPU the engine's process is there too, and
     takes turns with it."""
     if placement.together:
-        beside = ("engine.name=vllm", "engine.gpu_memory=0.8", "engine.sleep=true")
-        where = ("cluster.ray=auto", "cluster.colocated=true", *beside)
+        where = ("cluster.ray=auto", "cluster.colocated=true", *_sleeping(0.8))
     else:
         where = placement.settings
     return _Step(
-        ((*where, *_moments("float32"), "model.offload=all"),), "all that can wait waits on the host: much time"
+        ((*where, *_moments("float32"), "model.offload=all"),), "all that can wait waits on the host: time for copies"
     )
+
+
+def _sleeping(share: float) -> Settings:
+    return ("engine.name=vllm", f"engine.gpu_memory={share}", "engine.sleep=true")
 
 
 def _moments(kind: str) -> Settings:
