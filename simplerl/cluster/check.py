@@ -14,8 +14,8 @@ from simplerl.cluster.report import report
 from simplerl.errors import ClusterError
 
 PACKAGES = ("simplerl", "torch", "transformers")
-WAIT = 30.0
-"""Seconds in which a node must report; one that does not is found out when a process is to begin there."""
+WAIT = 60.0
+"""Seconds in which a node must report; what it begins for that imports little."""
 SHOWN = 8
 
 FOLDER = {
@@ -29,7 +29,7 @@ Report = Mapping[str, Any]
 def check(
     place: Placement, folder: Path, engine_packages: Sequence[str], model: str, *, everywhere: bool = False
 ) -> None:
-    """Raises `ClusterError` with every node that differs from this process, or from the other engines' nodes.
+    """Raises `ClusterError` with every node that is silent, or differs from this process or the other engines' nodes.
 
     `engine_packages` are wanted where engines run, or `everywhere`; `model` is a folder that all must see, or empty.
     """
@@ -39,7 +39,10 @@ def check(
         asked = ((*PACKAGES, *engine_packages), str(path), token, model)
         here, found = report(*asked), ray.on_each(learners | engines, report, *asked, seconds=WAIT)
     wanted = expected(here, [found[node] for node in found if node in engines], engine_packages)
-    problems: list[str] = []
+    problems = [
+        f"node {node} did not report within {WAIT:.0f} s; look at it (`ray list nodes`), or take it out of the cluster"
+        for node in sorted((learners | engines) & ray.nodes() - found.keys())
+    ]
     for node, one in found.items():
         names = (*PACKAGES, *engine_packages) if everywhere or node in engines else PACKAGES
         problems += differences(one, wanted, ("python", *names))

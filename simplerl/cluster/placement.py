@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,13 +53,10 @@ def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RE
 
     Colocated, learner i and engine i have one GPU together. Verifiers take a core each.
 
-    Raises `ClusterError` where the GPUs are not free in so many seconds.
+    Raises `ClusterError` where these are not free in so many seconds.
     """
     ray.start(config)
-    if config.verifiers > (cores := ray.cores()):
-        raise ClusterError(
-            f"cluster.verifiers={config.verifiers} take a core each, the cluster has {cores:g}; lower it or add nodes"
-        )
+    _see_that_verifiers_fit(config.verifiers, seconds)
     if device != "cuda":
         yield Placement()
         return
@@ -74,6 +72,20 @@ def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RE
             yield Placement(group, near[: config.learners], near[config.learners :])
     finally:
         ray.release(group)
+
+
+def _see_that_verifiers_fit(verifiers: int, seconds: int) -> None:
+    """What the lost ones of this run held is free again in a second or two."""
+    for left in reversed(range(seconds)):
+        there, free = ray.cores()
+        if verifiers <= free:
+            return
+        if verifiers > there or not left:
+            raise ClusterError(
+                f"cluster.verifiers={verifiers} take a core each, the cluster has {there:g} and {free:g} of them are "
+                "free; lower it or add nodes"
+            )
+        time.sleep(1)
 
 
 def _too_few(config: ClusterConfig, engines: int, count: int) -> str:

@@ -137,9 +137,9 @@ def gpus() -> tuple[float, float]:
     return _ray().cluster_resources().get("GPU", 0), _ray().available_resources().get("GPU", 0)
 
 
-def cores() -> float:
-    """Processor cores of the cluster, as its nodes count them."""
-    return _ray().cluster_resources().get("CPU", 0)
+def cores() -> tuple[float, float]:
+    """Processor cores of the cluster, as its nodes count them, and how many of them nobody holds."""
+    return _ray().cluster_resources().get("CPU", 0), _ray().available_resources().get("CPU", 0)
 
 
 def on_each(nodes: Iterable[str], function: Callable[..., Any], *arguments: Any, seconds: float) -> dict[str, Any]:

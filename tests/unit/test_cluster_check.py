@@ -18,6 +18,9 @@ from simplerl.errors import ClusterError
 pytestmark = pytest.mark.unit
 
 
+SILENT: dict[str, Any] = {}
+
+
 class Place:
     """Stands for a placement: learners on one node, engines on another and on one with both."""
 
@@ -35,11 +38,14 @@ def nodes(monkeypatch: Any) -> dict[str, dict[str, Any]]:
         for node in sorted(nodes):
             own = function(*arguments)
             change = changes.get(node, {})
+            if change is SILENT:
+                continue
             versions = own["versions"] | change.get("versions", {})
             found[node] = own | {"host": node} | change | {"versions": versions}
         return found
 
     monkeypatch.setattr(ray, "on_each", on_each)
+    monkeypatch.setattr(ray, "nodes", lambda: {"learner", "engine", "both"})
     return changes
 
 
@@ -53,6 +59,15 @@ def said(folder: Path, packages: tuple[str, ...] = (), model: str = "") -> str:
 def test_nodes_like_this_one_are_right(nodes: Any, tmp_path: Path) -> None:
     check.check(Place(), tmp_path, (), str(tmp_path))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_is_there_and_says_nothing_is_named_and_one_that_went_away_is_not(
+    nodes: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    nodes["engine"] = SILENT
+    assert said(tmp_path).startswith("node engine did not report within 60 s; look at it")
+    monkeypatch.setattr(ray, "nodes", lambda: {"learner", "both"})
+    check.check(Place(), tmp_path, (), "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("package", ["python", "simplerl", "torch", "transformers"])
