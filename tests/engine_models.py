@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from simplerl.verifier.base import Verifier
 
 SPECIAL = ("<pad>", "<eos>", "<end>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-*/=() <>#."
-STUCK = "stuck"
 VOCABULARY = len(SPECIAL) + len(LETTERS)
 
 
@@ -99,51 +97,6 @@ class PacedEngine:
         for rollout in self._engine.submit(requests):
             time.sleep(self._seconds)
             yield rollout
-
-
-class ReceivingEngine(PacedEngine):
-    """One that weights come to by vLLM's own transfer, on a GPU that is stood in for.
-
-    It hangs when weights come and a file STUCK is beside the model.
-    """
-
-    def __init__(self, folder: str, kind: str, **settings: Any) -> None:
-        from types import SimpleNamespace
-
-        from stand_in_gpus import own_gpu, stand_in
-        from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
-
-        super().__init__(folder, **settings)
-        self._stuck = Path(folder) / STUCK
-        stand_in(uuid=own_gpu())
-        alone = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
-        of: Any = None, SimpleNamespace(parallel_config=alone, model_config=None), torch.device("cpu"), self
-        self._transfer: Any = (NCCLWeightTransferEngine if kind == "nccl" else IPCWeightTransferEngine)(*of)
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._came: dict[str, torch.Tensor] = {}
-
-    def meet(self, how: Mapping[str, Any]) -> None:
-        self._transfer.shutdown()
-        self._transfer.init_transfer_engine(self._transfer.parse_init_info(how))
-
-    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = dict(shapes)
-
-    def receive(self, what: Mapping[str, Any]) -> None:
-        if self._stuck.exists():
-            os.kill(os.getpid(), signal.SIGSTOP)
-        self._transfer.update_weights(what)
-
-    def adopt(self, version: int) -> None:
-        assert {name: tuple(tensor.shape) for name, tensor in self._came.items()} == self._shapes
-        self._engine.load_weights(iter(self._came.items()), version)
-        self._came = {}
-
-    def load_weights(self, weights: Any, version: int | None = None) -> None:
-        """What vLLM's transfer asks of a vLLM model."""
-        assert version is None, "weights come by the transfer alone"
-        self._came |= {name: tensor.clone() for name, tensor in weights}
 
 
 class Storer:

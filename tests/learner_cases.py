@@ -37,14 +37,6 @@ def rank_learner(model: str, ranks: Any) -> Learner:
     return make_learner(model, ["train.lanes=2"], ranks)[0]
 
 
-def sending_learner(model: str, ranks: Any) -> Learner:
-    """One on a GPU that is stood in for, which weights leave by vLLM's own transfer."""
-    from stand_in_gpus import own_gpu, stand_in
-
-    stand_in(uuid=own_gpu())
-    return rank_learner(model, ranks)
-
-
 def make_batch(seed: int = 0, sequences: int = 12) -> Batch:
     generator = torch.Generator().manual_seed(seed)
 

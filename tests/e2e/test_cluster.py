@@ -6,10 +6,11 @@ import signal
 import socket
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import direct_transfer
 import engine_models as tiny
 import pytest
 import torch
@@ -25,6 +26,7 @@ from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
 from simplerl.records import RunFolder
+from simplerl.train import build
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
@@ -293,11 +295,11 @@ AWAKE = {"name": "embedded", "lanes": 1}
 ASLEEP = {**AWAKE, "sleep": True}
 
 
-def make_recipe(tiny_model, engine=AWAKE, lora=None, **cluster):
+def make_recipe(tiny_model, engine=AWAKE, lora=None, device="cpu", **cluster):
     return validate_recipe(
         {
             "seed": 3,
-            "model": {"path": str(tiny_model), "device": "cpu", **({"lora": lora} if lora else {})},
+            "model": {"path": str(tiny_model), "device": device, **({"lora": lora} if lora else {})},
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
             "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},
@@ -357,10 +359,24 @@ def test_adapters_on_two_learners_and_two_engines_train_as_in_one_process(cluste
         assert torch.equal(exported[name], tensor), name
 
 
-def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(cluster, spread, tiny_model, tmp_path):
-    """Every number but the time is that of the run without a fault."""
+@contextmanager
+def anywhere(*_, **__):
+    yield Placement()
+
+
+@pytest.mark.parametrize("transfer", ["store", "direct"])
+def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(
+    cluster, spread, tiny_model, tmp_path, monkeypatch, transfer
+):
+    """Every number but the time is that of the run without a fault, however weights come to engines."""
     from simplerl.train.run import train
 
+    recipe = make_recipe(tiny_model, ray="auto", learners=2, engines=2)
+    if transfer == "direct":
+        recipe = make_recipe(tiny_model, "vllm", device="auto", ray="auto", learners=2, engines=2, transfer=transfer)
+        for name, stand_in in (("engine", direct_transfer.build_engine), ("learner", direct_transfer.build_learner)):
+            monkeypatch.setattr(build, f"build_{name}", stand_in)
+        monkeypatch.setattr(build, "reserved", anywhere)
     folder = tmp_path / "torn"
     done = threading.Event()
 
@@ -371,7 +387,7 @@ def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(cluster,
 
     thread = threading.Thread(target=assassin)
     thread.start()
-    train(make_recipe(tiny_model, ray="auto", learners=2, engines=2), folder, plain=True)
+    train(recipe, folder, plain=True)
     done.set()
     thread.join()
     assert contents(folder) == contents(spread)

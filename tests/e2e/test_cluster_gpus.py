@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import direct_transfer
 import engine_models as tiny
 import pytest
-from learner_cases import make_batch, make_learner, sending_learner
+from learner_cases import make_batch, make_learner
 from run_processes import own_processes, wait_for
 from test_cluster import ASLEEP, answers, assert_alike, make_recipe, spread_over
 
@@ -190,12 +191,12 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
     model = tiny.save(tiny.model(scale=0.1), tmp_path)
     alone, (_, algorithm) = tiny.engine(model), make_learner(model, [])
     config = spread_over(learners=2, engines=2, colocated=kind == "ipc", patience=4.0)
-    make = partial(tiny.ReceivingEngine, model, kind, seconds=0.05)
+    make = partial(direct_transfer.make_engine, model, kind)
     direct = partial(Direct, kind=kind, dtype="float32", waits=True)
     requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=100) for i, ids in enumerate(tiny.prompts(40))]
     with ExitStack() as stack:
         place = stack.enter_context(reserved(config, "cuda", engines=2)) if kind == "ipc" else Placement()
-        learner = RemoteLearner(partial(sending_learner, model), config, "cpu", place, direct=direct)
+        learner = RemoteLearner(partial(direct_transfer.make_learner, model), config, "cpu", place, direct=direct)
         stack.callback(learner.close)
         engines = RemoteEngines(make, config, place)
         stack.callback(engines.close)
@@ -229,6 +230,6 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
 
         with pytest.raises(InputLost, match="moved on from its weights of version 3"):
             direct(learner._ranks, waits=False).send_again(engines._workers[1], 3)
-        (tmp_path / tiny.STUCK).touch()
+        (tmp_path / direct_transfer.STUCK).touch()
         with pytest.raises(InputLost, match="version 4 did not arrive: worker 2 of 4 does not answer"):
             learner.weights().send(engines._workers, 4)

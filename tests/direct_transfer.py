@@ -1,0 +1,84 @@
+"""Learners and engines between which weights go by vLLM's own transfer, on GPUs that are stood in for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import engine_models as tiny
+import torch
+from learner_cases import rank_learner
+from stand_in_gpus import own_gpu, stand_in
+
+from simplerl.config import validate_recipe
+from simplerl.policy.learner import Learner
+from simplerl.train import build
+from simplerl.types import Request, Rollout
+
+STUCK = "stuck"
+
+
+class Receiver:
+    """Any engine, to which weights come by vLLM's worker. It hangs when they come and a file is there."""
+
+    def __init__(self, engine: Any, kind: str, stuck: Path | None = None) -> None:
+        from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+
+        stand_in(uuid=own_gpu())
+        self._engine, self._stuck = engine, stuck
+        alone = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
+        of: Any = None, SimpleNamespace(parallel_config=alone, model_config=None), torch.device("cpu"), self
+        self._transfer: Any = (NCCLWeightTransferEngine if kind == "nccl" else IPCWeightTransferEngine)(*of)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._came: dict[str, torch.Tensor] = {}
+
+    def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+        return self._engine.submit(requests)
+
+    def meet(self, how: Mapping[str, Any]) -> None:
+        self._transfer.shutdown()
+        self._transfer.init_transfer_engine(self._transfer.parse_init_info(how))
+
+    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes = dict(shapes)
+
+    def receive(self, what: Mapping[str, Any]) -> None:
+        if self._stuck is not None and self._stuck.exists():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self._transfer.update_weights(what)
+
+    def adopt(self, version: int) -> None:
+        assert {name: tuple(tensor.shape) for name, tensor in self._came.items()} == self._shapes
+        self._engine.load_weights(iter(self._came.items()), version)
+        self._came = {}
+
+    def load_weights(self, weights: Any, version: int | None = None) -> None:
+        """What vLLM's worker asks of a vLLM model."""
+        assert version is None, "weights come by the transfer alone"
+        self._came |= {name: tensor.clone() for name, tensor in weights}
+
+
+def make_engine(folder: str, kind: str) -> Receiver:
+    return Receiver(tiny.PacedEngine(folder, seconds=0.05), kind, Path(folder) / STUCK)
+
+
+def make_learner(model: str, ranks: Any) -> Learner:
+    stand_in(uuid=own_gpu())
+    return rank_learner(model, ranks)
+
+
+def build_engine(recipe: Any, tokenizer: Any, device: torch.device) -> Receiver:
+    """For a recipe that names vLLM: the embedded engine behind vLLM's worker."""
+    table = recipe.model_dump(mode="json", exclude_none=True)
+    table |= {"engine": {"name": "embedded", "lanes": 1}, "cluster": {}}
+    return Receiver(build.build_engine(validate_recipe(table), tokenizer, device), recipe.transfer)
+
+
+def build_learner(*arguments: Any) -> Learner:
+    stand_in(uuid=own_gpu())
+    return build.build_learner(*arguments)
