@@ -58,8 +58,10 @@ class Receiver:
         self._came = {}
 
     def load_weights(self, weights: Any, version: int | None = None) -> None:
-        """What vLLM's worker asks of a vLLM model."""
-        assert version is None, "weights come by the transfer alone"
+        """Without a version it is what vLLM's worker asks of a vLLM model."""
+        if version is not None:
+            self._engine.load_weights(weights, version)
+            return
         self._came |= {name: tensor.clone() for name, tensor in weights}
 
 

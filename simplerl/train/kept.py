@@ -19,9 +19,9 @@ def pack(batches: Mapping[int, Groups], prompts: Sequence[Prompt]) -> dict[str, 
 
     A prompt is kept as its place in `prompts`.
     """
-    places = {id(prompt): place for place, prompt in enumerate(prompts)}
+    places = {_key(prompt): place for place, prompt in enumerate(prompts)}
     numbered = [(n, g, each) for n, groups in batches.items() for g, group in enumerate(groups) for each in group]
-    rows = [_row(n, g, places[id(each.rollout.prompt)], each) for n, g, each in numbered]
+    rows = [_row(n, g, places[_key(each.rollout.prompt)], each) for n, g, each in numbered]
     rollouts = [each.rollout for _, _, each in numbered]
     return {
         "tokens": torch.tensor([token for each in rollouts for token in each.token_ids]),
@@ -43,6 +43,11 @@ def unpack(kept: Mapping[str, Tensor], prompts: Sequence[Prompt]) -> dict[int, G
         number: [[each for _, _, each in group] for _, group in groupby(batch, key=lambda item: item[1])]
         for number, batch in ((n, list(items)) for n, items in groupby(graded, key=lambda item: item[0]))
     }
+
+
+def _key(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+    """What tells prompts apart; one that comes back from another process is another object."""
+    return prompt.problem.id, prompt.token_ids
 
 
 def _row(number: int, group: int, place: int, graded: GradedRollout) -> dict[str, Any]:

@@ -295,7 +295,7 @@ AWAKE = {"name": "embedded", "lanes": 1}
 ASLEEP = {**AWAKE, "sleep": True}
 
 
-def make_recipe(tiny_model, engine=AWAKE, lora=None, device="cpu", **cluster):
+def make_recipe(tiny_model, engine=AWAKE, lora=None, device="cpu", staleness=0, **cluster):
     return validate_recipe(
         {
             "seed": 3,
@@ -303,7 +303,14 @@ def make_recipe(tiny_model, engine=AWAKE, lora=None, device="cpu", **cluster):
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
             "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},
-            "train": {"steps": 4, "minibatch_size": 8, "epochs": 2, "critic_warmup_steps": 1, "lanes": 1},
+            "train": {
+                "steps": 4,
+                "minibatch_size": 8,
+                "epochs": 2,
+                "critic_warmup_steps": 1,
+                "lanes": 1,
+                "staleness": staleness,
+            },
             "actor": {"learning_rate": 1e-3},
             "critic": {"learning_rate": 1e-3},
             "engine": engine,
@@ -364,6 +371,25 @@ def anywhere(*_, **__):
     yield Placement()
 
 
+def directly(monkeypatch):
+    """Weights go by vLLM's own transfer, on GPUs that are stood in for."""
+    for name, stand_in in (("engine", direct_transfer.build_engine), ("learner", direct_transfer.build_learner)):
+        monkeypatch.setattr(build, f"build_{name}", stand_in)
+    monkeypatch.setattr(build, "reserved", anywhere)
+
+
+def test_engines_elsewhere_sample_ahead_as_in_one_process(cluster, tiny_model, tmp_path, monkeypatch):
+    """Checkpoints hold what they sampled. Weights for an engine at work go through the store, else they are sent."""
+    from simplerl.train.run import train
+
+    ahead = {"device": "auto", "staleness": 2}
+    alone = train(make_recipe(tiny_model, **ahead), tmp_path / "alone", plain=True)
+    directly(monkeypatch)
+    spread = make_recipe(tiny_model, "vllm", ray="auto", engines=2, transfer="direct", **ahead)
+    assert_alike(train(spread, tmp_path / "spread", plain=True), alone)
+    assert (tmp_path / "spread" / "checkpoints" / "step-000002" / "ahead.safetensors").is_file()
+
+
 @pytest.mark.parametrize("transfer", ["store", "direct"])
 def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(
     cluster, spread, tiny_model, tmp_path, monkeypatch, transfer
@@ -374,9 +400,7 @@ def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(
     recipe = make_recipe(tiny_model, ray="auto", learners=2, engines=2)
     if transfer == "direct":
         recipe = make_recipe(tiny_model, "vllm", device="auto", ray="auto", learners=2, engines=2, transfer=transfer)
-        for name, stand_in in (("engine", direct_transfer.build_engine), ("learner", direct_transfer.build_learner)):
-            monkeypatch.setattr(build, f"build_{name}", stand_in)
-        monkeypatch.setattr(build, "reserved", anywhere)
+        directly(monkeypatch)
     folder = tmp_path / "torn"
     done = threading.Event()
 
