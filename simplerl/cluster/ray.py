@@ -178,12 +178,12 @@ def get(reference: Any) -> Any:
     try:
         return _ray().get(reference)
     except exceptions.RayTaskError as error:
-        cause = error.as_instanceof_cause()
+        cause = error.cause
         if isinstance(cause, exceptions.ObjectLostError):
             raise InputLost(
-                f"weights or a batch went with the process that made them ({type(error.cause).__name__})"
+                f"weights or a batch went with the process that made them ({type(cause).__name__})"
             ) from error
-        raise cause from None
+        raise cause from error  # whose text is the traceback there
     except exceptions.RayError as error:
         raise WorkerLost(str(error).partition("\n")[0]) from error
 
@@ -250,7 +250,7 @@ def answers(actors: Sequence[Actor], references: Sequence[Any]) -> list[Any]:
         except BaseException as error:
             # What a rank says when another has died is of no use: its connection broke.
             if gone := lost(actors):
-                said = str(error).strip().rpartition("\n")[2]  # before that stands the actor's traceback
+                said = str(error).strip().rpartition("\n")[2]
                 raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({said})") from error
             raise
     return [results[reference] for reference in references]
