@@ -152,7 +152,7 @@ class Engine:
         kernels' layers anew."""
         shape = self.shape
         if self.vllm:
-            return self.way.size * shape.head
+            return self.way.size * shape.head + in_chunks(self.recipe, shape, self.way)
         # The first adapters: all of the model is read, and what they do not change is dropped.
         read = 4 * shape.parameters - base if (base := self._base()) else 0
         if self.kernels:
@@ -162,3 +162,16 @@ class Engine:
 
 def _up(value: int, unit: int) -> int:
     return math.ceil(value / unit) * unit
+
+
+CHUNK = 256 << 20
+"""Bytes of weights that travel together."""
+
+
+def in_chunks(recipe: Recipe, shape: Shape, way: Way) -> float:
+    """Bytes of weights on their way from GPU to GPU, at either end: with NCCL two chunks, each to the end of a weight;
+    with CUDA IPC one that has room for the largest, and there a copy of it."""
+    if recipe.transfer is None:
+        return 0.0
+    largest = way.size * shape.head
+    return 2 * (CHUNK + largest) if recipe.transfer == "nccl" else max(CHUNK, largest)

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from simplerl.config import Recipe
-from simplerl.plan.engine_memory import Engine
+from simplerl.plan.engine_memory import Engine, in_chunks
 from simplerl.plan.learner_memory import Learner, Parts, total
 from simplerl.plan.load import Device, device_of, load_of, models_of, way_of
 from simplerl.plan.shapes import Shape
@@ -70,12 +70,13 @@ def workers(
     spread = recipe.cluster.ray is not None
     engine = Engine(recipe, shape, way, recipe.cluster.engines if spread else 1, threads)
     own = {"context": CONTEXT * GIB} if device == "cuda" else {}
+    chunks = in_chunks(recipe, shape, way)
     if spread and not recipe.cluster.colocated:
-        learning = {name: learner.always() | own | parts for name, parts in _learning(learner).items()}
+        learning = {name: learner.always() | own | parts for name, parts in _learning(learner, chunks).items()}
         answering = {name: own | parts for name, parts in _answering(engine, memory).items()}
         return Worker("learner", learning), Worker("engine", answering)
     contexts = {name: 2 * size if spread else size for name, size in own.items()}
-    together = _together(learner, engine, memory, contexts, asleep=recipe.sleeps)
+    together = _together(learner, engine, memory, contexts, chunks=chunks, asleep=recipe.sleeps)
     return (Worker("pair" if spread else "all", together),)
 
 
@@ -85,11 +86,11 @@ def on_host(recipe: Recipe, shape: Shape) -> float:
     return Learner(shape, way, load_of(recipe, way, models), models).on_host()
 
 
-def _learning(learner: Learner) -> dict[str, Parts]:
+def _learning(learner: Learner, chunks: float = 0.0) -> dict[str, Parts]:
     return {
         "score": learner.scoring(),
         "update": learner.updating(),
-        "hand-over": {"workspace": _merging(learner) + (4 * learner.shape.head if learner.way.sharded else 0)},
+        "hand-over": {"workspace": _merging(learner) + (4 * learner.shape.head if learner.way.sharded else 0) + chunks},
     }
 
 
@@ -118,7 +119,9 @@ def _reserved(engine: Engine, parts: Parts, memory: float | None) -> Parts:
     return parts | {"KV cache": parts["KV cache"] + max(0.0, spare)}
 
 
-def _together(learner: Learner, engine: Engine, memory: float | None, own: Parts, *, asleep: bool) -> dict[str, Parts]:
+def _together(
+    learner: Learner, engine: Engine, memory: float | None, own: Parts, *, chunks: float, asleep: bool
+) -> dict[str, Parts]:
     """Learner and engine on one device: each works while the other's weights, and a CPU's cache, stay.
 
     An engine that sleeps keeps no cache, and vLLM no weights either, until the learner hands its own over.
@@ -130,7 +133,7 @@ def _together(learner: Learner, engine: Engine, memory: float | None, own: Parts
     phases = {"rollout": always | answering["rollout"]}
     for name, parts in _learning(learner).items():
         phases[name] = always | (sleeping if asleep and name != "hand-over" else idle) | parts
-    more = {"workspace": max(phases["hand-over"]["workspace"], answering["hand-over"]["workspace"])}
+    more = {"workspace": max(phases["hand-over"]["workspace"], answering["hand-over"]["workspace"]) + chunks}
     phases["hand-over"] = phases["hand-over"] | more
     return phases
 

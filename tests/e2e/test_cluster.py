@@ -191,7 +191,7 @@ def test_engines_that_die_too_often_end_the_run_in_words(cluster, folder):
 
 
 def test_an_error_of_an_engine_is_that_error_here(engines):
-    with pytest.raises(EngineError, match="^request foreign has token 999") as error:
+    with pytest.raises(EngineError, match=r"^request foreign has token 999") as error:
         generate(engines, [*REQUESTS, tiny.request("foreign", [5, 999])])
     assert type(error.value) is EngineError
     with pytest.raises(EngineError, match="same id"):

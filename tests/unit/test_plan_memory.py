@@ -281,3 +281,21 @@ def test_a_colocated_pair_is_two_processes_on_one_gpu() -> None:
     assert pair.role == "pair"
     for phase, parts in pair.phases.items():
         assert parts == {**alone.phases[phase], "context": 2 * GIB}
+
+
+@pytest.mark.parametrize("vocabulary", [5, 50_000_000], ids=["small", "large"])
+def test_weights_that_are_sent_take_chunks_at_both_ends(vocabulary: int) -> None:
+    """256 MiB and the largest weight, twice; in a pair one with room for the largest, and a copy of it."""
+    shape = replace(SMALL, vocab=vocabulary)
+    engine = {"name": "vllm", "max_length": 50, "sleep": True}
+    spread = {"ray": "auto", "learners": 1, "engines": 1}
+
+    def hand_over(**cluster: Any) -> list[float]:
+        made = recipe(engine=engine, cluster={**spread, **cluster})
+        return [each.phases["hand-over"]["workspace"] for each in workers(made, shape, device="cuda")]
+
+    chunk, largest = 256 << 20, 4 * shape.head
+    for before, after in zip(hand_over(), hand_over(transfer="direct"), strict=True):
+        assert after - before == 2 * (chunk + largest)
+    (before,), (after,) = hand_over(colocated=True), hand_over(colocated=True, transfer="direct")
+    assert after - before == 2 * max(chunk, largest)
