@@ -40,7 +40,7 @@ def check(
         here, found = report(*asked), ray.on_each(learners | engines, report, *asked, seconds=WAIT)
     wanted = expected(here, [found[node] for node in found if node in engines], engine_packages)
     problems = [
-        f"node {node} did not report within {WAIT:.0f} s; look at it (`ray list nodes`), or take it out of the cluster"
+        f"node {ray.host(node)} did not report within {WAIT:.0f} s; look at it, or take it out of the cluster"
         for node in sorted((learners | engines) & ray.nodes() - found.keys())
     ]
     for node, one in found.items():

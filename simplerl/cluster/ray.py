@@ -114,6 +114,11 @@ def nodes() -> set[str]:
     return {node["NodeID"] for node in _ray().nodes() if node["Alive"]}
 
 
+def host(node: str) -> str:
+    """The name of the machine that a node is."""
+    return next(each["NodeManagerHostname"] for each in _ray().nodes() if each["NodeID"] == node)
+
+
 def nodes_of(group: Any) -> dict[int, str]:
     """Where each GPU of a group is."""
     return _ray().util.placement_group_table(group)["bundles_to_node_id"]

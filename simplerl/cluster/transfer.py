@@ -61,9 +61,10 @@ class Direct:
 
     def _meet(self, engines: list[Actor], everyone: list[Actor]) -> None:
         """Forms the group of the ranks and these engines; all must come before any can leave."""
-        how: dict[str, Any] = {"packed": True, "packed_buffer_size_bytes": self._buffer}
+        how: dict[str, Any] = {"packed": True, "packed_buffer_size_bytes": self._room}
         told: list[Mapping[str, Any]] = [{"packed": True}] * len(engines)
         if self._kind == "nccl":
+            how["packed_buffer_size_bytes"] = CHUNK
             host, port = ray.answer(self._ranks[0], self._ranks[0].call("address")).rsplit(":", 1)
             group = {"master_address": host, "master_port": int(port), "world_size": 1 + len(engines)}
             how |= group | {"packed_num_buffers": BUFFERS}
@@ -73,8 +74,8 @@ class Direct:
         ray.answers(everyone, meeting)
 
     @property
-    def _buffer(self) -> int:
-        """Bytes of a chunk: IPC has one that every weight must fit into."""
+    def _room(self) -> int:
+        """Bytes of IPC's only chunk, which every weight must fit into."""
         size = 2 if self._dtype == "bfloat16" else 4
         return max(CHUNK, *(math.prod(shape) * size for shape in self._shapes.values()))
 

@@ -226,6 +226,7 @@ def test_a_worker_reports_the_versions_of_this_process_and_whether_it_shares_the
         check.check(Placement(), tmp_path, (), "")
     found = cluster.on_each(cluster.nodes(), report, ("nonesuch",), str(tmp_path / "no"), "", "/no", seconds=30)
     (one,) = found.values()
+    assert {cluster.host(node) for node in found} == {socket.gethostname()}
     assert (one["folder"], one["model"], one["versions"]["nonesuch"]) == ("missing", False, None)
     assert time.monotonic() - begun < 30
     assert cluster.on_each(["e" * 56], report, (), "", "", "", seconds=5) == {}, "a node that is gone says nothing"

@@ -46,6 +46,7 @@ def nodes(monkeypatch: Any) -> dict[str, dict[str, Any]]:
 
     monkeypatch.setattr(ray, "on_each", on_each)
     monkeypatch.setattr(ray, "nodes", lambda: {"learner", "engine", "both"})
+    monkeypatch.setattr(ray, "host", lambda node: node)
     return changes
 
 

@@ -108,4 +108,4 @@ def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
         monkeypatch.setattr("simplerl.cluster.ray.answer", lambda actor, reference, shapes=shapes: shapes)
         monkeypatch.setattr("simplerl.cluster.ray.Actor.call", lambda *_: None)
         direct = Direct([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", waits=True)
-        assert direct._buffer == size
+        assert direct._room == size
