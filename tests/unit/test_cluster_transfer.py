@@ -9,6 +9,7 @@ import pytest
 
 from simplerl import plugins
 from simplerl.cluster import learner as cluster_learner
+from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.transfer import CHUNK, Direct
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
@@ -109,3 +110,38 @@ def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
         monkeypatch.setattr("simplerl.cluster.ray.Actor.call", lambda *_: None)
         direct = Direct([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", waits=True)
         assert direct._room == size
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        ("nccl", ["rank meet", "engine meet", "engine expect", "rank send", "engine receive", "engine adopt"]),
+        ("ipc", ["rank meet", "engine meet", "rank free", "engine expect", "rank send", "engine adopt"]),
+    ],
+)
+def test_who_is_told_what_and_when(kind: Any, order: list[str], monkeypatch: Any) -> None:
+    """On a GPU of both the learner gives memory back before the engine wakes; IPC's chunks come from the learner."""
+    told: list[str] = []
+
+    class Process:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def call(self, method: str, *_: Any) -> str:
+            told.append(f"{self.name} {method}")
+            return method
+
+    def all_of(actors: list[Process], method: str, *_: Any) -> None:
+        for actor in actors:
+            actor.call(method)
+
+    monkeypatch.setattr(ray, "answer", lambda actor, reference: {"run": {"w": (2, 2)}, "address": "h:1"}[reference])
+    monkeypatch.setattr(ray, "answers", lambda actors, references: None)
+    monkeypatch.setattr(ray, "all_of", all_of)
+    engine: Any = Process("engine")
+    direct = Direct([Process("rank")], kind, "float32", waits=True)  # type: ignore[list-item]
+    direct.send([engine], 1)
+    assert [each for each in told if each not in ("rank run", "rank address")] == order
+    told.clear()
+    direct.send([engine], 2)
+    assert told == [each for each in order if "meet" not in each], "they have met"
