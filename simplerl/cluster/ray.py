@@ -116,7 +116,7 @@ def nodes() -> set[str]:
 
 def host(node: str) -> str:
     """The name of the machine that a node is."""
-    return next(each["NodeManagerHostname"] for each in _ray().nodes() if each["NodeID"] == node)
+    return next((each["NodeManagerHostname"] for each in _ray().nodes() if each["NodeID"] == node), node)
 
 
 def nodes_of(group: Any) -> dict[int, str]:

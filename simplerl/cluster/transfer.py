@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from simplerl.cluster import ray
-from simplerl.cluster.ray import CHUNK, Actor
+from simplerl.cluster.ray import Actor
 from simplerl.errors import InputLost, WorkerLost
-
-BUFFERS = 2
-"""Chunks on their way by NCCL."""
+from simplerl.plan.engine_memory import CHUNK, CHUNKS
 
 
 class Direct:
@@ -67,7 +65,7 @@ class Direct:
             how["packed_buffer_size_bytes"] = CHUNK
             host, port = ray.answer(self._ranks[0], self._ranks[0].call("address")).rsplit(":", 1)
             group = {"master_address": host, "master_port": int(port), "world_size": 1 + len(engines)}
-            how |= group | {"packed_num_buffers": BUFFERS}
+            how |= group | {"packed_num_buffers": CHUNKS}
             told = [how | {"rank_offset": 1 + number} for number in range(len(engines))]
         meeting = [rank.call("meet", self._kind, how, self._dtype, engines) for rank in self._ranks]
         meeting += [engine.call("meet", each) for engine, each in zip(engines, told, strict=True)]

@@ -56,6 +56,7 @@ class _Trial:
         hundredth. None where the recipe forbids it."""
         tried: list[Change] = []
         for rung in step.rungs:
+            # What the recipe has anyway is not said.
             own = (f"actor.moments={self.given.actor.moments}", f"critic.moments={self.given.critic.moments}")
             joined = tuple(each for each in _joined(settings, rung) if each not in own)
             try:
@@ -118,7 +119,7 @@ def enough(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> 
 
 
 def _steps(recipe: Recipe, hardware: Hardware, placement: Placement, *, host: bool = True) -> list[_Step]:
-    """What saves memory and leaves what is learned alone, but for rounding; what costs most time, by `host`, last."""
+    """What saves memory and leaves what is learned alone, but for rounding. With `host` also what waits there, last."""
     steps = []
     if recipe.model.dtype == "float32":
         steps.append(_Step((("model.dtype=bfloat16",),), "bfloat16 products"))

@@ -17,6 +17,8 @@ ALIGN = 8
 """Keys to which it rounds up; `TILE` where the kernels decode."""
 VLLM_WORK = 1.5
 """GiB that vLLM keeps of its share for graphs and activations. An assumption."""
+CHUNK, CHUNKS = 256 << 20, 2
+"""Bytes of weights that are sent together, and how many such are on their way by NCCL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +166,10 @@ def _up(value: int, unit: int) -> int:
     return math.ceil(value / unit) * unit
 
 
-CHUNK = 256 << 20
-"""Bytes of weights that travel together."""
-
-
 def in_chunks(recipe: Recipe, shape: Shape, way: Way) -> float:
-    """Bytes of weights on their way from GPU to GPU, at either end: with NCCL two chunks, each to the end of a weight;
+    """Bytes of weights on their way from GPU to GPU, at either end: with NCCL some chunks, each to the end of a weight;
     with CUDA IPC one that has room for the largest, and there a copy of it."""
     if recipe.transfer is None:
         return 0.0
     largest = way.size * shape.head
-    return 2 * (CHUNK + largest) if recipe.transfer == "nccl" else max(CHUNK, largest)
+    return CHUNKS * (CHUNK + largest) if recipe.transfer == "nccl" else max(CHUNK, largest)

@@ -11,9 +11,10 @@ from simplerl import plugins
 from simplerl.cluster import learner as cluster_learner
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.transfer import CHUNK, Direct
+from simplerl.cluster.transfer import Direct
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
+from simplerl.plan.engine_memory import CHUNK
 from simplerl.train import build
 
 pytestmark = pytest.mark.unit
