@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
+Transfer = Literal["nccl", "ipc"]
+"""How weights go from GPU to GPU: over the link, or within one that two processes share."""
 VerdictLabel = Literal["correct", "wrong", "no_answer", "error"]
 Metrics = dict[str, float]
 

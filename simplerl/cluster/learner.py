@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
@@ -14,7 +14,7 @@ from simplerl.cluster.ray import Actor, Stored
 from simplerl.cluster.transfer import Direct
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError
-from simplerl.types import Metrics
+from simplerl.types import Metrics, Transfer
 
 
 class RankWorker:
@@ -73,7 +73,7 @@ class RankWorker:
             if self.shares:
                 self.free()
 
-    def meet(self, kind: Literal["nccl", "ipc"], how: Mapping[str, Any], dtype: str, engines: Sequence[Actor]) -> None:
+    def meet(self, kind: Transfer, how: Mapping[str, Any], dtype: str, engines: Sequence[Actor]) -> None:
         """Meets the engines that it will send weights to, as `dtype`."""
         import torch
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor
 from simplerl.errors import InputLost, WorkerLost
 from simplerl.plan.engine_memory import CHUNK, CHUNKS
+from simplerl.types import Transfer
 
 
 class Direct:
@@ -18,7 +19,7 @@ class Direct:
     A process that is lost meanwhile costs the learner (`InputLost`): the others may wait for it for ever.
     """
 
-    def __init__(self, ranks: Sequence[Actor], kind: Literal["nccl", "ipc"], dtype: str, *, waits: bool) -> None:
+    def __init__(self, ranks: Sequence[Actor], kind: Transfer, dtype: str, *, waits: bool) -> None:
         """`ipc` is for rank i and engine i on one GPU, `nccl` for GPUs of their own. Weights travel as `dtype`.
 
         `waits`: the learner keeps the weights it sent until engines have answered with them.

@@ -35,6 +35,7 @@ from simplerl.config.blocks import (
     TrainConfig,
 )
 from simplerl.errors import ConfigError
+from simplerl.types import Transfer
 
 
 class TrainingRecipe(Frozen):
@@ -123,7 +124,7 @@ class TrainingRecipe(Frozen):
         return self
 
     @property
-    def transfer(self) -> Literal["nccl", "ipc"] | None:
+    def transfer(self) -> Transfer | None:
         """How learners send weights to engines in other processes; None where they go through a store, or nowhere."""
         if self.cluster.transfer == "store":
             return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from simplerl.engines._vllm import set_environment, torch_as_it_was
+from simplerl.types import Transfer
 
 if TYPE_CHECKING:
     import torch
@@ -25,9 +26,7 @@ class Sender:
         self._source, self._rank = Source(weights, shapes, dtype), rank
         self._transfer: Any = None
 
-    def meet(
-        self, kind: Literal["nccl", "ipc"], how: Mapping[str, Any], hand: Callable[[Mapping[str, Any]], None]
-    ) -> None:
+    def meet(self, kind: Transfer, how: Mapping[str, Any], hand: Callable[[Mapping[str, Any]], None]) -> None:
         """Meets engines that are told to `meet` at the same time, or with "ipc" before; leaves those met before.
 
         `hand` gives engines what IPC has them `receive`; what NCCL does, they are told while this one sends.

@@ -17,7 +17,7 @@ from simplerl.config import LoraConfig
 from simplerl.engines._vllm import OLDEST, TRANSFER, check_version, set_environment, torch_as_it_was
 from simplerl.engines.base import ASLEEP, EngineConfig
 from simplerl.errors import EngineError
-from simplerl.types import Request, Rollout
+from simplerl.types import Request, Rollout, Transfer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def build(
     device: str,
     trust_remote_code: bool = False,
     lora: LoraConfig | None = None,
-    transfer: Literal["nccl", "ipc"] | None = None,
+    transfer: Transfer | None = None,
     **_: Any,
 ) -> VLLMEngine:
     """An engine with its own copy of the model; `dtype` is "float32" or "bfloat16", `device` "cpu" or "cuda".
