@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ TOGETHER = {
 """Files whose tests one worker runs, one after the other: they share what takes long to begin."""
 
 NO_SKIP = os.environ.get("SIMPLERL_NO_SKIP") == "1"
+
+
+def pytest_configure() -> None:
+    """A shell that begins this in the background has children ignore Ctrl-C, which tests send to theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
