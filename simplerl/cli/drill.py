@@ -48,6 +48,8 @@ def drill(
     if not isinstance(loaded, Recipe):
         raise ConfigError(f"{recipe} is no recipe of `simplerl train`")
     wanted = _chosen(kinds, Drill.kinds(), faults, seed)
+    if "checkpoint torn" in wanted and loaded.checkpoint.keep < 2:
+        raise ConfigError("a torn checkpoint leaves nothing of checkpoint.keep=1; keep 2, or name other --kinds")
     rehearsal = Drill([recipe, *(part for each in settings for part in ("--set", each))], folder / "broken", seed)
     rehearsal.run(wanted, say_note)
     say(table([("kind", "faults", "seconds to the next step, median"), *_rows(rehearsal.faults)]))

@@ -111,11 +111,16 @@ class Drill:
         self._stop(signal.SIGTERM)
 
     def break_checkpoint_torn(self) -> None:
-        """The driver dies, and the newest checkpoint has lost its end, as after a power cut."""
+        """The driver dies, and the newest checkpoint has lost its end, as after a power cut.
+
+        Not the only one: without another the run would rightly refuse to begin from nothing.
+        """
+        while len(checkpoint.checkpoints(self.folder.path)) < 2 and self._keep_driver():
+            time.sleep(0.05)
         self._stop(signal.SIGKILL)
-        there = list(checkpoint.checkpoints(self.folder.path).values())
-        if len(there) > 1:  # without another one the run would rightly refuse to begin from nothing
-            file = next(there[-1].rglob("*.safetensors"))
+        *others, newest = checkpoint.checkpoints(self.folder.path).values()
+        if others:
+            file = next(newest.rglob("*.safetensors"))
             os.truncate(file, file.stat().st_size // 2)
 
     # --- the run --------------------------------------------------------------------------------------------------

@@ -63,6 +63,9 @@ def test_one_fault_and_its_account(tiny_model, tmp_path, capsys):
     with pytest.raises(ClusterError, match="step 2 has 24 responses, 23 were asked for; 1 differ"):
         check_accounts(broken, whole)
     assert run([*command, "--run-dir", str(tmp_path / "runs")]) == 2
+    capsys.readouterr()
+    assert run([*command, "--set", "checkpoint.keep=1", "--run-dir", str(tmp_path / "none")]) == 2
+    assert "leaves nothing of checkpoint.keep=1" in capsys.readouterr().err
 
 
 def rows_of(folder, step):
