@@ -20,14 +20,15 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 TOGETHER = {
-    "test_cluster.py": "ray",
-    "test_cluster_gpus.py": "ray",
-    "test_cluster_nodes.py": "ray",
-    "test_cluster_verifiers.py": "ray",
-    "test_drill.py": "ray",
+    "test_cluster.py": "cluster",
+    "test_cluster_verifiers.py": "cluster",
+    "test_cluster_gpus.py": "nodes",
+    "test_cluster_nodes.py": "nodes",
+    "test_drill.py": "nodes",
     "test_vllm_engine.py": "vllm",
 }
-"""Files whose tests one worker runs, one after the other: they share what takes long to begin."""
+"""Files whose tests one worker runs, one after the other: a file's tests share what takes long to begin. Ray's files
+are in two parts that take as long: one worker with all of them would work on when the other has nothing left."""
 
 NO_SKIP = os.environ.get("SIMPLERL_NO_SKIP") == "1"
 
