@@ -60,7 +60,6 @@ def main(rank: int, ranks: int, model: str, out: Path, settings: list[str]) -> N
         (out / f"{ranks}.json").write_text(json.dumps(metrics))
         (out / f"{ranks}.policies").write_text(" ".join(sorted(policies)))
     dist.barrier()  # none goes away while another still speaks to it
-    sys.stderr.flush()
     # A thread of gloo may yet let go of its last tensor, which aborts where Python is ending (pytorch#190489).
     os._exit(0)
 

@@ -116,7 +116,7 @@ class Drill:
         Not the only one: without another the run would rightly refuse to begin from nothing.
         """
         while len(checkpoint.checkpoints(self.folder.path)) < 2 and self._keep_driver():
-            time.sleep(0.05)
+            self._wait_for_a_step()
         self._stop(signal.SIGKILL)
         *others, newest = checkpoint.checkpoints(self.folder.path).values()
         if others:

@@ -31,6 +31,19 @@ def test_thirty_faults_are_of_every_kind_in_an_order_by_the_seed():
         _chosen("engine-lost", Drill.kinds(), 1, 0)
 
 
+def test_a_checkpoint_is_torn_once_there_is_another(tmp_path, monkeypatch):
+    def write(step):
+        (folder := tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+        (folder / "actor.safetensors").write_bytes(bytes(8))
+
+    drill = Drill([], tmp_path, seed=0)
+    monkeypatch.setattr(drill, "_keep_driver", lambda: True)
+    monkeypatch.setattr(drill, "_wait_for_a_step", lambda: write(2))
+    write(1)
+    drill.break_checkpoint_torn()
+    assert [file.stat().st_size for file in sorted(tmp_path.rglob("*.safetensors"))] == [8, 4]
+
+
 def test_one_fault_and_its_account(tiny_model, tmp_path, capsys):
     """The driver dies and its newest checkpoint is torn; the run ends in the numbers of one that was left alone."""
     recipe = make_recipe(tiny_model)
