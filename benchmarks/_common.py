@@ -108,7 +108,8 @@ def random_prompts(count: int, length: int) -> list[dict[str, Any]]:
 def source_prompts(model: Path, count: int) -> list[dict[str, Any]]:
     """Problems of the `arithmetic` source through the model's chat template, as training makes them."""
     from simplerl.config import Recipe, validate_recipe
-    from simplerl.train.build import load_tokenizer, training_prompts
+    from simplerl.train.build.rl import training_prompts
+    from simplerl.train.build.services import load_tokenizer
 
     table = {
         "model": {"path": str(model)},

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from simplerl.batch.batch import Scored
 from simplerl.cluster.engines import PAUSE, EngineWorker
 from simplerl.cluster.learner import RankWorker
 from simplerl.cluster.ray import Actor, get
 from simplerl.config import ClusterConfig
-from simplerl.functional.batch import Scored
 from simplerl.types import Metrics, Problem, Prompt, Request, Rollout
 
 VOCABULARY = 151_643

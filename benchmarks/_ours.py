@@ -108,7 +108,7 @@ class Clock(Phases):
 
 
 def serve_steps(job: Job, server: Server) -> None:
-    from simplerl.train.build import load_tokenizer, reinforcement_job
+    from simplerl.train.build.services import load_tokenizer, reinforcement_job
 
     recipe = make_recipe(job)
     clock = Clock(memory=job.get("memory", False))
@@ -135,8 +135,8 @@ def serve_rollouts(job: Job, server: Server) -> None:
     import torch
 
     from simplerl.engines.base import generate
-    from simplerl.sampling import make_requests
-    from simplerl.train.build import build_engine, load_tokenizer
+    from simplerl.rollouts.grade import make_requests
+    from simplerl.train.build.services import build_engine, load_tokenizer
     from simplerl.types import Sampling
 
     recipe = make_recipe(job)

@@ -33,15 +33,15 @@ from _fakes import RESPONSE, FakeEngine, FakeLearner, Multiplexed, Parcel, begin
 from _machine import description
 
 from simplerl.algorithms import grpo, ppo
+from simplerl.batch.batch import collate
 from simplerl.cluster import engines, learner, ray
 from simplerl.cluster.placement import Placement
 from simplerl.config import ClusterConfig, load_recipe
 from simplerl.engines.base import generate
-from simplerl.functional.batch import collate
-from simplerl.sampling import grouped, make_requests
+from simplerl.rollouts.grade import grouped, make_requests
 from simplerl.seeding import permutation
-from simplerl.train.agreement import check_mismatch
 from simplerl.train.metrics import response_rows, rollout_metrics, score_metrics
+from simplerl.train.weight_sync import check_mismatch
 from simplerl.types import GradedRollout, Rollout, Sampling, Verdict
 
 SAMPLES, MINIBATCH = 8, 128

@@ -157,7 +157,8 @@ def recipe_of(case: Case, model: str) -> Any:
 
 def measure(case: Case, model: str) -> dict[str, Any]:
     """Peaks in bytes by phase, and the plan's."""
-    from simplerl.plan import known_shape, workers
+    from simplerl.estimate.memory import workers
+    from simplerl.estimate.shapes import known_shape
 
     recipe, shape = recipe_of(case, model), known_shape(model)
     assert shape is not None
@@ -180,9 +181,9 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
 
     import torch
 
-    from simplerl.functional.batch import collate
-    from simplerl.policy.learner import Learner
-    from simplerl.train.build import build_algorithm
+    from simplerl.batch.batch import collate
+    from simplerl.learner.learner import Learner
+    from simplerl.train.build.services import build_algorithm
     from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
     warm_up(recipe)
@@ -224,8 +225,8 @@ def measured_engine(case: Case, recipe: Any, model: str) -> dict[str, int]:
     import torch
 
     from simplerl.engines.base import generate
-    from simplerl.sampling import make_requests
-    from simplerl.train.build import build_engine, load_tokenizer
+    from simplerl.rollouts.grade import make_requests
+    from simplerl.train.build.services import build_engine, load_tokenizer
     from simplerl.types import Problem, Prompt, Sampling
 
     warm_up(recipe)
@@ -252,8 +253,8 @@ def warm_up(recipe: Any) -> None:
     """Loads and compiles what a first pass loads and compiles, on the embedded base."""
     import torch
 
-    from simplerl.kernels.library import library
-    from simplerl.policy.models import load_causal_lm
+    from simplerl.cpu.library import library
+    from simplerl.learner.models import load_causal_lm
 
     library()
     model = load_causal_lm(recipe.model.model_copy(update={"path": "tiny-math-base", "lora": None}))
@@ -293,8 +294,8 @@ def begin(threads: int) -> None:
     wanted = GIVING_BACK | {"OMP_NUM_THREADS": str(threads)}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
-    import simplerl.policy.learner
-    import simplerl.train.build  # noqa: F401
+    import simplerl.learner.learner
+    import simplerl.train.build.rl  # noqa: F401
 
 
 def row_of(case: Case, phase: str, found: dict[str, Any]) -> list[str]:

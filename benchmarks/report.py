@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from synthetic_responses import prose, response, write_eval, write_rollouts
 from synthetic_runs import RECIPE, eval_row, metrics_row, shares
 
-from simplerl.analysis.report import write_report
-from simplerl.analysis.run_data import read_run
+from simplerl.report.report import write_report
+from simplerl.report.run_data import read_run
 
 STEPS, PROBLEMS, SAMPLES = 100, 65, 8
 SETS = {

@@ -85,7 +85,7 @@ def recipe(model: Path, **train: Any) -> Any:
 
 def train_whole(model: Path, epochs: int) -> dict[str, Any]:
     """One run of `simplerl sft` over everything."""
-    from simplerl.records import RunFolder
+    from simplerl.storage.records import RunFolder
     from simplerl.train.run import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def naive_split(lengths: Any, budget: int) -> list[Any]:
 
 def layout_speed(model: Path, layout: str, steps: int) -> dict[str, Any]:
     """Median tokens per second of an optimiser step, and the share of computed tokens that are no padding."""
-    from simplerl.functional.batch import collate_examples
+    from simplerl.batch.batch import collate_examples
 
     learner, examples, loss = prepared(model, packing=layout == "packed")
     if layout == "naive":
@@ -133,7 +133,7 @@ def longest(model: Path) -> dict[str, Any]:
     from dataclasses import replace
     from itertools import chain
 
-    from simplerl.functional.batch import collate_examples
+    from simplerl.batch.batch import collate_examples
 
     learner, examples, loss = prepared(model, packing=True)
     ordered = sorted(examples, key=lambda e: -len(e.response_ids))
@@ -150,8 +150,8 @@ def prepared(model: Path, *, packing: bool) -> Any:
     import torch
     from transformers import AutoTokenizer
 
-    from simplerl.policy.learner import Learner
-    from simplerl.train.build import training_examples
+    from simplerl.learner.learner import Learner
+    from simplerl.train.build.sft import training_examples
     from simplerl.train.sft import LikelihoodLoss
 
     settings = recipe(model, packing=packing)

@@ -51,7 +51,7 @@ def prepared_job(options: argparse.Namespace) -> dict[str, Any]:
         count = options.prompts or 8
         prompts = random_prompts(count, options.prompt)
         return make_job(options, make_model(shape_of(options)), prompts=prompts, prompts_per_step=count, **common)
-    from simplerl.policy.models import resolve_model_path
+    from simplerl.learner.models import resolve_model_path
 
     count = options.prompts or REAL_PROMPTS
     model = Path(options.model or resolve_model_path("tiny-math-base")).resolve()

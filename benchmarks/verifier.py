@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.types import Verdict
-from simplerl.verifier.kinds import math
+from simplerl.verifiers import math
 
 Row = dict[str, Any]
 GRADED = ("gsm8k_openai", "mr_gsm8k", "qwen_harness", "other_graders")
@@ -230,7 +230,7 @@ def kill_workers(stop: threading.Event, kills: list[int]) -> None:
 
 def worker_pids() -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    mine = (line.split(maxsplit=2) for line in listed.splitlines() if "simplerl.verifier.worker" in line)
+    mine = (line.split(maxsplit=2) for line in listed.splitlines() if "simplerl.verifiers.math.worker" in line)
     return [int(pid) for pid, parent, _ in mine if int(parent) == os.getpid()]
 
 

@@ -24,7 +24,6 @@ _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
     "teachers": "simplerl.distill.teachers",
-    "verifiers": "simplerl.verifier.kinds",
 }
 
 

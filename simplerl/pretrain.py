@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from simplerl import atomic
 from simplerl.config import Frozen
 from simplerl.data.corpus import ANNEAL, MAIN, Document, Mixture, document
 from simplerl.seeding import permutation, rng_for, seed_for
+from simplerl.storage import atomic
 
 if TYPE_CHECKING:
     import torch

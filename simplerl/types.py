@@ -1,11 +1,12 @@
 """The values that flow through a training step. All are small and frozen; each stage makes a new one.
 
-A token's life: Problem -> Prompt -> Request -> Rollout -> GradedRollout -> Batch (see `simplerl.functional.batch`).
+A token's life: Problem -> Prompt -> Request -> Rollout -> GradedRollout -> Batch (see `simplerl.batch.batch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -104,3 +105,10 @@ class GradedRollout:
     rollout: Rollout
     verdict: Verdict
     reward: float
+
+
+Phase = Callable[[str, int], AbstractContextManager[Callable[[GradedRollout], None] | None]]
+"""Opens a timed phase of a step, given its name and its number of items; gives what to call for each finished one."""
+
+Notice = Callable[[str], None]
+"""Shows one line of text to the user."""

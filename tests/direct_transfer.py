@@ -15,8 +15,8 @@ from learner_cases import rank_learner
 from stand_in_gpus import own_gpu, stand_in
 
 from simplerl.config import validate_recipe
-from simplerl.policy.learner import Learner
-from simplerl.train import build
+from simplerl.learner.learner import Learner
+from simplerl.train.build import services
 from simplerl.types import Request, Rollout
 
 STUCK = "stuck"
@@ -78,9 +78,9 @@ def build_engine(recipe: Any, tokenizer: Any, device: torch.device) -> Receiver:
     """For a recipe that names vLLM: the embedded engine behind vLLM's worker."""
     table = recipe.model_dump(mode="json", exclude_none=True)
     table |= {"engine": {"name": "embedded", "lanes": 1}, "cluster": {}}
-    return Receiver(build.build_engine(validate_recipe(table), tokenizer, device), recipe.transfer)
+    return Receiver(services.build_engine(validate_recipe(table), tokenizer, device), recipe.transfer)
 
 
 def build_learner(*arguments: Any) -> Learner:
     stand_in(uuid=own_gpu())
-    return build.build_learner(*arguments)
+    return services.build_learner(*arguments)

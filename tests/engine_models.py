@@ -22,7 +22,7 @@ from transformers import (
 
 from simplerl.engines import embedded
 from simplerl.types import Problem, Prompt, Request, Rollout, Sampling, Verdict
-from simplerl.verifier.base import Verifier
+from simplerl.verifiers.base import Verifier
 
 SPECIAL = ("<pad>", "<eos>", "<end>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789+-*/=() <>#."

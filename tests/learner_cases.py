@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from simplerl.algorithms.ppo import PPO, Config
+from simplerl.batch.batch import Batch, collate
 from simplerl.config import Recipe, apply_overrides, validate_recipe
-from simplerl.functional.batch import Batch, collate
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 

@@ -15,8 +15,8 @@ from learner_cases import make_batch, make_learner, make_recipe
 from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 
-from simplerl.policy.fsdp import Sharded
-from simplerl.policy.offload import on_host
+from simplerl.learner.offload import on_host
+from simplerl.learner.sharded import Sharded
 
 
 def gradients(learner) -> dict[str, torch.Tensor]:

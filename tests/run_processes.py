@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet
 from safetensors.torch import load_file
 
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 
 
 def server() -> Any:
@@ -79,7 +79,7 @@ def own_processes(name: str) -> list[int]:
 
     Waits for the first.
     """
-    from simplerl.cluster.drill import _title, descendants
+    from simplerl.tools.drill import _title, descendants
 
     found: list[int] = []
     wait_for(lambda: found.extend(p for p in descendants(os.getpid()) if _title(p).startswith(name)) or bool(found))

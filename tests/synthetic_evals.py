@@ -9,8 +9,8 @@ from typing import Any
 
 import tomli_w
 
-from simplerl.files import write_parquet
-from simplerl.records import EVAL_COLUMNS
+from simplerl.storage.files import write_parquet
+from simplerl.storage.records import EVAL_COLUMNS
 
 SAMPLING = {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 3000}
 Verdicts = Sequence[Sequence[str]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from simplerl.analysis.intervals import wilson
+from simplerl.stats.intervals import wilson
 
 RECIPE = """description = "PPO from the embedded base model"
 seed = {seed}

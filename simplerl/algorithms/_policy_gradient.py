@@ -6,16 +6,9 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.base import AlgorithmConfig
-from simplerl.functional.batch import Credited
-from simplerl.functional.losses import (
-    Totals,
-    clip_share,
-    clipped_surrogate,
-    difference_stats,
-    kl_estimate,
-    policy_ratio,
-    token_weights,
-)
+from simplerl.batch.batch import Credited
+from simplerl.losses.importance import policy_ratio
+from simplerl.losses.losses import Totals, clip_share, clipped_surrogate, difference_stats, kl_estimate, token_weights
 
 
 def surrogate_loss(

@@ -16,8 +16,8 @@ from simplerl.types import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simplerl.functional.batch import Credited, Scored
-    from simplerl.functional.losses import Totals
+    from simplerl.batch.batch import Credited, Scored
+    from simplerl.losses.losses import Totals
 
 
 class AlgorithmConfig(PluginConfig):

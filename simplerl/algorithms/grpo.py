@@ -14,9 +14,9 @@ from simplerl.types import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from simplerl.batch.batch import Credited, Scored
     from simplerl.config import Recipe
-    from simplerl.functional.batch import Credited, Scored
-    from simplerl.functional.losses import Totals
+    from simplerl.losses.losses import Totals
 
 
 class Config(AlgorithmConfig):
@@ -75,8 +75,8 @@ class GRPO:
     def assign_credit(self, batch: Scored) -> tuple[Credited, Metrics]:
         import torch
 
-        from simplerl.functional.advantages import group_advantages
-        from simplerl.functional.batch import Credited
+        from simplerl.batch.batch import Credited
+        from simplerl.losses.advantages import group_advantages
 
         rewards = batch.rewards - self._overlong(batch.response_lengths)
         per_response = group_advantages(rewards, batch.groups, scale_by_std=self.config.scale_by_std)

@@ -14,9 +14,9 @@ from simplerl.types import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from simplerl.batch.batch import Credited, Scored
     from simplerl.config import Recipe
-    from simplerl.functional.batch import Credited, Scored
-    from simplerl.functional.losses import Totals
+    from simplerl.losses.losses import Totals
 
 
 class Config(AlgorithmConfig):
@@ -74,8 +74,8 @@ class PPO:
         return True
 
     def assign_credit(self, batch: Scored) -> tuple[Credited, Metrics]:
-        from simplerl.functional import advantages as credit
-        from simplerl.functional.batch import Credited
+        from simplerl.batch.batch import Credited
+        from simplerl.losses import advantages as credit
 
         config, lengths, metrics = self.config, batch.response_lengths, Metrics()
         assert batch.values is not None
@@ -118,7 +118,7 @@ class PPO:
         return surrogate_loss(self.config, self.response_limit, logprobs, entropy, part, totals)
 
     def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
-        from simplerl.functional.losses import clipped_value_loss, token_weights
+        from simplerl.losses.losses import clipped_value_loss, token_weights
 
         assert part.values is not None and part.returns is not None
         weights = token_weights(part.response_lengths, self.config.aggregation, totals, constant=self.response_limit)

@@ -11,10 +11,10 @@ from typing import Any
 from simplerl.cli.console import say, say_json
 from simplerl.cli.grading import LABELS, judged, read_rows
 from simplerl.errors import DataError
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 from simplerl.types import VerdictLabel
-from simplerl.verifier.audit import Finding, Judged, audit
-from simplerl.verifier.kinds.math import MathVerifier
+from simplerl.verifiers.math import MathVerifier
+from simplerl.verifiers.math.audit import Finding, Judged, audit
 
 CHUNK = 4096
 """Responses held at a time."""

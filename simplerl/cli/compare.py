@@ -11,7 +11,7 @@ from simplerl.cli.console import say, say_json, say_note
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simplerl.analysis.comparison import Comparison, Contender
+    from simplerl.report.comparison import Comparison, Contender
 
 PAPER = "paper:"
 Format = Literal["table", "markdown", "paper", "csv", "json"]
@@ -32,8 +32,8 @@ def compare(
 ) -> None:
     """Accuracies with 95 % intervals, and what the others differ by from the first: paired where they answered the
     same problems, with the smallest difference that a benchmark can show."""
-    from simplerl.analysis import compare_output
-    from simplerl.analysis.caveats import caveats
+    from simplerl.report import compare_output
+    from simplerl.report.caveats import caveats
 
     comparison = compared(things)
     notes = caveats(comparison)
@@ -51,7 +51,7 @@ def compare(
 
 def compared(things: list[str]) -> Comparison:
     """What the names on the command line stand for, the others against the first. Raises `ConfigError`, `DataError`."""
-    from simplerl.analysis.comparison import compare as between
+    from simplerl.report.comparison import compare as between
 
     if len(things) < 2:
         raise ConfigError("name two things to compare at least; see `simplerl compare --help`")
@@ -62,9 +62,9 @@ def compared(things: list[str]) -> Comparison:
 
 def contender(thing: str, label: str) -> Contender:
     """What a name on the command line stands for. Raises `DataError`."""
-    from simplerl.analysis.comparison import from_eval, from_published, pooled
-    from simplerl.analysis.eval_data import read_evaluation
-    from simplerl.analysis.published import published
+    from simplerl.report.comparison import from_eval, from_published, pooled
+    from simplerl.report.eval_data import read_evaluation
+    from simplerl.report.published import published
 
     if thing.startswith(PAPER):
         return from_published(published(thing.removeprefix(PAPER)), label)

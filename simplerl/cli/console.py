@@ -7,8 +7,6 @@ from typing import Any
 import orjson
 import typer
 
-from simplerl.analysis.grids import table as table
-
 
 def say(text: str = "") -> None:
     """A line of the result."""

@@ -135,9 +135,10 @@ def export(
     settings: Set = None,
 ) -> None:
     """Write a training set as published, in the format of another tool. Nothing but the file goes to stdout."""
-    from simplerl import atomic, plugins
+    from simplerl import plugins
     from simplerl.data.base import load_source, source_config
     from simplerl.data.export import export as render
+    from simplerl.storage import atomic
 
     config = source_config(name, settings or [])
     blob_id = getattr(plugins.load("data", name, config.path), "ORIGINAL_BLOB", None)

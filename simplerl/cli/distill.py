@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simplerl.cli.console import say, say_note, table
+from simplerl.cli.console import say, say_note
 from simplerl.cli.train import Overrides
+from simplerl.formatting import table
 
 if TYPE_CHECKING:
     from simplerl.config import DistillRecipe

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 import simplerl
-from simplerl.cli.console import say, say_json, table
+from simplerl.cli.console import say, say_json
+from simplerl.formatting import table
 
 State = Literal["ok", "note", "missing"]
 OPTIONAL = {
@@ -131,7 +132,7 @@ def devices() -> Iterator[Finding]:
 
 def kernels() -> Finding:
     """Whether the fused kernels of the CPU can be had; asking compiles them."""
-    from simplerl.kernels.library import problem
+    from simplerl.cpu.library import problem
 
     found = problem()
     if found is None:
@@ -167,7 +168,7 @@ def resources() -> Iterator[Finding]:
 
 
 def base_model() -> Iterator[Finding]:
-    from simplerl.plan import known_shape
+    from simplerl.estimate.shapes import known_shape
 
     shape = known_shape("tiny-math-base")
     if shape is None:

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from simplerl.cli.console import say, say_note, table
+from simplerl.cli.console import say, say_note
 from simplerl.cli.train import Overrides
 from simplerl.errors import ClusterError, ConfigError
+from simplerl.formatting import table
 
 SETTINGS = (
     "cluster.learners=2",
@@ -36,8 +37,8 @@ def drill(
 
     Then train once more, in one process and undisturbed, and compare every response.
     """
-    from simplerl.cluster.drill import Drill
     from simplerl.config import Recipe, load_recipe
+    from simplerl.tools.drill import Drill
     from simplerl.train.run import train
 
     folder = run_dir or Path(tempfile.mkdtemp(prefix="simplerl-drill-"))
@@ -78,7 +79,7 @@ def check_accounts(broken: Path, whole: Path) -> None:
     """Every step asked the same problems as often as in the undisturbed run. Raises `ClusterError` where not."""
     import pyarrow.parquet as pq
 
-    from simplerl.records import RunFolder
+    from simplerl.storage.records import RunFolder
 
     one, other = RunFolder(broken), RunFolder(whole)
     steps, expected = ([row["step"] for row in each.read_metrics()] for each in (one, other))
@@ -102,7 +103,7 @@ def compared(broken: Path, whole: Path) -> str:
     """How alike the two runs are, in words."""
     import pyarrow.parquet as pq
 
-    from simplerl.records import RunFolder
+    from simplerl.storage.records import RunFolder
 
     one, other = RunFolder(broken), RunFolder(whole)
     same, total, first = 0, 0, None

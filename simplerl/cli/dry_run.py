@@ -7,10 +7,12 @@ from typing import Any
 
 import tomli_w
 
-from simplerl.cli.console import say, say_json, table
+from simplerl.cli.console import say, say_json
 from simplerl.config import PluginConfig, Recipe
 from simplerl.errors import DataError
-from simplerl.plan import FORMULA, Plan, make_plan
+from simplerl.estimate.memory import FORMULA
+from simplerl.estimate.overview import Plan, make_plan
+from simplerl.formatting import table
 
 
 def print_plan(recipe: Recipe, *, as_json: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simplerl.cli.console import say, say_json, table
+from simplerl.cli.console import say, say_json
+from simplerl.formatting import table
 
 Results = Mapping[str, Any]
 HEADER = ("benchmark", "n", "", "accuracy", "95 % interval", "pass@k", "maj@k", "no answer", "cut", "tokens")

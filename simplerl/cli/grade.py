@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from simplerl.cli.console import say, say_error, say_json, table
+from simplerl.cli.console import say, say_error, say_json
 from simplerl.errors import ConfigError, DataError
+from simplerl.formatting import table
 
 if TYPE_CHECKING:
     from simplerl.cli.grading import Row
     from simplerl.types import Verdict
-    from simplerl.verifier.kinds.math import MathVerifier
+    from simplerl.verifiers.math import MathVerifier
 
 
 File = Annotated[Path | None, typer.Argument(help="JSON lines (.jsonl, also .gz); with --audit a run folder will do.")]
@@ -67,7 +68,7 @@ def grade(
 
 @contextmanager
 def _verifier(mode: str, workers: int | None) -> Iterator[MathVerifier]:
-    from simplerl.verifier.kinds import math
+    from simplerl.verifiers import math
 
     settings = {"mode": mode} | ({} if workers is None else {"workers": workers})
     verifier = math.build(math.Config.model_validate(settings))
@@ -116,8 +117,8 @@ def _writer(out: Path | None) -> Iterator[Callable[[Row, Verdict], None]]:
     if out is None:
         yield lambda row, verdict: None
         return
-    from simplerl import atomic
     from simplerl.cli.grading import record
+    from simplerl.storage import atomic
 
     with atomic.new_file(out) as temporary, open(temporary, "x", encoding="utf-8") as file:
         yield lambda row, verdict: print(json.dumps(record(row, verdict), ensure_ascii=False), file=file)

@@ -17,9 +17,9 @@ from typing import Any, get_args
 
 from simplerl.errors import DataError
 from simplerl.rewards.simplerl import Config as Reward
-from simplerl.sampling import in_order
+from simplerl.rollouts.grade import in_order
 from simplerl.types import Verdict, VerdictLabel
-from simplerl.verifier.kinds.math import MathVerifier
+from simplerl.verifiers.math import MathVerifier
 
 WINDOW = 1024
 """Rows that wait for their verdict at a time."""

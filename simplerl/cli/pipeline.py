@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simplerl.cli.console import say, table
+from simplerl.cli.console import say
 from simplerl.cli.train import Plain, check_names
+from simplerl.formatting import table
 
 if TYPE_CHECKING:
     from simplerl.pipeline.plan import Plan, Task

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simplerl.cli.console import say, say_json, table
+from simplerl.cli.console import say, say_json
 from simplerl.cli.train import Overrides
 from simplerl.errors import ConfigError
+from simplerl.formatting import table
 
 if TYPE_CHECKING:
-    from simplerl.plan.changes import Change
-    from simplerl.plan.hardware import Hardware
-    from simplerl.plan.placement import Placement
-    from simplerl.plan.times import Tokens
+    from simplerl.estimate.changes import Change
+    from simplerl.estimate.hardware import Hardware
+    from simplerl.estimate.placement import Placement
+    from simplerl.estimate.times import Tokens
 
 
 def plan(
@@ -30,11 +31,11 @@ def plan(
 ) -> None:
     """Memory of every phase on each GPU, what to change where it does not fit, a placement, and estimated times."""
     from simplerl.config import load_recipe
-    from simplerl.plan import known_shape
-    from simplerl.plan import times as model
-    from simplerl.plan.changes import changes, enough
-    from simplerl.plan.hardware import parse_hardware
-    from simplerl.plan.placement import best
+    from simplerl.estimate import times as model
+    from simplerl.estimate.changes import changes, enough
+    from simplerl.estimate.hardware import parse_hardware
+    from simplerl.estimate.placement import best
+    from simplerl.estimate.shapes import known_shape
 
     hardware = parse_hardware(gpus, nodes)
     loaded = load_recipe(recipe, overrides or ())
@@ -69,14 +70,14 @@ class _Told:
 
 def _steps(found: Placement) -> int | None:
     from simplerl.cli.dry_run import count_problems
-    from simplerl.plan import make_plan
+    from simplerl.estimate.overview import make_plan
 
     return make_plan(found.recipe, count_problems(found.recipe)).steps
 
 
 def _as_dict(told: _Told) -> dict[str, Any]:
-    from simplerl.plan.memory import GIB, USABLE
-    from simplerl.plan.times import ASSUMPTIONS
+    from simplerl.estimate.memory import GIB, USABLE
+    from simplerl.estimate.times import ASSUMPTIONS
 
     found, steps = told.found, told.steps
     return {
@@ -101,7 +102,7 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _placement(found: Placement) -> dict[str, Any]:
-    from simplerl.plan.memory import GIB, in_gib
+    from simplerl.estimate.memory import GIB, in_gib
 
     return {
         "fits": found.fits,
@@ -120,8 +121,8 @@ def _placement(found: Placement) -> dict[str, Any]:
 
 def _print(recipe: str, told: _Told) -> None:
     from simplerl.cli.dry_run import phase_rows
-    from simplerl.plan.memory import gib, in_gib
-    from simplerl.plan.times import ASSUMPTIONS
+    from simplerl.estimate.memory import gib, in_gib
+    from simplerl.estimate.times import ASSUMPTIONS
 
     found, tokens = told.found, told.tokens
     say(f"{recipe} on {told.hardware}: {_verdict(found, told.hardware)}")
@@ -146,7 +147,7 @@ def _print(recipe: str, told: _Told) -> None:
 
 
 def _verdict(found: Placement, hardware: Hardware) -> str:
-    from simplerl.plan.memory import USABLE, gib
+    from simplerl.estimate.memory import USABLE, gib
 
     worker = found.largest
     where = "" if worker.role == "all" else f" of a{'n' if worker.role == 'engine' else ''} {worker.role}"
@@ -169,7 +170,7 @@ def _set(settings: tuple[str, ...]) -> str:
 
 
 def _change_rows(why: str, change: Change, before: Placement) -> list[tuple[str, ...]]:
-    from simplerl.plan.memory import gib
+    from simplerl.estimate.memory import gib
 
     found, worker = change.placement, change.placement.largest
     outcome = "fits" if found.fits else "does not fit"

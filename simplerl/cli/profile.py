@@ -23,9 +23,9 @@ def profile(
     import os
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write between the lines
-    from simplerl.analysis.waste import text, wastes
     from simplerl.config import Recipe, load_recipe
-    from simplerl.train.profile import profile_step
+    from simplerl.profiling.profile import profile_step
+    from simplerl.profiling.waste import text, wastes
 
     run = Path(source) if (Path(source) / "recipe.toml").is_file() else None
     if run is None and Path(source).is_dir():

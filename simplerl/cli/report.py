@@ -27,10 +27,10 @@ def report(
     ] = None,
 ) -> None:
     """Write a self-contained HTML page that shows how a run learned, also while it is still running."""
-    from simplerl.analysis.checkpoint_evals import with_evaluations
-    from simplerl.analysis.report import write_figures, write_report
-    from simplerl.analysis.run_data import experiments, read_run
-    from simplerl.analysis.summary import summarise
+    from simplerl.report.checkpoint_evals import with_evaluations
+    from simplerl.report.report import write_figures, write_report
+    from simplerl.report.run_data import experiments, read_run
+    from simplerl.report.summary import summarise
 
     runs = with_evaluations([read_run(folder) for folder in run], evals or [])
     path = out or (run[0] if len(run) == 1 else Path()) / "report.html"

@@ -58,7 +58,7 @@ def draw(model: str, problem: Any, template: str, sampling: Sampling, seed: int)
     from simplerl.engines.base import generate
     from simplerl.evaluation.opening import start
     from simplerl.evaluation.subjects import Subject
-    from simplerl.sampling import make_requests
+    from simplerl.rollouts.grade import make_requests
 
     tokenizer, engine = start("embedded", Subject(model, model))
     try:
@@ -70,7 +70,7 @@ def draw(model: str, problem: Any, template: str, sampling: Sampling, seed: int)
 
 def judge(text: str, gold: str | None) -> Verdict:
     """The verdict; without a gold answer only `extracted` means anything."""
-    from simplerl.verifier.kinds import math
+    from simplerl.verifiers import math
 
     verifier = math.build(math.Config())
     try:

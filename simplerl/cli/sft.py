@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simplerl.cli.console import say, table
+from simplerl.cli.console import say
 from simplerl.cli.train import DryRun, Overrides, Plain, RunDir, check_names
+from simplerl.formatting import table
 
 if TYPE_CHECKING:
     from simplerl.config import SFTRecipe
@@ -48,7 +49,7 @@ def plan_rows(recipe: SFTRecipe) -> list[tuple[str, ...]]:
     from simplerl.cli.dry_run import at_hand
     from simplerl.data.base import load_problems
     from simplerl.errors import DataError
-    from simplerl.plan import sft_steps
+    from simplerl.estimate.steps import sft_steps
 
     if not at_hand(recipe.data.source):
         return [("examples", "unknown until the data set is here; see `simplerl data prepare`")]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simplerl.cli.console import say, say_json, table
+from simplerl.cli.console import say, say_json
 from simplerl.errors import ConfigError
+from simplerl.formatting import table
 
 if TYPE_CHECKING:
     from simplerl.config import TrainingRecipe

@@ -16,7 +16,7 @@ def watch(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
 ) -> None:
     """Show how a run is learning while it trains, on this machine only, until Ctrl-C."""
-    from simplerl.analysis.live import Server
+    from simplerl.report.live import Server
 
     try:
         server = Server(run, port)

@@ -37,8 +37,8 @@ class RankWorker:
         import torch
         import torch.distributed as dist
 
-        from simplerl.policy.fsdp import Sharded
-        from simplerl.policy.ranks import Alone
+        from simplerl.learner.parallel import Alone
+        from simplerl.learner.sharded import Sharded
 
         if self.device == "cuda":
             torch.cuda.set_device(0)  # the only one that Ray lets this process see

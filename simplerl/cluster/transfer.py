@@ -9,8 +9,10 @@ from typing import Any
 from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor
 from simplerl.errors import InputLost, WorkerLost
-from simplerl.plan.engine_memory import CHUNK, CHUNKS
 from simplerl.types import Transfer
+
+CHUNK, CHUNKS = 256 << 20, 2
+"""Bytes of weights that are sent together, and how many such are on their way by NCCL."""
 
 
 class Direct:

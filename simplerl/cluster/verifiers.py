@@ -14,7 +14,7 @@ from simplerl.cluster.ray import Actor
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError, WorkerLost
 from simplerl.types import Metrics, Verdict
-from simplerl.verifier.base import Verifier
+from simplerl.verifiers.base import Verifier
 
 BATCH = 32
 """Questions that go to a process at once where so many wait: a call takes longer than most verdicts."""

@@ -32,15 +32,7 @@ from simplerl.config.reading import (
     shipped_recipes,
     validate_recipe,
 )
-from simplerl.config.recipes import (
-    KINDS,
-    AnyRecipe,
-    DistillRecipe,
-    PipelineRecipe,
-    Recipe,
-    SFTRecipe,
-    TrainingRecipe,
-)
+from simplerl.config.recipes import KINDS, AnyRecipe, DistillRecipe, PipelineRecipe, Recipe, SFTRecipe, TrainingRecipe
 
 __all__ = [
     "KINDS",

@@ -7,14 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from simplerl.config.base import (
-    AlgorithmField,
-    EngineField,
-    Frozen,
-    RewardField,
-    TeacherField,
-    VerifierField,
-)
+from simplerl.config.base import AlgorithmField, EngineField, Frozen, RewardField, TeacherField, VerifierField
 from simplerl.config.blocks import (
     STOP,
     CheckpointConfig,

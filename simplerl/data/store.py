@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from simplerl import atomic
 from simplerl.data.hub import HubTable, stored_rows
 from simplerl.data.rows import Row, parse_jsonl, read_content
 from simplerl.errors import DataError
+from simplerl.storage import atomic
 
 
 class MissingError(DataError):

@@ -23,13 +23,13 @@ from typing import Any
 import orjson
 import tomli_w
 
-from simplerl import atomic
 from simplerl.config import DistillRecipe
 from simplerl.distill.teachers.base import Answer, Asked
 from simplerl.distill.yields import as_markdown
 from simplerl.errors import ConfigError, DataError
-from simplerl.files import Row, line, read_lines, write_parquet
-from simplerl.records import recipe_difference
+from simplerl.storage import atomic
+from simplerl.storage.files import Row, line, read_lines, write_parquet
+from simplerl.storage.records import recipe_difference
 
 Table = dict[str, Any]
 

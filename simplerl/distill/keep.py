@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from simplerl.analysis.repetition import ends_in_loop
-from simplerl.analysis.styles import has_code
 from simplerl.config import KeepConfig
 from simplerl.distill.letters import other_letters
 from simplerl.distill.teachers.base import Answer, Asked
+from simplerl.stats.repetition import ends_in_loop
+from simplerl.stats.styles import has_code
 from simplerl.types import Verdict
 
 Fate = Literal[

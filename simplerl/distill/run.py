@@ -19,8 +19,8 @@ from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
 from simplerl.distill.yields import yields_of
 from simplerl.environment import describe
 from simplerl.errors import EngineError
-from simplerl.files import locked
-from simplerl.sampling import in_order
+from simplerl.rollouts.grade import in_order
+from simplerl.storage.files import locked
 
 Notice = Callable[[str], None]
 WAITING_VERDICTS = 1024

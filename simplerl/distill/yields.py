@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from simplerl.analysis.grids import Grid, markdown
 from simplerl.distill.keep import FATES, Fate, Response
 from simplerl.distill.problems import Chosen
+from simplerl.formatting import Grid, markdown
 
 Graded = tuple[Response, Fate]
 Yield = dict[str, Any]

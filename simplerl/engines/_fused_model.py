@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from simplerl.cpu.decoding import TILE, BlockCache, DecodingLayer, cache_prompt, decode_layers, panels, product
+from simplerl.cpu.layer import attention_inputs, layer_and_keys
+from simplerl.cpu.llama import suits, whole
+from simplerl.cpu.ops import normalised
 from simplerl.engines._causal_model import CausalModel
-from simplerl.kernels.decoding import TILE, BlockCache, DecodingLayer, cache_prompt, decode_layers, panels, product
-from simplerl.kernels.layer import attention_inputs, layer_and_keys
-from simplerl.kernels.llama import suits, whole
-from simplerl.kernels.ops import normalised
 
 _ROOM = 64
 

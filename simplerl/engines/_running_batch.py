@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simplerl.cpu.decoding import DrawState
+from simplerl.cpu.library import library
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._ends import END, SUSPECT, Ends
 from simplerl.engines._sampler import Settings, draw
 from simplerl.errors import EngineError
-from simplerl.kernels.decoding import DrawState
-from simplerl.kernels.library import library
 from simplerl.types import FinishReason, Request, Rollout
 
 _FULL, _BAD = 4, 8

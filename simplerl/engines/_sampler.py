@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simplerl.kernels import ops
-from simplerl.kernels.library import library
+from simplerl.cpu import ops
+from simplerl.cpu.library import library
 
 
 class Settings(NamedTuple):

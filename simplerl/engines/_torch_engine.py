@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simplerl.cpu.threads import Lanes
 from simplerl.engines._adapters import Adapters
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
@@ -16,7 +17,6 @@ from simplerl.engines._ends import Ends
 from simplerl.engines._running_batch import RunningBatch
 from simplerl.engines.base import ASLEEP
 from simplerl.errors import EngineError
-from simplerl.lanes import Lanes
 from simplerl.types import Request, Rollout
 
 # Room for so many tokens after the longest prompt before the cache first grows.

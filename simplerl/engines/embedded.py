@@ -48,10 +48,10 @@ def build(
     suit the model, "torch" never. With `lora` weights come as adapters, and are merged here. Raises `EngineError` for a
     model this engine cannot decode rightly.
     """
+    from simplerl.cpu.threads import lanes_of
     from simplerl.engines._adapters import Adapters
     from simplerl.engines._causal_model import CausalModel
     from simplerl.engines._torch_engine import TorchEngine
-    from simplerl.lanes import lanes_of
 
     model = CausalModel.load(
         model_path,

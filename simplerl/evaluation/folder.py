@@ -20,11 +20,11 @@ from typing import Any
 import orjson
 import tomli_w
 
-from simplerl import atomic
 from simplerl.errors import ConfigError
 from simplerl.evaluation.suite import Plan
-from simplerl.files import Row, read_lines, write_parquet
-from simplerl.records import EVAL_COLUMNS
+from simplerl.storage import atomic
+from simplerl.storage.files import Row, read_lines, write_parquet
+from simplerl.storage.records import EVAL_COLUMNS
 
 
 class EvalFolder:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from simplerl.analysis.intervals import wilson
-from simplerl.analysis.styles import style_shares
 from simplerl.engines.base import Engine
 from simplerl.rewards.base import Reward
-from simplerl.sampling import graded_rollouts, make_requests
+from simplerl.rollouts.grade import graded_rollouts, make_requests
+from simplerl.stats.intervals import wilson
+from simplerl.stats.styles import style_shares
 from simplerl.types import GradedRollout, Prompt, Sampling
-from simplerl.verifier.base import Verifier
+from simplerl.verifiers.base import Verifier
 
 
 @dataclass(frozen=True, slots=True)

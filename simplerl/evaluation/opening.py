@@ -23,9 +23,9 @@ from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.session import Session
 from simplerl.evaluation.subjects import Subject, load_checkpoint
 from simplerl.evaluation.suite import Part, Plan
-from simplerl.files import locked
-from simplerl.policy.models import resolve_model_path
-from simplerl.verifier.kinds import math
+from simplerl.learner.models import resolve_model_path
+from simplerl.storage.files import locked
+from simplerl.verifiers import math
 
 
 @contextmanager

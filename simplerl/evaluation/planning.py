@@ -10,7 +10,7 @@ from typing import Any
 from simplerl import plugins
 from simplerl.evaluation.subjects import Subject, model_hash
 from simplerl.evaluation.suite import Decoding, Plan, check_template, load_suite, parts_of
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 
 
 @dataclass(frozen=True)

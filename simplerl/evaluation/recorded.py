@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simplerl.analysis.scores import score
 from simplerl.data.rows import read_table
 from simplerl.errors import DataError
 from simplerl.evaluation.folder import EvalFolder
-from simplerl.sampling import in_order
+from simplerl.rollouts.grade import in_order
+from simplerl.stats.scores import score
 from simplerl.types import Verdict
-from simplerl.verifier.base import Verifier
-from simplerl.verifier.kinds import math
+from simplerl.verifiers import math
+from simplerl.verifiers.base import Verifier
 
 Row = Mapping[str, Any]
 RESPONSE = ("response", "text", "output", "completion", "pred")
@@ -47,7 +47,7 @@ def grade_recorded(path: Path, out: Path) -> dict[str, Any]:
 
 
 def graded(given: Sequence[Row], verifier: Verifier, path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows as `simplerl.records.EVAL_COLUMNS`, by data set, in the file's order."""
+    """Rows as `simplerl.storage.records.EVAL_COLUMNS`, by data set, in the file's order."""
     response, gold = key_of(given, RESPONSE, path), key_of(given, GOLD, path)
     several = len({row.get("model") for row in given}) > 1
     seen: Counter[tuple[str, str]] = Counter()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplerl.analysis.scores import Scores, average, score
 from simplerl.data.base import is_usable, load_benchmark
 from simplerl.data.rows import Keys, problems_from, read_table
 from simplerl.data.templates import build_prompts
@@ -17,10 +16,11 @@ from simplerl.errors import DataError
 from simplerl.evaluation.cache import ResponseCache
 from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.suite import Part, Plan
-from simplerl.records import rollout_row
-from simplerl.sampling import in_order, make_requests
+from simplerl.rollouts.grade import in_order, make_requests
+from simplerl.stats.scores import Scores, average, score
+from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, Verdict
-from simplerl.verifier.base import Verifier
+from simplerl.verifiers.base import Verifier
 
 Row = dict[str, Any]
 PROMPT_TOKENS = 1 << 20

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from simplerl import atomic, checkpoint
 from simplerl.config import LoraConfig
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError
-from simplerl.policy.lora import engine_name
-from simplerl.policy.models import resolve_model_path
-from simplerl.records import RunFolder
+from simplerl.learner.lora import engine_name
+from simplerl.learner.models import resolve_model_path
+from simplerl.storage import atomic, checkpoint
+from simplerl.storage.records import RunFolder
 
 HASHED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors")
 

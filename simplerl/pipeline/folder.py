@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import tomli_w
 
-from simplerl import atomic
 from simplerl.config import PipelineRecipe
 from simplerl.errors import ConfigError, SimpleRLError
-from simplerl.files import Row
 from simplerl.pipeline.plan import SUPERSEDED, Task
-from simplerl.records import recipe_table
+from simplerl.storage import atomic
+from simplerl.storage.files import Row
+from simplerl.storage.records import recipe_table
 
 Standing = Literal["new", "changed", "begun", "done"]
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplerl import atomic
 from simplerl.config import (
     KINDS,
     DistillRecipe,
@@ -29,7 +28,8 @@ from simplerl.config import (
 )
 from simplerl.errors import ConfigError, DataError
 from simplerl.pipeline.products import check_named, filled, path_of, stages_named
-from simplerl.records import MAY_CHANGE, recipe_table
+from simplerl.storage import atomic
+from simplerl.storage.records import MAY_CHANGE, recipe_table
 
 StageRecipe = Recipe | SFTRecipe | DistillRecipe
 Earlier = Mapping[str, "Task"]

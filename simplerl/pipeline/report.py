@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from simplerl import atomic
-from simplerl.analysis import compare_output
 from simplerl.pipeline.plan import Task, label
+from simplerl.report import compare_output
+from simplerl.storage import atomic
 
 if TYPE_CHECKING:
-    from simplerl.analysis.comparison import Comparison
+    from simplerl.report.comparison import Comparison
 
 
 def write_all(task: Task) -> None:
     """`table.md`, `table.json` and last `report.html`, with the training runs that the stage names."""
-    from simplerl.analysis.caveats import caveats
-    from simplerl.analysis.report import write_report
-    from simplerl.analysis.run_data import read_run
+    from simplerl.report.caveats import caveats
+    from simplerl.report.report import write_report
+    from simplerl.report.run_data import read_run
 
     comparison = compared(task.takes)
     notes = caveats(comparison)
@@ -29,15 +29,15 @@ def write_all(task: Task) -> None:
 
 def compared(tasks: Sequence[Task]) -> Comparison:
     """The evaluations among some stages."""
-    from simplerl.analysis.comparison import compare, from_eval
-    from simplerl.analysis.eval_data import read_eval
+    from simplerl.report.comparison import compare, from_eval
+    from simplerl.report.eval_data import read_eval
 
     return compare([from_eval(read_eval(each.folder), label(each)) for each in tasks if each.stage.run == "eval"])
 
 
 def table(tasks: Sequence[Task]) -> str:
     """The comparison as text; empty without an evaluation."""
-    from simplerl.analysis.caveats import caveats
+    from simplerl.report.caveats import caveats
 
     if not any(task.stage.run == "eval" for task in tasks):
         return ""

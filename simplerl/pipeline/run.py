@@ -8,10 +8,10 @@ from contextlib import suppress
 from datetime import timedelta
 
 from simplerl.environment import describe
-from simplerl.files import locked
 from simplerl.pipeline import stages
 from simplerl.pipeline.folder import PipelineFolder
 from simplerl.pipeline.plan import Plan, Task
+from simplerl.storage.files import locked
 
 Say = Callable[[str], None]
 

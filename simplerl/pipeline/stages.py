@@ -9,12 +9,12 @@ from typing import Any
 
 import tomli_w
 
-from simplerl import atomic
 from simplerl.config import EvalStage
 from simplerl.pipeline.plan import REJUDGED, Task, places
 from simplerl.pipeline.products import filled
 from simplerl.pipeline.report import write_all
-from simplerl.records import recipe_table
+from simplerl.storage import atomic
+from simplerl.storage.records import recipe_table
 
 Notice = Callable[[str], None]
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from simplerl.config import TrainingRecipe
 from simplerl.engines.base import Engine
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
 from simplerl.rewards.base import Reward
-from simplerl.types import GradedRollout, Metrics
-from simplerl.verifier.base import Verifier
-from simplerl.view import Columns
+from simplerl.train.console import Columns
+from simplerl.types import GradedRollout, Metrics, Phase
+from simplerl.verifiers.base import Verifier
 
 if TYPE_CHECKING:
     from simplerl.cluster.placement import Placement
-
-Phase = Callable[[str, int], AbstractContextManager[Callable[[GradedRollout], None] | None]]
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from simplerl.train.console import View
 from simplerl.types import GradedRollout, Metrics
-from simplerl.view import View
 
 
 class Clock:

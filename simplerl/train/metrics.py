@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from simplerl.analysis.styles import style_shares
-from simplerl.functional.batch import Credited, Scored, row_sum
-from simplerl.functional.losses import Totals, difference_stats
-from simplerl.records import rollout_row
+from simplerl.batch.batch import Credited, Scored, row_sum
+from simplerl.losses.losses import Totals, difference_stats
+from simplerl.stats.styles import style_shares
+from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Metrics
 
 VERDICTS = ("correct", "wrong", "no_answer", "error")

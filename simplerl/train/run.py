@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simplerl import checkpoint
 from simplerl.config import Recipe, SFTRecipe
 from simplerl.environment import describe, rss_gib
 from simplerl.errors import NonFiniteError, RemoteError, WorkerLost
 from simplerl.evaluation.held_out import HeldOut, evaluate
-from simplerl.records import RunFolder, rollout_row
 from simplerl.seeding import seed_for
-from simplerl.trackers import Trackers
-from simplerl.train import build
+from simplerl.storage import checkpoint
+from simplerl.storage.records import RunFolder, rollout_row
 from simplerl.train.base import Job, StepResult, evaluation_due
+from simplerl.train.build import problems, rl, services, sft
 from simplerl.train.clock import Clock
+from simplerl.train.console import View, make_view
+from simplerl.train.trackers import Trackers
 from simplerl.types import Sampling
-from simplerl.view import View, make_view
 
 if TYPE_CHECKING:
     from simplerl.cluster.placement import Placement
@@ -41,7 +41,7 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
     folder = RunFolder(run_dir)
     with folder.lock():
         folder.prepare(recipe, describe())
-        tokenizer = build.load_tokenizer(recipe)
+        tokenizer = services.load_tokenizer(recipe)
         early: list[str] = []
         job = prepare(recipe, tokenizer, early.append)
         with make_view(job.steps, plain, columns=job.columns) as view:
@@ -50,7 +50,7 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
             for left in reversed(range(recipe.cluster.restarts + 1)):
                 try:
                     with (
-                        build.reserved(recipe, folder.path, again=left < recipe.cluster.restarts) as place,
+                        services.reserved(recipe, folder.path, again=left < recipe.cluster.restarts) as place,
                         Run(recipe, folder, view, tokenizer, job, place) as run,
                         stop_signals(run.request_stop),
                     ):
@@ -68,8 +68,8 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
 def prepare(recipe: Recipe | SFTRecipe, tokenizer: Any, notice: Callable[[str], None]) -> Job:
     """What a recipe of either kind asks for."""
     if isinstance(recipe, SFTRecipe):
-        return build.supervised_job(recipe, tokenizer, notice)
-    return build.reinforcement_job(recipe, tokenizer, notice)
+        return sft.supervised_job(recipe, tokenizer, notice)
+    return rl.reinforcement_job(recipe, tokenizer, notice)
 
 
 @contextmanager
@@ -113,7 +113,7 @@ class Run:
         self.stopping = False
         self.clock = Clock(view, self._leave_if_stopping)
         self.trainer = job.build(self.clock.phase, place)
-        self.held_out = build.held_out_sets(recipe, tokenizer, view.notice)
+        self.held_out = problems.held_out_sets(recipe, tokenizer, view.notice)
         self.trackers = Trackers(recipe.track, folder.path, recipe, notice=view.notice)
         self.saved = -1
         self.done = self._resume()
@@ -294,7 +294,7 @@ class Run:
 
     def _export(self, name: str) -> None:
         """The policy as a `transformers` folder, whole or not at all."""
-        from simplerl import atomic
+        from simplerl.storage import atomic
 
         target = self.folder.path / "exports" / name
         if target.exists():

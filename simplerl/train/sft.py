@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simplerl.batch.batch import collate_examples
 from simplerl.config import SFTRecipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
-from simplerl.functional.batch import collate_examples
-from simplerl.functional.losses import Totals, log_likelihood_loss, token_weights
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
+from simplerl.losses.losses import Totals, log_likelihood_loss, token_weights
 from simplerl.rewards.base import Reward
-from simplerl.train.base import Phase, StepResult, evaluation_due, rest
-from simplerl.types import Example, Metrics
-from simplerl.verifier.base import Verifier
+from simplerl.train.base import StepResult, evaluation_due, rest
+from simplerl.types import Example, Metrics, Phase
+from simplerl.verifiers.base import Verifier
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simplerl.functional.batch import Credited
+    from simplerl.batch.batch import Credited
 
 
 class LikelihoodLoss:

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.base import Algorithm
-from simplerl.checkpoint import load_tensors, save_tensors
+from simplerl.batch.batch import Credited, collate
 from simplerl.config import Recipe
 from simplerl.engines.base import Engine
-from simplerl.functional.batch import Credited, collate
-from simplerl.functional.losses import importance_weights, policy_ratio
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
+from simplerl.losses.importance import importance_weights, policy_ratio
 from simplerl.rewards.base import Reward
+from simplerl.rollouts.collect import Groups, Sampler
+from simplerl.rollouts.prefetch import Ahead, Sampled
+from simplerl.rollouts.serialise import pack, unpack
 from simplerl.seeding import permutation
-from simplerl.train.agreement import check_mismatch, check_sync
-from simplerl.train.ahead import Ahead, Sampled
-from simplerl.train.base import Phase, StepResult, evaluation_due, rest
-from simplerl.train.kept import pack, unpack
+from simplerl.storage.checkpoint import load_tensors, save_tensors
+from simplerl.train.base import StepResult, evaluation_due, rest
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.train.sampler import Groups, Sampler
-from simplerl.types import Metrics
-from simplerl.verifier.base import Verifier
+from simplerl.train.weight_sync import check_mismatch, check_sync
+from simplerl.types import Metrics, Phase
+from simplerl.verifiers.base import Verifier
 
 KEPT = "ahead"
 """The file of a checkpoint that holds batches sampled ahead."""

@@ -18,15 +18,15 @@ from learner_cases import make_batch, make_learner, rank_learner
 from run_processes import contents, own_processes
 from safetensors.torch import load_file
 
-from simplerl.checkpoint import load_state, load_tensors
 from simplerl.cluster import check
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.report import report
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
-from simplerl.records import RunFolder
-from simplerl.train import build
+from simplerl.storage.checkpoint import load_state, load_tensors
+from simplerl.storage.records import RunFolder
+from simplerl.train.build import services
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),
@@ -376,8 +376,8 @@ def anywhere(*_, **__):
 def directly(monkeypatch):
     """Weights go by vLLM's own transfer, on GPUs that are stood in for."""
     for name, stand_in in (("engine", direct_transfer.build_engine), ("learner", direct_transfer.build_learner)):
-        monkeypatch.setattr(build, f"build_{name}", stand_in)
-    monkeypatch.setattr(build, "reserved", anywhere)
+        monkeypatch.setattr(services, f"build_{name}", stand_in)
+    monkeypatch.setattr(services, "reserved", anywhere)
 
 
 def test_engines_elsewhere_sample_ahead_as_in_one_process(cluster, tiny_model, tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ from simplerl.cluster.placement import Placement, reserved
 from simplerl.cluster.transfer import Direct
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, InputLost
-from simplerl.records import RunFolder
-from simplerl.train.build import choose_device
+from simplerl.storage.records import RunFolder
+from simplerl.train.build.services import choose_device
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),

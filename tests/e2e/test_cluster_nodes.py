@@ -6,7 +6,7 @@ import threading
 import pytest
 from test_cluster import assert_alike, make_recipe
 
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),

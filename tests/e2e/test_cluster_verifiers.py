@@ -15,8 +15,8 @@ from test_cluster import assert_alike, make_recipe, spread_over
 
 from simplerl.cluster.placement import Placement, reserved
 from simplerl.errors import ClusterError, ConfigError
-from simplerl.records import RunFolder
-from simplerl.train.build import build_verifier
+from simplerl.storage.records import RunFolder
+from simplerl.train.build.services import build_verifier
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),

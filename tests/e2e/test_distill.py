@@ -278,7 +278,7 @@ def test_ctrl_c_ends_it_at_once_and_says_that_it_goes_on(tmp_path: Path) -> None
 
 LENIENT = """
 from simplerl.types import Verdict
-from simplerl.verifier.base import Verifier
+from simplerl.verifiers.base import Verifier
 
 
 class Lenient(Verifier):

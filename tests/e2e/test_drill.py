@@ -9,9 +9,9 @@ from test_cluster import make_recipe
 
 from simplerl.cli.drill import _chosen, check_accounts, compared
 from simplerl.cli.main import run
-from simplerl.cluster.drill import Drill
 from simplerl.errors import ClusterError, ConfigError
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
+from simplerl.tools.drill import Drill
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"),

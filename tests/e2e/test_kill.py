@@ -9,9 +9,9 @@ import time
 import pytest
 from run_processes import contents, finish, run, same_weights, server, wait_for
 
-from simplerl.atomic import TEMPORARY
 from simplerl.config import validate_recipe
-from simplerl.records import RunFolder
+from simplerl.storage.atomic import TEMPORARY
+from simplerl.storage.records import RunFolder
 
 KILLS = 20
 STEPS = 14

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 VERIFIER = """
 from simplerl.types import Verdict
-from simplerl.verifier.base import Verifier
+from simplerl.verifiers.base import Verifier
 
 
 class Parity(Verifier):

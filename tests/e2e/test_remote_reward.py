@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from simplerl import http
 from simplerl.config import validate_recipe
 from simplerl.errors import RemoteError
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 from simplerl.train import run as runs
 
 pytestmark = pytest.mark.e2e

@@ -7,14 +7,14 @@ import pytest
 from synthetic_responses import HOSTILE_TEXTS, response, write_eval, write_rollouts
 from synthetic_runs import write_run, write_sft_run
 
-from simplerl.analysis.comparison import compare, from_eval
-from simplerl.analysis.eval_data import read_evaluation
-from simplerl.analysis.examples import pieces
-from simplerl.analysis.plain_text import visible
-from simplerl.analysis.report import write_report
-from simplerl.analysis.response_files import eval_responses
-from simplerl.analysis.responses import LONGEST
-from simplerl.analysis.run_data import EvalKey, read_run
+from simplerl.report.comparison import compare, from_eval
+from simplerl.report.eval_data import read_evaluation
+from simplerl.report.examples import pieces
+from simplerl.report.plain_text import visible
+from simplerl.report.report import write_report
+from simplerl.report.response_files import eval_responses
+from simplerl.report.responses import LONGEST
+from simplerl.report.run_data import EvalKey, read_run
 
 pytestmark = pytest.mark.e2e
 

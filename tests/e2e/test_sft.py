@@ -17,7 +17,7 @@ from simplerl.config import SFTRecipe, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.evaluation.opening import start
 from simplerl.evaluation.subjects import Subject, model_hash, subjects
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 from simplerl.train.run import train
 
 pytestmark = pytest.mark.e2e
@@ -61,7 +61,7 @@ def test_the_end_token_is_learned(tiny_model, tmp_path):
     """EOS outside the loss: the model never learns to stop."""
     from simplerl.data.base import load_source, source_config
     from simplerl.data.templates import build_prompts
-    from simplerl.sampling import make_requests
+    from simplerl.rollouts.grade import make_requests
     from simplerl.types import Sampling
 
     source = {"name": "arithmetic", "size": 4, "levels": [3]}
@@ -79,7 +79,7 @@ def test_the_end_token_is_learned(tiny_model, tmp_path):
 
 
 def test_sequences_beyond_the_models_context_are_said(tiny_model):
-    from simplerl.train.build import training_examples
+    from simplerl.train.build.sft import training_examples
 
     long = {"name": "file", "data_path": str(tiny_model.parent / "long.jsonl"), "keys": {"solution": "response"}}
     row = {"question": "Count.", "answer": "1", "response": "1 " * 1500}
@@ -149,7 +149,7 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_mod
 def answers(subject):
     from simplerl.data.base import load_benchmark
     from simplerl.data.templates import build_prompts
-    from simplerl.sampling import make_requests
+    from simplerl.rollouts.grade import make_requests
     from simplerl.types import Sampling
 
     tokenizer, engine = start("embedded", subject)

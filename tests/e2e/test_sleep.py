@@ -10,8 +10,8 @@ from run_processes import contents, same_weights
 from test_cluster import ASLEEP, make_recipe
 from test_sft import make_recipe as make_sft
 
-from simplerl.records import RunFolder
-from simplerl.train import build
+from simplerl.storage.records import RunFolder
+from simplerl.train.build import rl, services
 from simplerl.train.run import train
 
 EVALS = {"every": 1, "sets": [{"name": "arithmetic-test", "limit": 4}], "max_tokens": 8}
@@ -41,7 +41,7 @@ def with_sleep(recipe, **changes):
 
 def test_the_engine_sleeps_from_the_rollouts_to_the_next_weights(tiny_model):
     recipe = with_sleep(make_recipe(tiny_model))
-    job = build.reinforcement_job(recipe, build.load_tokenizer(recipe), print)
+    job = rl.reinforcement_job(recipe, services.load_tokenizer(recipe), print)
     trainer, calls = job.build(lambda name, total: nullcontext()), []
     trainer.sample = type(trainer.sample)(
         **{name: getattr(trainer.sample, name) for name in ("recipe", "stream", "verifier", "reward", "algorithm")},

@@ -10,9 +10,9 @@ import pytest
 import torch
 from run_processes import contents, finish, run, same_weights, server, wait_for
 
+from simplerl.batch.batch import Credited, Scored
 from simplerl.config import validate_recipe
-from simplerl.functional.batch import Credited, Scored
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 from simplerl.train.trainer import RLTrainer
 
 STEPS = 7
@@ -111,8 +111,8 @@ def test_weights_that_never_change_make_staleness_nothing(tiny_model, tmp_path, 
 
 def test_which_weights_does_not_depend_on_timing(runs, tiny_model, tmp_path, monkeypatch):
     """A learner that is slow, then an engine that is: the numbers stay."""
-    from simplerl.policy.learner import Learner
-    from simplerl.train.sampler import Sampler
+    from simplerl.learner.learner import Learner
+    from simplerl.rollouts.collect import Sampler
 
     for part, name in ((Learner, "apply"), (Sampler, "__call__")):
         with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.config import load_recipe, validate_recipe
 from simplerl.errors import NonFiniteError
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 from simplerl.train import run as runs
 
 pytestmark = pytest.mark.e2e
@@ -108,7 +108,7 @@ def test_a_refused_update_stops_the_run_with_the_weights_of_the_step_before(tiny
     reward_file = tmp_path / "low_tokens.py"
     reward_file.write_text(REWARD)
     recipe = validate_recipe(recipe_table(tiny_model, reward_file, "ppo"))
-    real = runs.build.build_reward
+    real = runs.services.build_reward
 
     def broken(config):
         calls = iter(range(10**6))
@@ -116,7 +116,7 @@ def test_a_refused_update_stops_the_run_with_the_weights_of_the_step_before(tiny
         # The third step's first response.
         return lambda rollout, verdict: float("nan") if next(calls) == 2 * 64 else reward(rollout, verdict)
 
-    monkeypatch.setattr(runs.build, "build_reward", broken)
+    monkeypatch.setattr(runs.rl, "build_reward", broken)
     with pytest.raises(NonFiniteError, match=r"is nan; the update was refused"):
         runs.train(recipe, tmp_path / "run", plain=True)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import pytest
 from synthetic_responses import response, write_eval
 from synthetic_runs import eval_row, metrics_row, write_run
 
-from simplerl.files import locked
+from simplerl.storage.files import locked
 
 pytestmark = pytest.mark.e2e
 

@@ -12,10 +12,10 @@ from simplerl.config import LoraConfig
 from simplerl.engines import embedded, vllm
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.plan.engine_memory import Engine
-from simplerl.plan.load import way_of
-from simplerl.plan.shapes import shape_of
-from simplerl.train.agreement import check_sync
+from simplerl.estimate.engine_memory import Engine
+from simplerl.estimate.load import way_of
+from simplerl.estimate.shapes import shape_of
+from simplerl.train.weight_sync import check_sync
 
 pytest.importorskip("peft")
 LORA = LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj", "down_proj"))

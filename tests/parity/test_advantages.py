@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from simplerl.functional.advantages import (
-    adaptive_lambda,
-    explained_variance,
-    gae,
-    group_advantages,
-    token_rewards,
-    whiten,
-)
+from simplerl.losses.advantages import adaptive_lambda, explained_variance, gae, group_advantages, token_rewards, whiten
 
 
 def gae_by_definition(rewards, values, gamma, lam):

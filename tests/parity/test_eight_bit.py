@@ -9,10 +9,10 @@ import pytest
 import torch
 from learner_cases import make_batch, make_learner
 
-from simplerl.checkpoint import flatten_optimiser
 from simplerl.config import OptimiserConfig, load_recipe, moment_bytes
 from simplerl.errors import CheckpointError, ConfigError, DependencyError, NonFiniteError
-from simplerl.policy.optim import Optimiser
+from simplerl.learner.optimizer import Optimiser
+from simplerl.storage.checkpoint import flatten_optimiser
 
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.parity

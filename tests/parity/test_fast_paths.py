@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from simplerl.algorithms.grpo import GRPO
 from simplerl.algorithms.grpo import Config as GRPOConfig
 from simplerl.algorithms.ppo import PPO, Config
+from simplerl.batch.batch import collate
+from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.functional.batch import collate
-from simplerl.functional.layout import Packed, Padded, Shared
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

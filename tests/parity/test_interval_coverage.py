@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simplerl.analysis import intervals
-from simplerl.analysis.intervals import mean_by_problem, share
-from simplerl.analysis.paired import bootstrap, paired_shares
-from simplerl.analysis.scores import pass_at_k
+from simplerl.stats import intervals
+from simplerl.stats.intervals import mean_by_problem, share
+from simplerl.stats.paired import bootstrap, paired_shares
+from simplerl.stats.scores import pass_at_k
 
 pytestmark = pytest.mark.parity
 

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
+from simplerl.cpu import ops
+from simplerl.cpu.layer import Shape, decoder_layer
+from simplerl.cpu.library import problem
 from simplerl.engines._sampler import Settings
 from simplerl.engines._sampler import draw as draw_by_torch
-from simplerl.kernels import ops
-from simplerl.kernels.layer import Shape, decoder_layer
-from simplerl.kernels.library import problem
 
 pytestmark = pytest.mark.skipif(problem() is not None, reason=f"no kernels here: {problem()}")
 
@@ -299,7 +299,7 @@ def python(code, **environment):
 
 
 def test_without_a_compiler_there_are_no_kernels_and_the_reason_is_said(tmp_path):
-    code = "from simplerl.kernels.library import library, problem; print(library(), problem())"
+    code = "from simplerl.cpu.library import library, problem; print(library(), problem())"
     done = python(code, PATH=str(tmp_path), CC="", XDG_CACHE_HOME=str(tmp_path))
     assert done.stdout.strip() == "None no C compiler (cc, gcc or clang) is installed", done.stderr
 
@@ -308,13 +308,13 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text("#!/bin/sh\ncase $1 in --version) echo 1;; *) echo no such flag >&2; exit 1;; esac\n")
     compiler.chmod(0o755)
-    code = "from simplerl.kernels.library import library, problem; print(library(), problem())"
+    code = "from simplerl.cpu.library import library, problem; print(library(), problem())"
     done = python(code, CC=str(compiler), XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.stdout.startswith(f"None {compiler} cannot compile the kernels: no such flag"), done.stderr
 
 
 def test_the_library_is_compiled_once(tmp_path):
-    code = "from simplerl.kernels.library import library; print(library() is not None)"
+    code = "from simplerl.cpu.library import library; print(library() is not None)"
     for _ in range(2):
         assert python(code, XDG_CACHE_HOME=str(tmp_path)).stdout == "True\n"
     made = list((tmp_path / "simplerl").iterdir())

@@ -9,8 +9,8 @@ from learner_cases import make_batch
 from simplerl.algorithms.ppo import PPO, Config
 from simplerl.config import validate_recipe
 from simplerl.errors import NonFiniteError
-from simplerl.functional.logprobs import token_logprobs
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
+from simplerl.losses.logprobs import token_logprobs
 
 CPU = torch.device("cpu")
 

@@ -6,15 +6,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from simplerl.functional.losses import (
+from simplerl.losses.importance import importance_weights, policy_ratio
+from simplerl.losses.losses import (
     Totals,
     clip_share,
     clipped_surrogate,
     clipped_value_loss,
-    importance_weights,
     kl_estimate,
     log_likelihood_loss,
-    policy_ratio,
     token_weights,
 )
 

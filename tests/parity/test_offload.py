@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from simplerl.config import ModelConfig, load_recipe
 from simplerl.errors import ConfigError
-from simplerl.policy.offload import SMALL, keeping, on_host
+from simplerl.learner.offload import SMALL, keeping, on_host
 
 pytestmark = pytest.mark.parity
 

@@ -7,11 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from simplerl.algorithms.ppo import PPO, Config
+from simplerl.batch.batch import Batch, collate_examples
+from simplerl.batch.layouts import Packed, Padded, first_fit
 from simplerl.config import SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.functional.batch import Batch, collate_examples
-from simplerl.functional.layout import Packed, Padded, first_fit
-from simplerl.policy.learner import Learner
+from simplerl.learner.learner import Learner
 from simplerl.train.sft import LikelihoodLoss
 from simplerl.types import Example, Problem, Prompt
 

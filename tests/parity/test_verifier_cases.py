@@ -16,7 +16,7 @@ import pytest
 
 from simplerl.rewards import simplerl as rule
 from simplerl.types import Problem, Prompt, Rollout, Verdict
-from simplerl.verifier.kinds import math
+from simplerl.verifiers import math
 
 pytestmark = pytest.mark.parity
 

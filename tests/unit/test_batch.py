@@ -5,15 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simplerl.functional.batch import (
-    collate,
-    collate_examples,
-    from_padded,
-    ragged_index,
-    row_sum,
-    to_padded,
-)
-from simplerl.functional.layout import Padded
+from simplerl.batch.batch import collate, collate_examples, from_padded, ragged_index, row_sum, to_padded
+from simplerl.batch.layouts import Padded
 from simplerl.types import Example, GradedRollout, Problem, Prompt, Rollout, Verdict
 
 

@@ -267,6 +267,6 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_tables_are_aligned() -> None:
-    from simplerl.cli.console import table
+    from simplerl.formatting import table
 
     assert table([("a", "b"), ("ccc", "d")], indent="  ") == "  a    b\n  ccc  d"

@@ -15,11 +15,11 @@ import pytest
 
 from simplerl.cli import grading
 from simplerl.cli.main import run
-from simplerl.records import RunFolder
+from simplerl.storage.records import RunFolder
 from simplerl.types import Verdict
-from simplerl.verifier.base import done
-from simplerl.verifier.kinds import math
-from simplerl.verifier.pool import Outcome
+from simplerl.verifiers import math
+from simplerl.verifiers.base import done
+from simplerl.verifiers.math.pool import Outcome
 
 pytestmark = pytest.mark.unit
 

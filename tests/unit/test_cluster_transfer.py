@@ -14,8 +14,8 @@ from simplerl.cluster.placement import Placement
 from simplerl.cluster.transfer import Direct
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.plan.engine_memory import CHUNK
-from simplerl.train import build
+from simplerl.estimate.engine_memory import CHUNK
+from simplerl.train.build import services
 
 pytestmark = pytest.mark.unit
 
@@ -47,10 +47,10 @@ def test_it_is_refused_where_it_cannot_be(change: dict[str, Any], words: str) ->
 
 
 def test_without_gpus_it_is_refused_before_anything_is_reserved(monkeypatch: Any, tmp_path: Any) -> None:
-    monkeypatch.setattr(build, "choose_device", lambda recipe: build.torch.device("cpu"))
+    monkeypatch.setattr(services, "choose_device", lambda recipe: services.torch.device("cpu"))
     with (
         pytest.raises(ConfigError, match="made for GPUs, and the cluster has none"),
-        build.reserved(recipe(), tmp_path),
+        services.reserved(recipe(), tmp_path),
     ):
         pass
 
@@ -83,11 +83,11 @@ def test_learners_and_engines_agree_on_how(
             told["learner"] = direct
 
     monkeypatch.setattr(plugins, "load", lambda *_: Engines)
-    monkeypatch.setattr(build, "resolve_model_path", lambda path: path)
+    monkeypatch.setattr(services, "resolve_model_path", lambda path: path)
     monkeypatch.setattr(cluster_learner, "RemoteLearner", Learner)
-    cuda = build.torch.device("cuda")
-    build.build_engine(made, None, cuda)  # type: ignore[arg-type]
-    build.placed_learner(made, None, 1, cuda, Placement())  # type: ignore[arg-type]
+    cuda = services.torch.device("cuda")
+    services.build_engine(made, None, cuda)  # type: ignore[arg-type]
+    services.placed_learner(made, None, 1, cuda, Placement())  # type: ignore[arg-type]
     assert told["engine"] == transfer
     if transfer is None:
         assert told["learner"] is None
@@ -100,7 +100,7 @@ def test_with_rollouts_ahead_the_learner_does_not_wait(monkeypatch: Any) -> None
     kept: dict[str, Any] = {}
     monkeypatch.setattr(cluster_learner, "RemoteLearner", lambda *_, direct, **others: kept.update(direct.keywords))
     ahead = Recipe.model_validate(recipe().model_dump() | {"train": {"staleness": 1}})
-    build.placed_learner(ahead, None, 1, build.torch.device("cuda"), Placement())  # type: ignore[arg-type]
+    services.placed_learner(ahead, None, 1, services.torch.device("cuda"), Placement())  # type: ignore[arg-type]
     assert kept["waits"] is False
 
 

@@ -102,7 +102,7 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer, tiny_model):
 
 
 def test_arithmetic_has_brief_right_solutions():
-    from simplerl.verifier.kinds import math
+    from simplerl.verifiers import math
 
     problems = load_source(source_config("arithmetic", ["size=200"]))
     verifier = math.build(math.Config())

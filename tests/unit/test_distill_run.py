@@ -278,7 +278,7 @@ def test_a_data_set_that_changed_is_noticed(settings: dict[str, Any], tmp_path: 
 
 
 def test_one_process_at_a_time(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from simplerl.files import locked
+    from simplerl.storage.files import locked
 
     monkeypatch.setattr("simplerl.distill.run.locked", lambda folder: locked(folder, 0.1))
     with locked(tmp_path / "out"), pytest.raises(SimpleRLError, match="is in use by process"):

@@ -13,7 +13,7 @@ from simplerl.config import LoraConfig, Recipe, SFTRecipe, validate_recipe
 from simplerl.engines import vllm
 from simplerl.engines.base import generate
 from simplerl.errors import ConfigError, EngineError
-from simplerl.train import build
+from simplerl.train.build import services
 
 pytestmark = pytest.mark.unit
 
@@ -144,7 +144,7 @@ def build(config, path, tokenizer, **how):
 """)
     made = recipe(engine={"path": str(plugin), "sleep": True})
     with pytest.raises(EngineError, match="'mine' has no method `sleep`; leave it false"):
-        build.build_engine(made, None, torch.device("cpu"))  # type: ignore[arg-type]
+        services.build_engine(made, None, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

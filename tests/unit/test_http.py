@@ -18,7 +18,7 @@ from simplerl.config import validate_recipe
 from simplerl.errors import ConfigError, RemoteError
 from simplerl.rewards import http as rewards
 from simplerl.types import Problem, Prompt, Rollout, Verdict
-from simplerl.verifier.kinds import http as verifiers
+from simplerl.verifiers import http as verifiers
 
 pytestmark = pytest.mark.unit
 

@@ -17,7 +17,7 @@ from synthetic_runs import write_run
 from simplerl.config import PipelineRecipe, validate_recipe
 from simplerl.pipeline import report, stages
 from simplerl.pipeline.plan import Task, make_plan
-from simplerl.records import RunFolder, recipe_table
+from simplerl.storage.records import RunFolder, recipe_table
 
 pytestmark = pytest.mark.unit
 

@@ -18,8 +18,9 @@ from simplerl.config import (
     shipped_recipes,
 )
 from simplerl.data.base import benchmark_module
+from simplerl.estimate.overview import make_plan
+from simplerl.estimate.steps import sft_steps
 from simplerl.pipeline.plan import make_plan as make_pipeline
-from simplerl.plan import make_plan, sft_steps
 
 pytestmark = pytest.mark.unit
 

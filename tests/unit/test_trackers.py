@@ -6,7 +6,7 @@ import pytest
 
 from simplerl.config import TrackConfig
 from simplerl.errors import DependencyError
-from simplerl.trackers import Trackers
+from simplerl.train.trackers import Trackers
 
 
 class FakeRecipe:
@@ -113,7 +113,7 @@ def test_a_failing_tracker_is_named_once_and_the_others_go_on(tmp_path):
 
 def test_a_tracker_that_fails_at_its_start_is_left_out(tmp_path, monkeypatch):
     notices = []
-    monkeypatch.setattr("simplerl.trackers.TensorBoard", lambda *_: 1 / 0)
+    monkeypatch.setattr("simplerl.train.trackers.TensorBoard", lambda *_: 1 / 0)
     tracker = trackers(tmp_path, notices, tensorboard=True)
     tracker.log(1, {"x": 1.0})
     tracker.close()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from simplerl.verifier.audit import KINDS, Finding, Judged, audit, edited, loosely_equal, numbers
-from simplerl.verifier.pool import Outcome
+from simplerl.verifiers.math.audit import KINDS, Finding, Judged, audit, edited, loosely_equal, numbers
+from simplerl.verifiers.math.pool import Outcome
 
 pytestmark = pytest.mark.unit
 

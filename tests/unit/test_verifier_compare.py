@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simplerl.verifier.compare import Comparison, compare
+from simplerl.verifiers.math.compare import Comparison, compare
 
 pytestmark = pytest.mark.unit
 

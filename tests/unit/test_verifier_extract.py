@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simplerl.verifier.extract import extract
+from simplerl.verifiers.math.extract import extract
 
 pytestmark = pytest.mark.unit
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from simplerl.errors import DependencyError
-from simplerl.verifier import pool as pool_module
-from simplerl.verifier.pool import Gate, Outcome, SymbolicPool, Task, Tasks
+from simplerl.verifiers.math import pool as pool_module
+from simplerl.verifiers.math.pool import Gate, Outcome, SymbolicPool, Task, Tasks
 
 pytestmark = [
     pytest.mark.unit,
@@ -80,7 +80,7 @@ def children(parent: int) -> list[int]:
 def workers(parent: int | None = None) -> list[int]:
     """Workers of this process, or another one."""
     found = children(parent or os.getpid())
-    return [pid for pid in found if b"simplerl.verifier.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if b"simplerl.verifiers.math.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> object:
@@ -334,7 +334,7 @@ def test_a_pool_used_and_forgotten_in_a_thread_ends_too():
 def test_the_worker_ends_with_its_owner(ending):
     script = f"""
 import time
-from simplerl.verifier.pool import SymbolicPool
+from simplerl.verifiers.math.pool import SymbolicPool
 
 pool = SymbolicPool(cpu_seconds=600, wall_seconds=600)
 assert pool.submit("1", "1").result().status == "equal"

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
-from simplerl.verifier.compare import compare
-from simplerl.verifier.extract import extract
-from simplerl.verifier.normalise import surface
-from simplerl.verifier.parse import parse
-from simplerl.verifier.reader import Unreadable
+from simplerl.verifiers.math.compare import compare
+from simplerl.verifiers.math.extract import extract
+from simplerl.verifiers.math.normalise import surface
+from simplerl.verifiers.math.parse import parse
+from simplerl.verifiers.math.reader import Unreadable
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from simplerl.verifier.pool import SymbolicPool
+from simplerl.verifiers.math.pool import SymbolicPool
 
 pytestmark = pytest.mark.unit
 
@@ -96,7 +96,7 @@ UNPARSED = [
 AUDIT = r"""
 import sys
 
-from simplerl.verifier.symbolic import equal, warm_up
+from simplerl.verifiers.math.symbolic import equal, warm_up
 
 list(warm_up())
 bad = []

@@ -1,0 +1,1 @@
+"""What follows from a recipe before anything runs: sequences, steps, tokens, models, memory. No torch, no network."""

@@ -1,0 +1,196 @@
+"""How a recipe's models are run, and how much of a batch they see at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from simplerl import plugins
+from simplerl.config import ModelConfig, Recipe
+from simplerl.estimate.shapes import Shape
+
+Device = Literal["cpu", "cuda"]
+LANES = 8
+"""Micro-batches side by side on a CPU at most, see `simplerl.cpu.threads`."""
+TILE = 16
+"""What sizes must be multiples of for the C kernels, see `simplerl.cpu.layer`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What an algorithm asks of the learner."""
+
+    critic: bool
+    reference: bool
+    copied: bool
+    """Whether the reference is a model of its own; under adapters it is the actor without them."""
+
+    scores_first: bool
+    """Whether the policy's log-probs are wanted before the first update."""
+
+    entropy: bool
+    """Whether the loss has a gradient along the entropy."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("actor", *("critic",) * self.critic, *("reference",) * self.copied, "engine copy")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the learner computes, as far as memory and time depend on it."""
+
+    device: Device
+    bfloat16: bool
+    kernels: bool
+    """Through the C kernels, which know a CPU only."""
+
+    attention: str
+    checkpointing: bool
+    adapted: tuple[str, ...] | None
+    """Matrices with adapters, which are then all that is trained; None: everything is."""
+
+    rank: int
+    lanes: int
+    ranks: int
+    eight_bit: tuple[str, ...] = ()
+    """Models whose moments are kept in 8 bits."""
+
+    waiting: tuple[str, ...] = ()
+    """What waits in the host's memory: "activations", "weights" with gradients and moments."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP gathers layers: from other ranks, or from the host."""
+        return self.ranks > 1 or "weights" in self.waiting
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number in a matrix product."""
+        return 2 if self.bfloat16 else 4
+
+    @property
+    def fused(self) -> bool:
+        """Whether a decoder layer is one operation."""
+        return self.kernels and self.adapted is None
+
+    def trains(self, matrix: str) -> bool:
+        """Whether the input of a matrix is kept for a gradient of it or of its adapter."""
+        return self.adapted is None or matrix in self.adapted
+
+    def adapters(self, shape: Shape) -> int:
+        """Trained parameters of the adapters."""
+        return sum(self.adapter_tensors(shape))
+
+    def adapter_tensors(self, shape: Shape) -> tuple[int, ...]:
+        """Numbers in each tensor of the adapters."""
+        sizes = (size for name in self.adapted or () for size in shape.linear[name])
+        return tuple(self.rank * size for size in sizes) * shape.layers
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is computed at once when every sequence is as long as the recipe allows. Counts are of one lane."""
+
+    tokens: int
+    """Of a micro-batch in an update."""
+
+    responses: int
+    """Response tokens among them, for which logits are formed."""
+
+    parts: int
+    """Micro-batches of an update, one after the other."""
+
+    scored: int
+    """Tokens of a micro-batch in scoring, where the whole rollout batch is split."""
+
+    scored_responses: int
+    longest: int
+    """Tokens of the longest sequence."""
+
+    keeps_values: bool
+    """Whether scoring keeps the critic's forward pass for the only update."""
+
+
+def models_of(recipe: Recipe) -> Models:
+    config = recipe.algorithm
+    algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
+    one = recipe.train.epochs * recipe.rollout.sequences == recipe.train.minibatch_size
+    return Models(
+        critic=algorithm.needs_critic,
+        reference=algorithm.needs_reference,
+        copied=algorithm.needs_reference and recipe.model.lora is None,
+        scores_first=algorithm.credits_logprobs or not one,
+        entropy=bool(getattr(config, "entropy_coef", 0)),
+    )
+
+
+def device_of(recipe: Recipe) -> Device:
+    """Where the recipe would run on this machine: `auto` is CUDA where a driver is."""
+    wanted = recipe.model.device
+    if wanted == "auto":
+        return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+    return wanted
+
+
+def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = None) -> Way:
+    """How the learner of a recipe computes on a device; `threads` are a CPU's (empty: as torch would take them)."""
+    model, lora = recipe.model, recipe.model.lora
+    ranks = recipe.cluster.learners if recipe.cluster.ray is not None else 1
+    lanes = recipe.train.lanes
+    if lanes is None:
+        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        lanes = min(LANES, threads) if device == "cpu" else 1
+    sizes = (shape.hidden, shape.queries, shape.keys, shape.intermediate)
+    return Way(
+        device=device,
+        bfloat16=model.dtype == "bfloat16",
+        kernels=device == "cpu"
+        and model.kernels == "auto"
+        and model.attention == "sdpa"
+        and all(size % TILE == 0 for size in sizes),
+        attention=model.attention,
+        checkpointing=model.gradient_checkpointing,
+        adapted=None if lora is None else lora.targets or tuple(shape.linear),
+        rank=0 if lora is None else lora.rank,
+        lanes=lanes if ranks == 1 and not model.offloads_weights else 1,
+        ranks=ranks,
+        eight_bit=tuple(name for name in ("actor", "critic") if getattr(recipe, name).moments == "8-bit"),
+        waiting=_waiting(model) if device == "cuda" else (),
+    )
+
+
+def _waiting(model: ModelConfig) -> tuple[str, ...]:
+    return ("activations",) * model.offloads_activations + ("weights",) * model.offloads_weights
+
+
+def load_of(recipe: Recipe, way: Way, models: Models) -> Load:
+    """What is computed at once at worst."""
+    rollout, train = recipe.rollout, recipe.train
+    prompt, response = recipe.data.max_prompt_tokens, rollout.max_tokens
+    shared = way.kernels and train.packing is not False
+
+    def tokens_of(rows: int) -> int:
+        prompts = -(-rows // rollout.samples_per_prompt) if shared else rows
+        return prompts * prompt + rows * response
+
+    ways, longest = way.lanes * way.ranks, prompt + response
+
+    def part(rows: int) -> tuple[int, int]:
+        """Tokens of a micro-batch of so many sequences, and response tokens among them."""
+        budget, own = train.micro_batch_tokens, -(-rows // ways)
+        if tokens_of(rows) <= budget * ways and tokens_of(own) <= budget:
+            return tokens_of(own), own * response
+        room = max(budget, longest)
+        if not shared:
+            return room, room * response // longest
+        most = max(1, max((n for n in range(1, rollout.samples_per_prompt + 1) if tokens_of(n) <= room), default=1))
+        return room, room * most * response // tokens_of(most)
+
+    tokens, responses = part(train.minibatch_size)
+    scored, scored_responses = part(rollout.sequences)
+    parts = max(1, -(-tokens_of(train.minibatch_size) // (tokens * ways)))
+    once = models.critic and not models.scores_first and parts == 1 and way.ranks == 1
+    return Load(tokens, responses, parts, scored, scored_responses, longest, once)

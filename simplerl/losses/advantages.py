@@ -1,0 +1,71 @@
+"""Credit: from rewards to an advantage per token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simplerl.batch.batch import from_padded, last_index, to_padded
+
+
+def token_rewards(rewards: Tensor, lengths: Tensor, penalties: Tensor | None = None) -> Tensor:
+    """Per-token rewards [R]: each response's scalar [N] on its last token, minus a penalty [R] on every token."""
+    result = rewards.new_zeros(int(lengths.sum())) if penalties is None else -penalties
+    return result.index_add(0, last_index(lengths), rewards)
+
+
+def gae(rewards: Tensor, values: Tensor, lengths: Tensor, *, gamma: float, lam: float | Tensor) -> Tensor:
+    """Generalised advantage estimation (arXiv:1506.02438, eq. 16): A_t = sum_k (gamma lam)^k delta_{t+k}.
+
+    `rewards` and `values` are flat [R], `lengths` [N]; `lam` is one number or one per sequence [N]. The state after
+    a response's last token has value 0: every response is an episode that ends.
+    """
+    padded_rewards, padded_values = to_padded(rewards, lengths), to_padded(values, lengths)
+    width = padded_rewards.shape[1]
+    next_values = torch.cat([padded_values[:, 1:], padded_values.new_zeros(len(lengths), 1)], dim=1)
+    # The padding to a row's right is zero in rewards and values, so its deltas are zero too.
+    deltas = padded_rewards + gamma * next_values - padded_values
+    advantages = torch.zeros_like(deltas)
+    running = deltas.new_zeros(len(lengths))
+    for t in reversed(range(width)):
+        running = deltas[:, t] + gamma * lam * running
+        advantages[:, t] = running
+    return from_padded(advantages, lengths)
+
+
+def adaptive_lambda(lengths: Tensor, alpha: float) -> Tensor:
+    """VAPO's length-adaptive lambda (arXiv:2504.05118, eq. 9): 1 - 1 / (alpha l), at least 0: [N]."""
+    return (1 - 1 / (alpha * lengths.float())).clamp_min(0)
+
+
+def whiten(values: Tensor) -> Tensor:
+    """Zero mean and unit variance over all elements (population variance); equal values give exactly 0."""
+    # A constant's float32 mean is off by rounding, which dividing by a tiny deviation would blow up.
+    if values.numel() == 0 or bool(values.max() == values.min()):
+        return torch.zeros_like(values)
+    centred = values - values.mean()
+    return centred / (centred.square().mean().sqrt() + 1e-8)
+
+
+def group_advantages(rewards: Tensor, groups: Tensor, *, scale_by_std: bool = True) -> Tensor:
+    """GRPO's group baseline (arXiv:2402.03300, section 4.1): (r - mean) / (std + 1e-6) within each group: [N].
+
+    Without `scale_by_std`, r - mean (Dr.GRPO, arXiv:2503.20783). The deviation is that of a sample (n - 1), as in
+    the released v1 code. A group of one, or of equal rewards, gets exactly 0.
+    """
+    advantages = torch.zeros_like(rewards)
+    for group in groups.unique():
+        rows = (groups == group).nonzero().squeeze(-1)
+        own = rewards[rows]
+        # In float32 the mean of seven 0.7s is off by 6e-8, which std + 1e-6 turns into an advantage of 0.06.
+        if bool(own.max() == own.min()):
+            continue
+        centred = own - own.mean()
+        advantages[rows] = centred / (own.std() + 1e-6) if scale_by_std else centred
+    return advantages
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns); 0 where the returns do not vary."""
+    variance = returns.var(unbiased=False)
+    return float(1 - (returns - values).var(unbiased=False) / variance) if variance > 0 else 0.0

@@ -1,0 +1,29 @@
+"""Ratios of two policies on the same tokens, and the weights that correct a loss for the policy that sampled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def policy_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """pi / pi_old per token [R]. A token impossible under both (-inf and -inf) has ratio 1, never NaN."""
+    both = torch.isneginf(logprobs) & torch.isneginf(old_logprobs)
+    # Masked before exp: NaN x 0 is NaN, also in the gradient.
+    return torch.where(both, 0.0, logprobs - old_logprobs).exp()
+
+
+def importance_weights(
+    logprobs: Tensor, sampled_logprobs: Tensor, how: Literal["truncated", "masked"], limit: float
+) -> Tensor:
+    """What corrects a loss for tokens drawn from another policy: [R], from pi / pi_sampled of each token.
+
+    `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho). `masked`: the ratio where it lies
+    within 1 / limit and limit, else 0: such a token is not learned from (arXiv:2510.18855).
+    """
+    ratio = policy_ratio(logprobs, sampled_logprobs)
+    if how == "truncated":
+        return ratio.clamp(max=limit)
+    return torch.where((ratio >= 1 / limit) & (ratio <= limit), ratio, 0.0)

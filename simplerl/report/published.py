@@ -1,0 +1,98 @@
+"""The published tables of SimpleRL-Zero and SimpleRL-Zoo: accuracies alone, there are no responses to them."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from simplerl.errors import DataError
+from simplerl.stats.intervals import Estimate, share
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """An accuracy, 0 to 1, as it was printed, and how it was measured."""
+
+    accuracy: float
+    problems: int
+    settings: Mapping[str, Any]
+    """template, temperature, top_p, max_tokens, samples: those of the whole table."""
+
+    @property
+    def samples(self) -> int:
+        return self.settings["samples"]
+
+    @property
+    def estimate(self) -> Estimate:
+        """With Wilson's interval on the problems: several samples count as one, their spread was not published."""
+        return share(self.accuracy * self.problems, self.problems)
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a table."""
+
+    name: str
+    title: str
+    table: str
+    suite: str
+    scores: Mapping[str, PublishedScore]
+    """By benchmark; those that were left blank are missing."""
+
+    average: tuple[str, ...]
+    """The benchmarks the table's average is over."""
+
+    printed_average: float | None
+    note: str = ""
+
+
+def published(name: str) -> Published:
+    """The row of this name. Raises `DataError` with the nearest names."""
+    rows = published_rows()
+    if name not in rows:
+        close = difflib.get_close_matches(name, rows, n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join(close)}?" if close else "."
+        raise DataError(f"no published row {name!r}{hint} There are {', '.join(rows)}")
+    return rows[name]
+
+
+@lru_cache(maxsize=1)
+def published_rows() -> dict[str, Published]:
+    """Every row by its name, in the order of the tables."""
+    text = (resources.files("simplerl.report") / "published.toml").read_text(encoding="utf-8")
+    data = tomllib.loads(text)
+    return {row.name: row for table in data["tables"].values() for row in _rows(table, data["problems"])}
+
+
+def suite_average(suite: str | None) -> tuple[str, ...]:
+    """The benchmarks that a published suite's average is over; empty for others."""
+    return next((row.average for row in published_rows().values() if row.suite == suite), ())
+
+
+def _rows(table: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[Published]:
+    for name, row in table["rows"].items():
+        values = dict(zip(table["benchmarks"], row["values"], strict=True))
+        problems = {**sizes, **row.get("problems", {})}
+        yield Published(
+            name=name,
+            title=row["title"],
+            table=table["title"],
+            suite=table["suite"],
+            scores={
+                benchmark: PublishedScore(round(value / 100, 6), problems[benchmark], _settings(table, benchmark))
+                for benchmark, value in values.items()
+                if value != "-"
+            },
+            average=tuple(table["average"]),
+            printed_average=round(row["average"] / 100, 6) if "average" in row else None,
+            note=row.get("note", ""),
+        )
+
+
+def _settings(table: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
+    return table["settings"] | table.get("parts", {}).get(benchmark, {})

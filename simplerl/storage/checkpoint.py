@@ -1,0 +1,333 @@
+"""Checkpoints: safetensors and plain JSON in `checkpoints/step-000012/`, with a manifest of checksums.
+
+A checkpoint exists whole or not at all (see `simplerl.storage.atomic`), and is believed only while every checksum
+holds. Nothing is ever pickled. torch is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simplerl.errors import CheckpointError
+from simplerl.storage import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    Tensors = Mapping[str, Tensor]
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_NAME = re.compile(rf"(?:{re.escape(atomic.REPLACED)})?step-(\d+)")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return Path(folder) / "checkpoints" / f"step-{step:06d}"
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+    """Writes the checkpoint of a step into the run folder and returns its path.
+
+    `tensors` holds named sets of tensors ("actor", "critic", "actor_optimiser"), each one safetensors file on any
+    device; `state` is plain JSON. Raises `DiskFullError`, and `CheckpointError` for a state that is not JSON.
+    """
+    wanted = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
+    wanted += len(_state_text(state))
+
+    def fill(temporary: Path) -> Mapping[str, Any]:
+        for name, part in tensors.items():
+            save_tensors(temporary / f"{name}.safetensors", part)
+        return state
+
+    return write(folder, step, fill, wanted)
+
+
+def write(folder: Path, step: int, fill: Callable[[Path], Mapping[str, Any]], wanted: int | None = None) -> Path:
+    """The same for a caller that puts files of tensors into a temporary folder itself and returns the state.
+
+    A set of tensors is a safetensors file, or a folder of them, see `simplerl.storage.sharded`. `wanted` are bytes, for
+    the error of a full disk.
+    """
+    path = checkpoint_path(folder, step)
+    with atomic.new_folder(path, wanted) as temporary:
+        (temporary / STATE).write_text(_state_text(fill(temporary)), encoding="utf-8")
+        files = {
+            file.relative_to(temporary).as_posix(): {"sha256": atomic.sha256(file), "bytes": file.stat().st_size}
+            for file in sorted(temporary.rglob("*"))
+            if file.is_file()
+        }
+        manifest = json.dumps({"format": 1, "step": step, "files": files}, indent=2)
+        (temporary / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
+    return path
+
+
+def latest(folder: Path) -> tuple[Path, list[str]] | None:
+    """The newest checkpoint whose every checksum holds, and a notice for each newer one that was passed over.
+
+    None where there is no checkpoint at all. Raises `CheckpointError` where there are some and none is whole: to
+    start such a run over from nothing is for the user to decide.
+    """
+    faults = []
+    for path in reversed(checkpoints(folder).values()):
+        fault = find_fault(path)
+        if fault is None:
+            return path, [f"{text}; using {path.name}" for text in faults]
+        faults.append(f"checkpoint {path.name} is torn: {fault}")
+    if faults:
+        raise CheckpointError(
+            f"no checkpoint in {Path(folder) / 'checkpoints'} is whole:\n  " + "\n  ".join(faults) + "\n"
+            "Restore one from a copy, or delete that folder to train this run again from its first step."
+        )
+    return None
+
+
+def load(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors, by set, and the state of a checkpoint, bit for bit as saved. Checksums are `latest`'s business."""
+    state = load_state(path)
+    return {name: load_tensors(Path(path), name, device) for name in sets(path)}, state
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state alone. Raises `CheckpointError` for a torn checkpoint."""
+    sets(path)
+    try:
+        return json.loads((Path(path) / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def sets(path: Path) -> list[str]:
+    """The names of a checkpoint's sets of tensors."""
+    manifest = _manifest(Path(path))
+    if isinstance(manifest, str):
+        raise CheckpointError(f"checkpoint {path} is torn: {manifest}")
+    tensors = [name for name in manifest["files"] if name.endswith(".safetensors")]
+    return list(dict.fromkeys(name.partition("/")[0].removesuffix(".safetensors") for name in tensors))
+
+
+def shapes(path: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a set's tensors; reads no tensor."""
+    from safetensors import SafetensorError, safe_open
+
+    from simplerl.storage import sharded as shards
+
+    if (path / name).is_dir():
+        return shards.shapes(path / name)
+    try:
+        with safe_open(path / f"{name}.safetensors", framework="np") as file:
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return found | {key: found[stored] for key, stored in _aliases(file).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path / name} cannot be read: {error}") from error
+
+
+def load_tensors(path: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
+    """A set's tensors, whole also where ranks wrote their parts."""
+    from simplerl.storage import sharded as shards
+
+    if (path / name).is_dir():
+        return {key: tensor.to(device) for key, tensor in shards.read_whole(path / name).items()}
+    return _load_file(path / f"{name}.safetensors", device)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    match = _NAME.fullmatch(Path(path).name)
+    if match is None:
+        raise CheckpointError(f"{path} is not named like a checkpoint, step-000012")
+    return int(match[1])
+
+
+def find_fault(path: Path, *, checksums: bool = True) -> str | None:
+    """Why a checkpoint cannot be trusted, in plain words; None when it is whole.
+
+    Without `checksums` only the manifest and the sizes are compared, which finds what was cut short.
+    """
+    manifest = _manifest(path)
+    if isinstance(manifest, str):
+        return manifest
+    for name, entry in manifest["files"].items():
+        fault = _file_fault(path / name, entry, checksums)
+        if fault is not None:
+            return fault
+    return None
+
+
+def prune(folder: Path, keep: int) -> list[str]:
+    """Deletes all but the newest `keep` complete checkpoints, torn ones, and what killed writers left.
+
+    Returns the names deleted. Sizes alone are compared here: a full check after every save would read everything.
+    """
+    whole, doomed = [], []
+    for path in checkpoints(folder).values():
+        (whole if find_fault(path, checksums=False) is None else doomed).append(path)
+    doomed += whole[: max(0, len(whole) - max(1, keep))]
+    kept = set(checkpoints(folder).values()) - set(doomed)
+    doomed += [p for p in _folder(folder).glob(f"{atomic.REPLACED}*") if p not in kept and p not in doomed]
+    for path in doomed:
+        atomic.remove(path)
+    return [path.name for path in doomed] + atomic.remove_leftovers(_folder(folder))
+
+
+# --- optimisers -------------------------------------------------------------------------------------------------------
+
+
+def flatten_optimiser(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors named "INDEX.exp_avg" and scalars that fit in JSON.
+
+    INDEX counts the parameters over all groups, as torch's own `state_dict` does. Moments in 8 bits are their codes
+    ("INDEX.state1"), the blocks' scales ("INDEX.absmax1") and the values of the codes ("INDEX.qmap1").
+    """
+    import torch
+
+    # bitsandbytes hides its tensors from FSDP in a dict of its own.
+    state = torch.optim.Optimizer.state_dict(optimizer)
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {"groups": [], "state": {}}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{key}"] = value
+            else:
+                scalars["state"][f"{index}.{key}"] = value
+    for group in state["param_groups"]:
+        scalars["groups"].append({k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items()})
+    return tensors, scalars
+
+
+def restore_optimiser(optimizer: Optimizer, tensors: Tensors, scalars: Mapping[str, Any]) -> None:
+    """Puts back what `flatten_optimiser` took. Raises `CheckpointError` where the parameters differ in number or shape.
+
+    The next step is bit-identical as long as the state has its parameter's dtype, which torch's AdamW sees to.
+    """
+    current = optimizer.state_dict()["param_groups"]
+    expected, stored = ([len(group["params"]) for group in groups] for groups in (current, scalars["groups"]))
+    if expected != stored:
+        raise CheckpointError(
+            f"the stored optimiser state has groups of {stored} parameters, this model {expected}: another model?"
+        )
+    state: dict[int, dict[str, Any]] = {}
+    # torch adopts tensors that have the right dtype already: without a copy the next step would change the caller's.
+    for name, value in [*((k, t.clone()) for k, t in tensors.items()), *scalars["state"].items()]:
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    _check_shapes(optimizer, state)
+    groups = [
+        {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in group.items()}
+        for now, group in zip(current, scalars["groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_shapes(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():
+        for key, value in values.items():
+            shape, parameter = getattr(value, "shape", ()), parameters[index]
+            if len(shape) > 0 and tuple(shape) != _shape(key, parameter):
+                raise CheckpointError(
+                    f"optimiser state {index}.{key} has shape {list(shape)}, its parameter {list(parameter.shape)}"
+                )
+
+
+def _shape(key: str, parameter: Tensor) -> tuple[int, ...]:
+    """Of a moment, of the scales of one in 8 bits, or of its codes' values."""
+    if key.startswith("absmax"):
+        return (-(-parameter.numel() // 256),)
+    return (256,) if key.startswith("qmap") else tuple(parameter.shape)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _folder(folder: Path) -> Path:
+    return Path(folder) / "checkpoints"
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Checkpoint folders by step, oldest first. A replaced one counts only while nothing stands in its place."""
+    found: dict[int, Path] = {}
+    for path in sorted(_folder(folder).glob("*")):  # ".old-step-..." sorts before "step-..."
+        match = _NAME.fullmatch(path.name)
+        if match is not None and path.is_dir():
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def _state_text(state: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(state, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the state of a checkpoint must be plain JSON with finite numbers: {error}") from error
+
+
+def _manifest(path: Path) -> dict[str, Any] | str:
+    """The manifest, or what is wrong with it."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        whole = all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in manifest["files"].values())
+        if not whole or STATE not in manifest["files"]:
+            return f"{MANIFEST} does not list its files"
+        if manifest["step"] != step_of(path):
+            return f"{MANIFEST} is of step {manifest['step']}"
+        return manifest
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({error!r})"
+
+
+def _file_fault(file: Path, entry: Mapping[str, Any], checksums: bool) -> str | None:
+    try:
+        size = file.stat().st_size
+        if size != entry["bytes"]:
+            return f"{file.name} has {size:,} bytes but the manifest says {entry['bytes']:,}"
+        digest = atomic.sha256(file) if checksums else entry["sha256"]
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    if digest != entry["sha256"]:
+        return f"{file.name} has sha256 {digest[:12]}... but the manifest says {entry['sha256'][:12]}..."
+    return None
+
+
+def save_tensors(path: Path, tensors: Tensors) -> None:
+    """One safetensors file. A tensor of several names (tied weights) is stored once, its other names in the header."""
+    from safetensors.torch import save_file
+
+    stored: dict[str, Tensor] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    storages: set[Any] = set()
+    for name, tensor in tensors.items():
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
+        view = (*storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        if view in names:
+            aliases[name] = names[view]
+            continue
+        names[view] = name
+        tensor = tensor.detach().contiguous()
+        # safetensors refuses two tensors of one storage; a copy of the second view is what a loader would get.
+        stored[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
+    save_file(stored, path, metadata={"format": "pt", "aliases": json.dumps(aliases)})
+
+
+def _load_file(path: Path, device: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            aliases = _aliases(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return tensors | {name: tensors[stored] for name, stored in aliases.items()}
+
+
+def _aliases(file: Any) -> dict[str, str]:
+    return json.loads((file.metadata() or {}).get("aliases", "{}"))

@@ -1,0 +1,126 @@
+"""Tables of responses, lines of numbers, and the lock of a folder: what run folders and evaluations are made of.
+
+Readers may come at any moment: files appear whole, and a torn last line is not read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from simplerl.errors import SimpleRLError
+from simplerl.storage import atomic
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Row = Mapping[str, Any]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def line(row: Row) -> bytes:
+    # Names in a fixed order: where a row was gathered through a set, Python's hash seed would decide it.
+    first = {key: row[key] for key in ("step", "set", "temperature") if key in row}
+    return orjson.dumps(first | dict(sorted(row.items())), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file; a last line without its newline is still being written and is not read."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield orjson.loads(line)
+        except ValueError as error:
+            # A crash can leave a last line of zeros; anywhere else the file is damaged and the user should know.
+            if number < len(lines):
+                raise SimpleRLError(f"{path}, line {number} is damaged: {error}") from error
+
+
+def write_parquet(path: Path, rows: Sequence[Row], columns: Mapping[str, str]) -> Path:
+    import pyarrow.parquet
+
+    with atomic.new_file(path) as temporary:
+        pyarrow.parquet.write_table(_table(rows, columns), temporary, compression="zstd")
+    return path
+
+
+def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
+    import pyarrow
+
+    unknown = sorted({key for row in rows for key in row} - kinds.keys())
+    if unknown:
+        raise ValueError(f"responses have no column {', '.join(unknown)}; known: {', '.join(kinds)}")
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
+    columns = [[_encodable(row.get(name)) for row in rows] for name in kinds]
+    arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pyarrow.Table.from_arrays(arrays, schema=schema)
+
+
+def _encodable(value: Any) -> Any:
+    """Text without lone surrogates, which UTF-8 cannot hold and a byte-level tokenizer may produce."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
+# --- the lock ---------------------------------------------------------------------------------------------------------
+
+_held: set[int] = set()
+
+
+def _closed_in_children(descriptor: int) -> set[int]:
+    if not _held and not getattr(_close_held, "registered", False):
+        os.register_at_fork(after_in_child=_close_held)
+        _close_held.registered = True  # type: ignore[attr-defined]
+    _held.add(descriptor)
+    return _held
+
+
+def _close_held() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+@contextmanager
+def locked(folder: Path, patience: float = 3.0) -> Iterator[None]:
+    """Holds a folder for this process; the kernel lets go of it when the process dies, however it dies.
+
+    Waits `patience` seconds, because a killed process with much memory takes a moment to be gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    # A forked worker would keep the lock after its parent has died.
+    inherited = _closed_in_children(descriptor)
+    try:
+        _acquire(descriptor, folder, patience)
+        yield
+    finally:
+        inherited.discard(descriptor)
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, folder: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+                raise SimpleRLError(
+                    f"{folder} is in use by {holder}; wait for it, stop it, or name another folder"
+                ) from None
+            time.sleep(0.05)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

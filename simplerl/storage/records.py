@@ -1,0 +1,261 @@
+"""A run folder: what was asked, where it ran, every number and every response.
+
+    recipe.toml            the resolved recipe
+    environment.json       one entry per session (a run that was resumed has several)
+    metrics.jsonl          one line per training step
+    evals.jsonl            one line per evaluation: step, set, temperature
+    validation.jsonl       SFT: the loss on the validation problems, one line per evaluation
+    events.jsonl           one line for everything lost, and for every time the run was taken up again; never cut
+    rollouts/step-000012.parquet            every training response
+    evals/step-000012-SET-t0.parquet        every evaluation response
+    checkpoints/step-000012/                see `simplerl.storage.checkpoint`
+
+Readers may come at any moment: files appear whole, and a torn last line is not read.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from simplerl.config import AnyRecipe, TrainingRecipe
+from simplerl.errors import ConfigError
+from simplerl.storage import atomic
+from simplerl.storage.files import Row, line, locked, read_lines, write_parquet
+from simplerl.types import GradedRollout
+
+MAY_CHANGE = ("track.", "checkpoint.")
+"""Settings that a resumed run may change: they do not touch what is computed."""
+
+COLUMNS = {
+    "step": "int32",
+    "problem_id": "string",
+    "sample_index": "int32",
+    "prompt": "string",
+    "question": "string",
+    "answer": "string",
+    "text": "string",
+    "prompt_tokens": "int32",
+    "response_tokens": "int32",
+    "finish_reason": "string",
+    "extracted": "string",
+    "verdict": "string",
+    "method": "string",
+    "reward": "float64",
+    "advantage_mean": "float64",
+    "policy_version": "int32",
+    "level": "int32",
+    "subject": "string",
+}
+"""Columns of a Parquet file of responses; `answer` is the gold answer, `text` the response."""
+
+EVAL_COLUMNS = COLUMNS | {"set": "string", "temperature": "float64"}
+"""Columns of the responses of an evaluation."""
+
+_STEP_NAME = re.compile(r"step-(\d+)")
+
+
+def rollout_row(step: int, graded: GradedRollout, sample_index: int, advantage_mean: float | None = None) -> dict:
+    """One response as a row of `COLUMNS`."""
+    rollout, verdict, problem = graded.rollout, graded.verdict, graded.rollout.prompt.problem
+    return {
+        "step": step,
+        "problem_id": problem.id,
+        "sample_index": sample_index,
+        "prompt": rollout.prompt.text,
+        "question": problem.question,
+        "answer": problem.answer,
+        "text": rollout.text,
+        "prompt_tokens": len(rollout.prompt.token_ids),
+        "response_tokens": len(rollout.token_ids),
+        "finish_reason": rollout.finish_reason,
+        "extracted": verdict.extracted,
+        "verdict": verdict.label,
+        "method": verdict.method,
+        "reward": graded.reward,
+        "advantage_mean": advantage_mean,
+        "policy_version": rollout.policy_version,
+        "level": problem.level,
+        "subject": problem.subject,
+    }
+
+
+class RunFolder:
+    """Reads and writes one run folder."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "recipe.toml").exists()
+
+    def prepare(self, recipe: TrainingRecipe, environment: Row) -> bool:
+        """Creates the run, or opens the one that is here. Returns whether there was one."""
+        existed = self.exists
+        (self.open if existed else self.create)(recipe, environment)
+        return existed
+
+    def create(self, recipe: TrainingRecipe, environment: Row) -> None:
+        """Starts a run in this folder, which may exist but holds no run yet."""
+        if self.exists:
+            raise ConfigError(f"{self.path} already holds a run; name another folder with --run-dir")
+        # The recipe comes last: with it the run exists.
+        atomic.write_json(self.path / "environment.json", [dict(environment)])
+        self._write_recipe(recipe)
+
+    def open(self, recipe: TrainingRecipe, environment: Row) -> None:
+        """Goes on with the run of this folder. Raises `ConfigError` where the recipe is another one."""
+        difference = recipe_difference(self.read_recipe(), recipe_table(recipe))
+        if difference:
+            raise ConfigError(
+                f"{self.path} holds a run of another recipe:\n  " + "\n  ".join(difference) + "\n"
+                "Name another folder with --run-dir, or continue this run without the --set that differs "
+                "(only track.* and checkpoint.* may change)"
+            )
+        atomic.write_json(self.path / "environment.json", [*self.read_environments(), dict(environment)])
+        self._write_recipe(recipe)
+
+    def lock(self, patience: float = 3.0) -> AbstractContextManager[None]:
+        """Holds the folder for this process, see `simplerl.storage.files.locked`."""
+        return locked(self.path, patience)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def append_metrics(self, row: Row) -> None:
+        """One durable line of `metrics.jsonl`; `row` has "step". NaN and Inf are written as null."""
+        atomic.append_line(self.path / "metrics.jsonl", line(row))
+
+    def append_eval(self, row: Row) -> None:
+        """One durable line of `evals.jsonl`; `row` has "step", "set" and "temperature"."""
+        atomic.append_line(self.path / "evals.jsonl", line(row))
+
+    def append_validation(self, row: Row) -> None:
+        """One durable line of `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
+        atomic.append_line(self.path / "validation.jsonl", line(row))
+
+    def append_event(self, step: int, kind: str, text: str) -> None:
+        """One durable line of `events.jsonl`: what happened after so many steps, `time` in UTC."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        atomic.append_line(self.path / "events.jsonl", line({"time": now, "step": step, "kind": kind, "text": text}))
+
+    def write_rollouts(self, step: int, rows: Sequence[Row]) -> Path:
+        """Every response of a training step, see `rollout_row`."""
+        return write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
+
+    def write_eval_responses(self, step: int, set_name: str, temperature: float, rows: Sequence[Row]) -> Path:
+        """Every response of one evaluation, see `rollout_row`; set and temperature are added to each."""
+        name = re.sub(r"[^\w.-]", "_", set_name)
+        path = self.path / "evals" / f"step-{step:06d}-{name}-t{temperature:g}.parquet"
+        return write_parquet(path, [{**row, "set": set_name, "temperature": temperature} for row in rows], EVAL_COLUMNS)
+
+    def truncate_after(self, step: int) -> None:
+        """Forgets all that came after a step: lines, files of responses, checkpoints, torn lines, leftovers.
+
+        What is not in a complete checkpoint never happened. A run without one goes back to before its first
+        evaluation with `truncate_after(-1)`.
+        """
+        for name in ("metrics.jsonl", "evals.jsonl", "validation.jsonl"):
+            _truncate_lines(self.path / name, step)
+        for folder in (self.path / "rollouts", self.path / "evals", self.path / "checkpoints"):
+            for later, path in _named_by_step(folder) + _named_by_step(folder, atomic.REPLACED):
+                if later > step:
+                    atomic.remove(path)
+            atomic.remove_leftovers(folder)
+        atomic.remove_leftovers(self.path)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def read_recipe(self) -> dict[str, Any]:
+        """The stored recipe as a table; settings that are None are absent."""
+        path = self.path / "recipe.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it") from None
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged: {error}") from error
+
+    def read_environments(self) -> list[dict[str, Any]]:
+        """One entry per session, oldest first; empty where the file is missing or damaged."""
+        try:
+            entries = orjson.loads((self.path / "environment.json").read_bytes())
+        except (OSError, ValueError):
+            return []
+        return entries if isinstance(entries, list) else []
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.path / "metrics.jsonl"))
+
+    def read_evals(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.path / "evals.jsonl"))
+
+    def read_validation(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.path / "validation.jsonl"))
+
+    def read_events(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.path / "events.jsonl"))
+
+    def rollout_files(self) -> list[tuple[int, Path]]:
+        """Complete files of training responses as (step, path), in order."""
+        return _named_by_step(self.path / "rollouts")
+
+    def eval_files(self) -> list[tuple[int, Path]]:
+        """Complete files of evaluation responses as (step, path), in order."""
+        return _named_by_step(self.path / "evals")
+
+    def _write_recipe(self, recipe: TrainingRecipe) -> None:
+        import tomli_w
+
+        atomic.write_text(self.path / "recipe.toml", tomli_w.dumps(recipe_table(recipe)))
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def recipe_table(recipe: AnyRecipe | TrainingRecipe) -> dict[str, Any]:
+    """The resolved recipe as TOML can hold it: None is left out."""
+    return recipe.model_dump(mode="json", exclude_none=True)
+
+
+def recipe_difference(stored: Row, given: Row) -> list[str]:
+    """One line per setting that differs and may not, in the order of their names."""
+    old, new = _flat(stored), _flat(given)
+    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
+    return [
+        f"{key}: stored {old.get(key, '(not set)')!r}, given {new.get(key, '(not set)')!r}"
+        for key in keys
+        if key not in old or key not in new or old[key] != new[key]
+    ]
+
+
+def _flat(table: Row, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _truncate_lines(path: Path, step: int) -> None:
+    if path.exists():
+        kept = [line(row) + b"\n" for row in read_lines(path) if row["step"] <= step]
+        atomic.write_bytes(path, b"".join(kept))
+
+
+def _named_by_step(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
+    """What stands in a folder under a name that begins with step-N, in order; temporary names begin otherwise."""
+    found = ((_STEP_NAME.match(path.name, len(prefix)), path) for path in folder.glob(f"{prefix}step-*"))
+    return sorted((int(match[1]), path) for match, path in found if match)

@@ -1,0 +1,69 @@
+"""From a recipe of reinforcement learning to its trainer."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+from simplerl.config import Recipe
+from simplerl.data.stream import PromptStream
+from simplerl.data.templates import build_prompts
+from simplerl.errors import DataError
+from simplerl.estimate.steps import total_steps, updates_per_step
+from simplerl.rollouts.collect import Sampler
+from simplerl.train.base import Job
+from simplerl.train.console import STEP_COLUMNS
+from simplerl.train.trainer import RLTrainer
+from simplerl.types import Notice, Phase, Prompt
+
+if TYPE_CHECKING:
+    from simplerl.cluster.placement import Placement
+
+
+from simplerl.train.build.problems import training_problems
+from simplerl.train.build.services import (
+    build_algorithm,
+    build_reward,
+    choose_device,
+    placed_engine,
+    placed_learner,
+    placed_verifier,
+)
+
+
+def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Prompt]:
+    """The training problems as prompts; what is left out is counted and said."""
+    data = recipe.data
+    problems = training_problems(data, notice)
+    prompts, dropped = build_prompts(problems, data.template, tokenizer, data.max_prompt_tokens)
+    if dropped:
+        notice(f"{dropped} of {len(problems)} prompts are longer than {data.max_prompt_tokens} tokens and left out")
+    if not prompts:
+        raise DataError(
+            f"no training prompt is left of {data.source.name}: data.levels={list(data.levels)}, "
+            f"data.max_prompt_tokens={data.max_prompt_tokens}; loosen one of them"
+        )
+    return prompts
+
+
+def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
+    """Problems as prompts, and a trainer that learns from its own responses to them."""
+    prompts = training_prompts(recipe, tokenizer, notice)
+    steps = total_steps(recipe, len(prompts))
+
+    def build(phase: Phase, place: Placement | None = None) -> RLTrainer:
+        device = choose_device(recipe)
+        algorithm = build_algorithm(recipe)
+        sampler = Sampler(
+            recipe=recipe,
+            stream=PromptStream(prompts, recipe.seed),
+            engine=placed_engine(recipe, tokenizer, device, place),
+            verifier=placed_verifier(recipe, place),
+            reward=build_reward(recipe.reward),
+            algorithm=algorithm,
+        )
+        learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device, place)
+        gc.freeze()  # what is there now stays: looking through it again and again takes 3 % of a short step
+        return RLTrainer(recipe, sampler, learner, steps, phase)
+
+    return Job(steps, STEP_COLUMNS, build)

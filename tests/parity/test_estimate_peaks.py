@@ -1,0 +1,154 @@
+"""Planned peaks of scoring and updating against the allocator's own record, on models of a few layers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from simplerl import plugins
+from simplerl.batch.batch import collate
+from simplerl.config import Recipe, apply_overrides, validate_recipe
+from simplerl.cpu.library import library
+from simplerl.estimate.learner_memory import Learner as PlannedLearner
+from simplerl.estimate.load import load_of, models_of, way_of
+from simplerl.estimate.memory import Worker, workers
+from simplerl.estimate.shapes import known_shape
+from simplerl.learner.learner import Learner
+from simplerl.learner.optimizer import Optimiser
+from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
+
+pytestmark = pytest.mark.parity
+
+PROMPT, RESPONSE, SAMPLES, VOCAB = 16, 112, 8, 512
+LAID_OUT = ("engine copy", "KV cache")
+FIXED = ("parameters", "moments")
+
+
+def peak_of(function: Callable[[], Any]) -> int:
+    """The most bytes that a function held beyond what was there before it."""
+    gc.collect()  # an earlier test's tensors, let go of meanwhile, would count as given back by this function
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        function()
+    assert record.profiler is not None and record.profiler.kineto_results is not None
+    events: list[Any] = [each for each in record.profiler.kineto_results.events() if each.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("plan")
+    config = Qwen2Config(
+        vocab_size=VOCAB,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
+EIGHT = "actor.moments=8-bit"
+LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=ppo"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [TORCH],
+        [TORCH, "train.micro_batch_tokens=1024"],
+        [TORCH, PPO, "algorithm.kl_coef=0.0"],
+        [TORCH, CHECKPOINTS],
+        [TORCH, LORA],
+        [TORCH, LORA, CHECKPOINTS],
+        [TORCH, HALF],
+        [TORCH, HALF, CHECKPOINTS],
+        [TORCH, "algorithm.entropy_coef=0.01"],
+        [TORCH, EIGHT],
+        ["train.micro_batch_tokens=464"],
+        ["train.micro_batch_tokens=464", PPO, "algorithm.kl_coef=0.0"],
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_peaks(model: str, settings: list[str]) -> None:
+    if TORCH not in settings and library() is None:
+        pytest.skip("no C compiler")
+    if EIGHT in settings:
+        pytest.importorskip("bitsandbytes")
+    measured = peaks(made := recipe_of(model, settings))
+    worker = planned(made, model)
+    for phase, bytes_ in measured.items():
+        parts = {name: count for name, count in worker.phases[phase].items() if name not in LAID_OUT}
+        always = sum(parts[name] for name in FIXED)
+        assert sum(parts.values()) == pytest.approx(always + bytes_, rel=0.05), phase
+
+
+def test_moments_in_8_bits_are_float32_for_a_moment(model: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = recipe_of(model, [TORCH, EIGHT])
+    shape = known_shape(model)
+    assert shape is not None
+    way, models = way_of(recipe, shape, "cpu", 1), models_of(recipe)
+    stepping = PlannedLearner(shape, way, load_of(recipe, way, models), models).stepping()
+    parameter = torch.nn.Parameter(torch.zeros(max(*shape.layer_tensors, shape.head)))
+    parameter.grad = torch.ones_like(parameter)
+    optimiser = Optimiser("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
+    optimiser.step()
+    assert peak_of(optimiser.step) == pytest.approx(stepping["workspace"], rel=0.01)
+    # On a GPU they are never whole.
+    gpu = replace(way, device="cuda")
+    assert PlannedLearner(shape, gpu, load_of(recipe, gpu, models), models).stepping()["workspace"] == 0
+
+
+def recipe_of(model: str, settings: list[str]) -> Recipe:
+    table = {
+        "model": {"path": model, "device": "cpu"},
+        "data": {"source": {"name": "arithmetic"}, "max_prompt_tokens": PROMPT},
+        "rollout": {"prompts_per_step": 1, "samples_per_prompt": SAMPLES, "max_tokens": RESPONSE},
+        "algorithm": {"name": "grpo"},
+        "actor": {"learning_rate": 1e-6},
+        "train": {"minibatch_size": SAMPLES, "micro_batch_tokens": 512, "epochs": 2, "lanes": 1},
+    }
+    return validate_recipe(apply_overrides(table, settings), kind=Recipe)
+
+
+def planned(recipe: Recipe, model: str) -> Worker:
+    shape = known_shape(model)
+    assert shape is not None
+    (worker,) = workers(recipe, shape, device="cpu", threads=1)
+    return worker
+
+
+def peaks(recipe: Recipe) -> dict[str, int]:
+    """Of a second step's scoring and update: the first makes the moments."""
+    prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
+    rollout = Rollout("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
+    group = [GradedRollout(rollout, Verdict("correct"), float(number % 2)) for number in range(SAMPLES)]
+    batch = collate([group])
+    config = recipe.algorithm
+    algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
+    learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
+    learner.update(algorithm.assign_credit(learner.annotate(batch))[0], algorithm)
+    kept: dict[str, Any] = {}
+
+    def score() -> None:
+        kept["scored"] = learner.annotate(batch)
+
+    found = {"score": peak_of(score)}
+    credited = algorithm.assign_credit(kept.pop("scored"))[0]
+    found["update"] = peak_of(lambda: learner.update(credited, algorithm))
+    return found

@@ -1,0 +1,110 @@
+"""Lanes: what runs where depends on places alone, failures come out, nothing goes on after them."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from simplerl.cpu.threads import Lanes, lanes_of
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_results_come_in_the_order_of_the_items(count):
+    lanes = Lanes(count)
+
+    def work(lane, item):
+        time.sleep(0.002 * (7 - item))
+        return lane, item
+
+    assert lanes.map(work, range(7)) == [(item % count, item) for item in range(7)]
+    assert lanes.map(work, []) == []
+    lanes.close()
+
+
+def test_lanes_really_run_side_by_side():
+    lanes, both = Lanes(2), threading.Barrier(2, timeout=20)
+    assert lanes.map(lambda lane, item: both.wait() >= 0, [0, 1]) == [True, True]
+    lanes.close()
+
+
+def test_the_first_failure_comes_out_and_no_lane_goes_on():
+    lanes, done = Lanes(2), []
+
+    def work(lane, item):
+        if item == 1:
+            raise ValueError("item 1")
+        time.sleep(0.05)
+        done.append(item)
+
+    with pytest.raises(ValueError, match="item 1"):
+        lanes.map(work, range(40))
+    assert len(done) < 20
+    assert lanes.map(lambda lane, item: item, [5, 6]) == [5, 6]
+    lanes.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_streams_are_merged_and_none_is_lost(count):
+    lanes = Lanes(count)
+    streams = [iter(range(start, start + 50)) for start in range(0, 50 * count, 50)]
+    found = list(lanes.merge(streams))
+    assert sorted(found) == list(range(50 * count))
+    for start in range(0, 50 * count, 50):
+        own = [item for item in found if start <= item < start + 50]
+        assert own == sorted(own)
+    lanes.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stream_that_fails_is_raised_and_the_others_are_closed(count):
+    lanes, closed = Lanes(count), threading.Event()
+
+    def endless():
+        try:
+            while True:
+                time.sleep(0.001)
+                yield 0
+        finally:
+            closed.set()
+
+    def failing():
+        yield 1
+        raise ValueError("lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        list(lanes.merge([failing(), *[endless() for _ in range(count - 1)]]))
+    assert count == 1 or closed.wait(10)
+    lanes.close()
+
+
+def test_whoever_stops_listening_stops_the_streams():
+    lanes, closed = Lanes(2), [threading.Event(), threading.Event()]
+
+    def endless(number):
+        try:
+            while True:
+                time.sleep(0.001)
+                yield number
+        finally:
+            closed[number].set()
+
+    merged = lanes.merge([endless(0), endless(1)])
+    assert next(merged) in (0, 1)
+    merged.close()
+    assert all(each.is_set() for each in closed)
+    lanes.close()
+
+
+def test_each_lane_has_its_share_of_the_threads():
+    before = torch.get_num_threads()
+    lanes = Lanes(2)
+    assert lanes.map(lambda lane, item: torch.get_num_threads(), [0, 1]) == [max(1, before // 2)] * 2
+    assert torch.get_num_threads() == before
+    lanes.close()
+
+
+def test_how_many_lanes():
+    assert lanes_of(torch.device("cpu"), None) == min(8, torch.get_num_threads())
+    assert lanes_of(torch.device("cpu"), 3) == 3
+    assert lanes_of(torch.device("cuda"), None) == 1
