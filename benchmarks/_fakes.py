@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from simplerl.batch.batch import Scored
+from simplerl.batch.batch import ScoredBatch
 from simplerl.cluster.engines import PAUSE, EngineWorker
 from simplerl.cluster.learner import RankWorker
 from simplerl.cluster.ray import Actor, get
@@ -161,12 +161,12 @@ class FakeLearner:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def annotate(self, batch: Parcel, *, own: bool) -> Any:
+    def score(self, batch: Parcel, *, own: bool) -> Any:
         if self.rank:
             return None
         opened = batch.open()
         old, ref, values = (torch.zeros(len(opened.sampled_logprobs)) for _ in range(3))
-        return opened.extend(Scored, old_logprobs=old if own else None, ref_logprobs=ref, values=values)
+        return opened.extend(ScoredBatch, old_logprobs=old if own else None, ref_logprobs=ref, values=values)
 
     def logprobs(self, batch: Parcel) -> Any:
         return None if self.rank else torch.zeros(len(batch.open().sampled_logprobs))
@@ -233,7 +233,7 @@ class Multiplexed(Actor):
     numbers = itertools.count()
 
     def __init__(self, cls: type, config: ClusterConfig, where: Any, *arguments: Any) -> None:
-        self.patience = config.patience
+        self.heartbeat_timeout = config.heartbeat_timeout
         self._number = next(self.numbers)
         self._handle = self.hosts[self._number % len(self.hosts)]
         get(self._handle.begin.remote(self._number, cls, arguments))

@@ -68,7 +68,7 @@ def make_recipe(job: Job) -> Any:
         },
         "reward": {"name": "first-token", "path": str(REWARD)} if fixed else {"name": "simplerl"},
         "algorithm": {"name": "ppo", "kl_coef": 0.0} if job["algorithm"] == "ppo" else {"name": "grpo"},
-        "train": {"steps": HORIZON, "epochs": job["epochs"], "minibatch_size": responses, "mismatch_limit": 100.0},
+        "train": {"steps": HORIZON, "ppo_epochs": job["epochs"], "minibatch_size": responses, "mismatch_limit": 100.0},
         "actor": {"learning_rate": job["learning_rate"], "schedule": "constant"},
         "critic": {"learning_rate": job["learning_rate"], "schedule": "constant"},
     }

@@ -48,7 +48,7 @@ SAMPLES, MINIBATCH = 8, 128
 """Responses per prompt and rows per update of the published recipe; it has 1,024 prompts per step."""
 MINUTE = 60.0
 """Seconds over which responses end, and of a step that the driver's share is said of."""
-CLUSTER = ("hand-over", "rollout", "score", "update", "heartbeats")
+CLUSTER = ("weight sync", "rollout", "score", "update", "heartbeats")
 ALONE = ("requests", "collate", "credit, GRPO", "credit, PPO", "minibatches", "records")
 """Phases that speak to the cluster, and the driver's own."""
 RECIPE = load_recipe("simplerl-zero-qwen2.5-math-7b")
@@ -123,7 +123,7 @@ class Cluster:
     def step(self, prompts: list[Any], step: int) -> tuple[Meter, Row]:
         """What `RLTrainer.step` does but for grading, whose work is the verifiers' processes', and the probe."""
         meter = Meter()
-        with meter.phase("hand-over"):
+        with meter.phase("weight sync"):
             self.engines.load_weights(self.learner.weights(), step)
         with meter.phase("requests"):
             sampling = Sampling(3000, temperature=0.6, n=SAMPLES, stop=("</s>", "<|im_end|>", "<|endoftext|>"))
@@ -136,11 +136,11 @@ class Cluster:
         with meter.phase("collate"):
             batch = collate(groups)
         with meter.phase("score"):
-            scored = self.learner.annotate(batch)
+            scored = self.learner.score(batch)
         with meter.phase("credit, GRPO"):
-            self.grpo.assign_credit(scored)
+            self.grpo.compute_advantages(scored)
         with meter.phase("credit, PPO"):
-            credited, _ = self.ppo.assign_credit(scored)
+            credited, _ = self.ppo.compute_advantages(scored)
         self.update(meter, credited, step)
         with meter.phase("records"):
             score_metrics(scored)
@@ -217,7 +217,7 @@ def print_series(rows: list[Row]) -> None:
         for row in rows
     ]
     print_table(head, table)
-    head = ("GPUs", "messages/step", "hand-over", "rollout", "score", "update", "wall s/step", "messages/s")
+    head = ("GPUs", "messages/step", "weight sync", "rollout", "score", "update", "wall s/step", "messages/s")
     head = (*head, "put MB", "got MB", "raylet, GCS CPU s")
     table = [
         [

@@ -56,8 +56,8 @@ class Case:
     """Tokens of a micro-batch at most."""
 
     set: tuple[str, ...] = ()
-    lanes: int | None = 1
-    epochs: int = 2
+    cpu_threads: int | None = 1
+    ppo_epochs: int = 2
     """With one, the policy is not scored before its update."""
 
     critic: bool = False
@@ -67,15 +67,17 @@ class Case:
     def phases(self) -> tuple[str, ...]:
         if self.engine:
             return ("rollout",)
-        return ("score", "update") if self.critic or self.epochs > 1 else ("update",)
+        return ("score", "update") if self.critic or self.ppo_epochs > 1 else ("update",)
 
 
 TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
 LORA, HALF = "model.lora.rank=16", "model.dtype=bfloat16"
 CASES = (
-    Case("kernels, 2 lanes", "24m", 8192, (64, 448), (1, 8), 2048, lanes=None),
-    Case("kernels, 2 lanes, critic", "24m", 8192, (64, 448), (1, 8), 2048, lanes=None, critic=True),
-    Case("kernels, critic's pass kept", "84m", 8192, (64, 448), (1, 8), 8192, lanes=None, epochs=1, critic=True),
+    Case("kernels, 2 lanes", "24m", 8192, (64, 448), (1, 8), 2048, cpu_threads=None),
+    Case("kernels, 2 lanes, critic", "24m", 8192, (64, 448), (1, 8), 2048, cpu_threads=None, critic=True),
+    Case(
+        "kernels, critic's pass kept", "84m", 8192, (64, 448), (1, 8), 8192, cpu_threads=None, ppo_epochs=1, critic=True
+    ),
     Case("kernels", "150m", 8192, (64, 448), (1, 8), 1856),
     Case("torch", "24m", 8192, (32, 224), (1, 8), 1024, (TORCH,)),
     Case("torch, critic, one micro-batch", "wide", 8192, (32, 224), (1, 4), 1024, (TORCH,), critic=True),
@@ -148,10 +150,15 @@ def recipe_of(case: Case, model: str) -> Any:
         },
         "algorithm": {"name": "ppo", "kl_coef": 0.0} if case.critic else {"name": "grpo"},
         "engine": {"name": "embedded"},
-        "train": {"minibatch_size": sequences, "micro_batch_tokens": case.micro, "epochs": case.epochs, "steps": 10},
+        "train": {
+            "minibatch_size": sequences,
+            "micro_batch_tokens": case.micro,
+            "ppo_epochs": case.ppo_epochs,
+            "steps": 10,
+        },
     }
-    if case.lanes is not None:
-        table["train"]["lanes"] = case.lanes
+    if case.cpu_threads is not None:
+        table["train"]["cpu_threads"] = case.cpu_threads
     return validate_recipe(apply_overrides(table, case.set), kind=Recipe)
 
 
@@ -204,11 +211,11 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
     learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
     for model in filter(None, (learner.actor, learner.critic, learner.reference)):
         own(model)
-    one = recipe.train.epochs == 1 and not algorithm.credits_logprobs
+    one = recipe.train.ppo_epochs == 1 and not algorithm.needs_old_logprobs
     for turn in range(2):
         with watched(peaks, "score", base):
-            scored = learner.annotate(batch, own=not one)
-        credited, _ = algorithm.assign_credit(scored)
+            scored = learner.score(batch, own=not one)
+        credited, _ = algorithm.compute_advantages(scored)
         with watched(peaks, "update", base):
             learner.update(credited, algorithm)
         del scored, credited

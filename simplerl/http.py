@@ -83,7 +83,7 @@ class RefusedError(RemoteError):
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class RetryPolicy:
     """How a kind of service wants to be asked, and what its refusals mean.
 
     An answer has `max_answer` bytes at most. The statuses in `refusals` refuse one question and say nothing of others.
@@ -138,9 +138,9 @@ class _Passing(Exception):
 class Client:
     """Asks one endpoint, from any thread. After `close`, or once it gave up on a question, it stops asking again."""
 
-    def __init__(self, endpoint: Endpoint, manners: Manners | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, manners: RetryPolicy | None = None) -> None:
         self.endpoint = endpoint
-        self.manners = manners or Manners()
+        self.manners = manners or RetryPolicy()
         self._over = threading.Event()
         self._pace = _Pace(self.manners.per_minute)
         self._said = -QUIET_SECONDS

@@ -40,19 +40,19 @@ class Receiver:
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         return self._engine.submit(requests)
 
-    def meet(self, how: Mapping[str, Any]) -> None:
+    def init_transfer(self, how: Mapping[str, Any]) -> None:
         self._transfer.shutdown()
         self._transfer.init_transfer_engine(self._transfer.parse_init_info(how))
 
-    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = dict(shapes)
 
-    def receive(self, what: Mapping[str, Any]) -> None:
+    def receive_weights(self, what: Mapping[str, Any]) -> None:
         if self._stuck is not None and self._stuck.exists():
             os.kill(os.getpid(), signal.SIGSTOP)
         self._transfer.update_weights(what)
 
-    def adopt(self, version: int) -> None:
+    def finish_update(self, version: int) -> None:
         assert {name: tuple(tensor.shape) for name, tensor in self._came.items()} == self._shapes
         self._engine.load_weights(iter(self._came.items()), version)
         self._came = {}
@@ -77,7 +77,7 @@ def make_learner(model: str, ranks: Any) -> Learner:
 def build_engine(recipe: Any, tokenizer: Any, device: torch.device) -> Receiver:
     """For a recipe that names vLLM: the embedded engine behind vLLM's worker."""
     table = recipe.model_dump(mode="json", exclude_none=True)
-    table |= {"engine": {"name": "embedded", "lanes": 1}, "cluster": {}}
+    table |= {"engine": {"name": "embedded", "cpu_threads": 1}, "cluster": {}}
     return Receiver(services.build_engine(validate_recipe(table), tokenizer, device), recipe.transfer)
 
 

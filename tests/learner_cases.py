@@ -19,7 +19,7 @@ def make_recipe(model: str, settings: list[str]) -> Recipe:
         "data": {"source": {"name": "arithmetic"}},
         "rollout": {"prompts_per_step": 4, "samples_per_prompt": 3, "temperature": 0.7, "max_tokens": 24},
         "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_loss_coef": 0.1, "entropy_coef": 0.01},
-        "train": {"minibatch_size": 4, "micro_batch_tokens": 64, "lanes": 1},
+        "train": {"minibatch_size": 4, "micro_batch_tokens": 64, "cpu_threads": 1},
         "actor": {"learning_rate": 1e-3},
         "critic": {"learning_rate": 1e-3},
     }
@@ -34,7 +34,7 @@ def make_learner(model: str, settings: list[str], ranks: Any = None) -> tuple[Le
 
 
 def rank_learner(model: str, ranks: Any) -> Learner:
-    return make_learner(model, ["train.lanes=2"], ranks)[0]
+    return make_learner(model, ["train.cpu_threads=2"], ranks)[0]
 
 
 def make_batch(seed: int = 0, sequences: int = 12) -> Batch:

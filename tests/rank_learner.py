@@ -36,15 +36,15 @@ def groups(model) -> list:
 
 def main(rank: int, ranks: int, model: str, out: Path, settings: list[str]) -> None:
     torch.set_num_threads(1)
-    meet = f"file://{out.absolute()}/{ranks}.meet"  # a port that is free now may be taken when they meet
-    dist.init_process_group("gloo", meet, rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
+    init_transfer = f"file://{out.absolute()}/{ranks}.meet"  # a port that is free now may be taken when they meet
+    dist.init_process_group("gloo", init_transfer, rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
     config = make_recipe(model, settings).model
     learner, algorithm = make_learner(model, settings, Sharded(torch.device("cpu"), offload=config.offloads_weights))
     if config.offloads_activations:
         learner.keeping = partial(on_host, pinned=False)
     policies = {type(group.offload_policy).__name__ for group in groups(learner.actor)}
-    batch = learner.annotate(make_batch())
-    credited, _ = algorithm.assign_credit(batch)
+    batch = learner.score(make_batch())
+    credited, _ = algorithm.compute_advantages(batch)
     found = {"logprobs": batch.old_logprobs, "values": batch.values, "reference": batch.ref_logprobs}
     metrics = [learner.backward(credited, algorithm, train_actor=True)]
     found |= gradients(learner)

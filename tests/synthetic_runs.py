@@ -38,7 +38,7 @@ reward = "simplerl"
 path = "tiny-math-base"
 
 [train]
-epochs = 3
+data_epochs = 3
 
 [eval]
 every = 5
@@ -78,10 +78,10 @@ def metrics_row(step: int, rng: random.Random) -> dict[str, float]:
     row |= {"verdict/correct": correct, "verdict/wrong": 1 - correct - none, "verdict/no_answer": none}
     length = now["length"] + rng.gauss(0, 1.5)
     row |= {"verdict/error": 0.0, "length/mean": length, "length/correct": length * 0.96, "length/wrong": length * 1.1}
-    row |= {"length/cut": 160.0, "length/clip_ratio": 0.02 * math.exp(-step / 20)}
+    row |= {"length/truncated": 160.0, "length/clip_ratio": 0.02 * math.exp(-step / 20)}
     row |= {f"style/{name}": _noisy(rng, now[name]) for name in ("code", "reflection", "unboxed")}
     row |= {"kl/reference": 0.004 * step * rng.uniform(0.9, 1.1), "entropy": 0.6 * math.exp(-step / 30) + 0.05}
-    row |= {"value/explained_variance": _curve(-0.2, 0.6, 12, step), "ratio/clip_share": rng.uniform(0.001, 0.02)}
+    row |= {"value/explained_variance": _curve(-0.2, 0.6, 12, step), "ratio/clip_fraction": rng.uniform(0.001, 0.02)}
     row |= {"actor/grad_norm": rng.uniform(0.3, 0.9), "critic/grad_norm": rng.uniform(1, 8) * math.exp(-step / 25)}
     row |= {"actor/lr": 6e-5, "critic/lr": 3e-4, "loss/policy": rng.gauss(0, 0.01), "loss/value": 0.2}
     row |= {"mismatch/mean": 2e-7 * rng.uniform(0.8, 1.2), "mismatch/max": 3e-6 * rng.uniform(0.8, 1.2)}

@@ -6,25 +6,37 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.base import AlgorithmConfig
-from simplerl.batch.batch import Credited
+from simplerl.batch.batch import TrainBatch
 from simplerl.losses.importance import policy_ratio
-from simplerl.losses.losses import Totals, clip_share, clipped_surrogate, difference_stats, kl_estimate, token_weights
+from simplerl.losses.losses import (
+    GlobalCounts,
+    clip_fraction,
+    clipped_surrogate,
+    difference_stats,
+    kl_estimate,
+    token_weights,
+)
 
 
 def surrogate_loss(
-    config: AlgorithmConfig, limit: int, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+    config: AlgorithmConfig,
+    limit: int,
+    logprobs: Tensor,
+    entropy: Tensor,
+    micro_batch: TrainBatch,
+    counts: GlobalCounts,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + KL loss - entropy bonus on a part of a minibatch; `limit` is the longest response allowed."""
-    old = logprobs.detach() if part.old_logprobs is None else part.old_logprobs
-    weights = token_weights(part.response_lengths, config.aggregation, totals, constant=limit)
+    old = logprobs.detach() if micro_batch.old_logprobs is None else micro_batch.old_logprobs
+    weights = token_weights(micro_batch.response_lengths, config.aggregation, counts, constant=limit)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-    loss = clipped_surrogate(logprobs, old, part.advantages, weights, **clip)
-    stats = ratio_stats(logprobs, old, part.advantages, totals, clip) | {"loss/policy": loss.detach()}
-    if part.old_logprobs is None:
-        stats |= difference_stats(old, part.sampled_logprobs, part.ref_logprobs, totals)
-    stats["entropy"] = entropy.detach().sum() / totals.tokens
-    if config.kl_loss_coef and part.ref_logprobs is not None:
-        estimates = kl_estimate(logprobs, part.ref_logprobs, config.kl_loss_estimator, old)
+    loss = clipped_surrogate(logprobs, old, micro_batch.advantages, weights, **clip)
+    stats = ratio_stats(logprobs, old, micro_batch.advantages, counts, clip) | {"loss/policy": loss.detach()}
+    if micro_batch.old_logprobs is None:
+        stats |= difference_stats(old, micro_batch.sampled_logprobs, micro_batch.ref_logprobs, counts)
+    stats["entropy"] = entropy.detach().sum() / counts.tokens
+    if config.kl_loss_coef and micro_batch.ref_logprobs is not None:
+        estimates = kl_estimate(logprobs, micro_batch.ref_logprobs, config.kl_loss_estimator, old)
         kl_loss = (weights * estimates).sum()
         stats["loss/kl"] = kl_loss.detach()
         loss = loss + config.kl_loss_coef * kl_loss
@@ -35,15 +47,15 @@ def surrogate_loss(
 
 @torch.no_grad()
 def ratio_stats(
-    logprobs: Tensor, old: Tensor, advantages: Tensor, totals: Totals, clip: dict[str, float]
+    logprobs: Tensor, old: Tensor, advantages: Tensor, counts: GlobalCounts, clip: dict[str, float]
 ) -> dict[str, Tensor]:
     """Shares and means over the minibatch's tokens (they add up over its parts) and a maximum."""
     difference = logprobs - old
-    clipped = clip_share(logprobs, old, advantages, **clip)
+    clipped = clip_fraction(logprobs, old, advantages, **clip)
     ratio = policy_ratio(logprobs, old)
     return {
-        "ratio/mean": ratio.sum() / totals.tokens,
+        "ratio/mean": ratio.sum() / counts.tokens,
         "ratio/max": (ratio - 1).abs().max(),
-        "ratio/clip_share": clipped.sum() / totals.tokens,
-        "kl/old": (torch.expm1(difference) - difference).sum() / totals.tokens,
+        "ratio/clip_fraction": clipped.sum() / counts.tokens,
+        "kl/old": (torch.expm1(difference) - difference).sum() / counts.tokens,
     }

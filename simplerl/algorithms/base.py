@@ -16,8 +16,8 @@ from simplerl.types import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simplerl.batch.batch import Credited, Scored
-    from simplerl.losses.losses import Totals
+    from simplerl.batch.batch import ScoredBatch, TrainBatch
+    from simplerl.losses.losses import GlobalCounts
 
 
 class AlgorithmConfig(PluginConfig):
@@ -47,27 +47,29 @@ class Algorithm(Protocol):
 
     needs_critic: bool
     needs_reference: bool
-    credits_logprobs: bool
-    """Whether `assign_credit` reads the policy's own log-probs."""
+    needs_old_logprobs: bool
+    """Whether `compute_advantages` reads the policy's own log-probs."""
 
-    resample_rounds: int
-    """How often groups that are not `informative` may be replaced by groups of fresh prompts; 0 never."""
+    dynamic_sampling_rounds: int
+    """How often groups that are not `has_learning_signal` may be replaced by groups of fresh prompts; 0 never."""
 
-    def informative(self, rewards: Sequence[float]) -> bool:
-        """Whether a group of responses to one prompt can teach anything. Asked only if `resample_rounds` > 0."""
+    def has_learning_signal(self, rewards: Sequence[float]) -> bool:
+        """True if the rewards of a group give a gradient. Called only if `dynamic_sampling_rounds` > 0."""
         ...
 
-    def assign_credit(self, batch: Scored) -> tuple[Credited, Metrics]:
+    def compute_advantages(self, batch: ScoredBatch) -> tuple[TrainBatch, Metrics]:
         """Advantages (and returns) of every response token, from rewards and the models' scores."""
         ...
 
     def policy_loss(
-        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+        self, logprobs: Tensor, entropy: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The actor's loss on a part of a minibatch and its statistics; both add up over the parts."""
         ...
 
-    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+    def value_loss(
+        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's loss on a part of a minibatch, likewise. Called only if `needs_critic`."""
         ...
 

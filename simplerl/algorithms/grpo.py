@@ -14,9 +14,9 @@ from simplerl.types import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simplerl.batch.batch import Credited, Scored
+    from simplerl.batch.batch import ScoredBatch, TrainBatch
     from simplerl.config import Recipe
-    from simplerl.losses.losses import Totals
+    from simplerl.losses.losses import GlobalCounts
 
 
 class Config(AlgorithmConfig):
@@ -34,7 +34,7 @@ class Config(AlgorithmConfig):
     scale_by_std: bool = True
     """Divide by the group's standard deviation; Dr.GRPO does not."""
 
-    resample_rounds: int = Field(default=0, ge=0)
+    dynamic_sampling_rounds: int = Field(default=0, ge=0)
     """Dynamic sampling: groups whose rewards are all equal are replaced by groups of fresh prompts, so often at most;
     those still equal then stay, with advantages of 0."""
 
@@ -61,21 +61,21 @@ class GRPO:
     """GRPO without a critic."""
 
     needs_critic = False
-    credits_logprobs = False
+    needs_old_logprobs = False
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
         self.response_limit = response_limit
         self.needs_reference = config.kl_loss_coef > 0
-        self.resample_rounds = config.resample_rounds
+        self.dynamic_sampling_rounds = config.dynamic_sampling_rounds
 
-    def informative(self, rewards: Sequence[float]) -> bool:
+    def has_learning_signal(self, rewards: Sequence[float]) -> bool:
         return max(rewards) > min(rewards)
 
-    def assign_credit(self, batch: Scored) -> tuple[Credited, Metrics]:
+    def compute_advantages(self, batch: ScoredBatch) -> tuple[TrainBatch, Metrics]:
         import torch
 
-        from simplerl.batch.batch import Credited
+        from simplerl.batch.batch import TrainBatch
         from simplerl.losses.advantages import group_advantages
 
         rewards = batch.rewards - self._overlong(batch.response_lengths)
@@ -83,7 +83,7 @@ class GRPO:
         equal = [bool((own := rewards[batch.groups == g]).max() == own.min()) for g in batch.groups.unique()]
         advantages = torch.repeat_interleave(per_response, batch.response_lengths)
         metrics = {"group/equal_share": sum(equal) / len(equal)}
-        return batch.extend(Credited, advantages=advantages, returns=None), metrics
+        return batch.extend(TrainBatch, advantages=advantages, returns=None), metrics
 
     def _overlong(self, lengths: Tensor) -> Tensor:
         """DAPO's soft overlong penalty (arXiv:2503.14476, eq. 13): 0 up to the buffer, then linear: [N]."""
@@ -94,13 +94,15 @@ class GRPO:
         return self.config.overlong_penalty * inside / buffer
 
     def policy_loss(
-        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+        self, logprobs: Tensor, entropy: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, dict[str, Tensor]]:
         from simplerl.algorithms._policy_gradient import surrogate_loss
 
-        return surrogate_loss(self.config, self.response_limit, logprobs, entropy, part, totals)
+        return surrogate_loss(self.config, self.response_limit, logprobs, entropy, micro_batch, counts)
 
-    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+    def value_loss(
+        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         raise AssertionError("grpo has no critic")
 
     def state(self) -> dict[str, float]:

@@ -14,9 +14,9 @@ from simplerl.types import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simplerl.batch.batch import Credited, Scored
+    from simplerl.batch.batch import ScoredBatch, TrainBatch
     from simplerl.config import Recipe
-    from simplerl.losses.losses import Totals
+    from simplerl.losses.losses import GlobalCounts
 
 
 class Config(AlgorithmConfig):
@@ -61,20 +61,20 @@ class PPO:
     """PPO with a separate critic."""
 
     needs_critic = True
-    resample_rounds = 0
+    dynamic_sampling_rounds = 0
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
         self.response_limit = response_limit
         self.kl_coef = config.kl_coef
         self.needs_reference = config.kl_coef > 0 or config.kl_loss_coef > 0
-        self.credits_logprobs = config.kl_coef > 0
+        self.needs_old_logprobs = config.kl_coef > 0
 
-    def informative(self, rewards: Sequence[float]) -> bool:
+    def has_learning_signal(self, rewards: Sequence[float]) -> bool:
         return True
 
-    def assign_credit(self, batch: Scored) -> tuple[Credited, Metrics]:
-        from simplerl.batch.batch import Credited
+    def compute_advantages(self, batch: ScoredBatch) -> tuple[TrainBatch, Metrics]:
+        from simplerl.batch.batch import TrainBatch
         from simplerl.losses import advantages as credit
 
         config, lengths, metrics = self.config, batch.response_lengths, Metrics()
@@ -95,9 +95,9 @@ class PPO:
         metrics["return/mean"] = returns.mean().item()
         if config.whiten_advantages:
             advantages = credit.whiten(advantages)
-        return batch.extend(Credited, advantages=advantages, returns=returns), metrics
+        return batch.extend(TrainBatch, advantages=advantages, returns=returns), metrics
 
-    def _kl_penalty(self, batch: Scored, metrics: Metrics) -> Tensor | None:
+    def _kl_penalty(self, batch: ScoredBatch, metrics: Metrics) -> Tensor | None:
         """The per-token penalty [R]; the coefficient is adapted after its use."""
         if not self.config.kl_coef or batch.ref_logprobs is None:
             return None
@@ -111,18 +111,22 @@ class PPO:
         return penalties
 
     def policy_loss(
-        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+        self, logprobs: Tensor, entropy: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, dict[str, Tensor]]:
         from simplerl.algorithms._policy_gradient import surrogate_loss
 
-        return surrogate_loss(self.config, self.response_limit, logprobs, entropy, part, totals)
+        return surrogate_loss(self.config, self.response_limit, logprobs, entropy, micro_batch, counts)
 
-    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+    def value_loss(
+        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         from simplerl.losses.losses import clipped_value_loss, token_weights
 
-        assert part.values is not None and part.returns is not None
-        weights = token_weights(part.response_lengths, self.config.aggregation, totals, constant=self.response_limit)
-        loss = clipped_value_loss(values, part.values, part.returns, weights, clip=self.config.value_clip)
+        assert micro_batch.values is not None and micro_batch.returns is not None
+        weights = token_weights(
+            micro_batch.response_lengths, self.config.aggregation, counts, constant=self.response_limit
+        )
+        loss = clipped_value_loss(values, micro_batch.values, micro_batch.returns, weights, clip=self.config.value_clip)
         return loss, {"loss/value": loss.detach()}
 
     def state(self) -> dict[str, float]:

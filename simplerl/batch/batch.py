@@ -41,7 +41,7 @@ class Batch:
     rewards: Tensor = field(metadata=_level("sequence"))
     """[N] float32, one scalar per response."""
 
-    cut: Tensor = field(metadata=_level("sequence"))
+    truncated: Tensor = field(metadata=_level("sequence"))
     """[N] bool: the response ended at the length limit."""
 
     sampled_logprobs: Tensor = field(metadata=_level("response"))
@@ -83,7 +83,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored(Batch):
+class ScoredBatch(Batch):
     """A batch with what the learner's models say of it before the first update."""
 
     old_logprobs: Tensor | None = field(metadata=_level("response"))
@@ -98,7 +98,7 @@ class Scored(Batch):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Credited(Scored):
+class TrainBatch(ScoredBatch):
     """A batch ready to train on."""
 
     advantages: Tensor = field(metadata=_level("response"))
@@ -118,22 +118,22 @@ def collate(groups: list[list[GradedRollout]]) -> Batch:
         response_lengths=torch.tensor([len(r.token_ids) for r in rollouts]),
         groups=torch.tensor([number for number, _ in rows]),
         rewards=torch.tensor([graded.reward for _, graded in rows], dtype=torch.float32),
-        cut=torch.tensor([r.finish_reason == "length" for r in rollouts]),
+        truncated=torch.tensor([r.finish_reason == "length" for r in rollouts]),
         sampled_logprobs=torch.tensor([p for r in rollouts for p in r.sampled_logprobs], dtype=torch.float32),
     )
 
 
-def collate_examples(examples: Sequence[Example]) -> Credited:
+def collate_examples(examples: Sequence[Example]) -> TrainBatch:
     """Given responses as a batch: advantages of 1, and nothing to compare with, since no policy sampled them."""
     lengths = torch.tensor([len(e.response_ids) for e in examples])
     count, tokens = len(examples), int(lengths.sum())
-    return Credited(
+    return TrainBatch(
         tokens=torch.tensor([t for e in examples for t in (*e.prompt.token_ids, *e.response_ids)]),
         prompt_lengths=torch.tensor([len(e.prompt.token_ids) for e in examples]),
         response_lengths=lengths,
         groups=torch.arange(count),
         rewards=torch.zeros(count),
-        cut=torch.zeros(count, dtype=torch.bool),
+        truncated=torch.zeros(count, dtype=torch.bool),
         sampled_logprobs=torch.zeros(tokens),
         old_logprobs=None,
         ref_logprobs=None,

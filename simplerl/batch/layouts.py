@@ -31,10 +31,10 @@ class Layout:
     positions: Tensor | None = None
     """[1, S] int64, not if padded: each token's place in its own sequence."""
 
-    bounds: Tensor | None = None
+    cu_seqlens: Tensor | None = None
     """[n + 1] int32, packed sequences only: where each begins, and the end of the last."""
 
-    pieces: Tensor | None = None
+    segments: Tensor | None = None
     """[m, 4] int64, shared prompts only: see `simplerl.cpu.ops.rotary_attention`."""
 
 
@@ -87,7 +87,7 @@ class Packed:
             where=where,
             targets=batch.tokens[where + 1],
             positions=place_in_row(batch.lengths)[None],
-            bounds=torch.cat([ends.new_zeros(1), ends]).int(),
+            cu_seqlens=torch.cat([ends.new_zeros(1), ends]).int(),
         )
 
 
@@ -135,7 +135,7 @@ class Shared:
             where=torch.where(place == 0, torch.repeat_interleave(before, responses), where),
             targets=batch.tokens[source[int(prompts.sum()) :]],
             positions=torch.cat([place_in_row(prompts), _runs(prompts[family], responses)])[None],
-            pieces=torch.cat(
+            segments=torch.cat(
                 [
                     torch.stack([prompt_at, prompts, none, none], dim=1),
                     torch.stack([response_at, responses, prompt_at[family], prompts[family]], dim=1),

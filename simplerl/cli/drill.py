@@ -19,7 +19,7 @@ from simplerl.formatting import table
 SETTINGS = (
     "cluster.learners=2",
     "cluster.engines=2",
-    "cluster.patience=10",
+    "cluster.heartbeat_timeout=10",
     "cluster.restarts=1000",
     "checkpoint.every=1",
 )

@@ -11,8 +11,8 @@ from simplerl.cli.console import say_note
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from simplerl.evaluation.models import ModelUnderTest
     from simplerl.evaluation.planning import Asked
-    from simplerl.evaluation.subjects import Subject
     from simplerl.evaluation.suite import Plan
 
 
@@ -68,10 +68,10 @@ def evaluate_model(
     model: str, checkpoints: str | None, asked: Asked, out: Path | None, *, cache: bool
 ) -> list[dict[str, Any]]:
     """One evaluation, or one per checkpoint in a folder of its own."""
+    from simplerl.evaluation.models import models_under_test
     from simplerl.evaluation.planning import make_plan, suite_for
-    from simplerl.evaluation.subjects import subjects
 
-    found = subjects(model, checkpoints)
+    found = models_under_test(model, checkpoints)
     suite = suite_for(found[0], asked)
     plans = [make_plan(each, suite, asked) for each in found]
     folder = out or Path("evals") / f"{Path(model).name}-{Path(suite).stem}"
@@ -79,13 +79,15 @@ def evaluate_model(
     return run_all(found, plans, folders, cache=cache)
 
 
-def run_all(found: list[Subject], plans: list[Plan], folders: list[Path], *, cache: bool) -> list[dict[str, Any]]:
+def run_all(
+    found: list[ModelUnderTest], plans: list[Plan], folders: list[Path], *, cache: bool
+) -> list[dict[str, Any]]:
     """Every subject in turn, with one engine where they are checkpoints of one run."""
     from simplerl.evaluation.opening import opened
 
     results = []
-    for subject, plan, folder in zip(found, plans, folders, strict=True):
-        with opened(subject, plan, folder, use_cache=cache, notice=say_note) as session:
+    for model, plan, folder in zip(found, plans, folders, strict=True):
+        with opened(model, plan, folder, use_cache=cache, notice=say_note) as session:
             results.append(session.run())
         say_note(f"responses and results: {folder}")
     return results

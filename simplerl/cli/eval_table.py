@@ -9,7 +9,7 @@ from simplerl.cli.console import say, say_json
 from simplerl.formatting import table
 
 Results = Mapping[str, Any]
-HEADER = ("benchmark", "n", "", "accuracy", "95 % interval", "pass@k", "maj@k", "no answer", "cut", "tokens")
+HEADER = ("benchmark", "n", "", "accuracy", "95 % interval", "pass@k", "maj@k", "no answer", "truncated", "tokens")
 
 
 def print_results(results: Sequence[Results], *, as_json: bool) -> None:

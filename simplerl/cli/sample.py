@@ -56,11 +56,11 @@ def draw(model: str, problem: Any, template: str, sampling: Sampling, seed: int)
     """The prompt and `sampling.n` responses to it."""
     from simplerl.data.templates import build_prompts
     from simplerl.engines.base import generate
+    from simplerl.evaluation.models import ModelUnderTest
     from simplerl.evaluation.opening import start
-    from simplerl.evaluation.subjects import Subject
     from simplerl.rollouts.grade import make_requests
 
-    tokenizer, engine = start("embedded", Subject(model, model))
+    tokenizer, engine = start("embedded", ModelUnderTest(model, model))
     try:
         prompts, _ = build_prompts([problem], template, tokenizer, max_prompt_tokens=1 << 30)
         return prompts[0], generate(engine, make_requests(prompts, sampling, seed, "sample command"))
@@ -81,8 +81,8 @@ def judge(text: str, gold: str | None) -> Verdict:
 
 def _summary(rollout: Rollout, verdict: Verdict, gold: str | None) -> str:
     answer = "no boxed answer" if verdict.extracted is None else f"answer {verdict.extracted}"
-    cut = ", cut at the limit" if rollout.finish_reason == "length" else ""
-    return f"{answer}{'' if gold is None else f', {verdict.label}'}, {len(rollout.token_ids)} tokens{cut}"
+    truncated = ", truncated" if rollout.finish_reason == "length" else ""
+    return f"{answer}{'' if gold is None else f', {verdict.label}'}, {len(rollout.token_ids)} tokens{truncated}"
 
 
 def _row(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:

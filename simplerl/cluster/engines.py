@@ -10,7 +10,7 @@ from typing import Any, cast
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor
-from simplerl.cluster.transfer import Direct
+from simplerl.cluster.transfer import DirectTransfer
 from simplerl.config import ClusterConfig
 from simplerl.engines.base import Engine, Receiver
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -32,17 +32,17 @@ class EngineWorker:
     def load(self, version: int, *chunks: dict[str, Any]) -> None:
         self.engine.load_weights((pair for chunk in chunks for pair in chunk.items()), version)
 
-    def meet(self, how: Mapping[str, Any]) -> None:
-        self._receiver.meet(how)
+    def init_transfer(self, how: Mapping[str, Any]) -> None:
+        self._receiver.init_transfer(how)
 
-    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._receiver.expect(shapes)
+    def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._receiver.begin_update(shapes)
 
-    def receive(self, what: Mapping[str, Any]) -> None:
-        self._receiver.receive(what)
+    def receive_weights(self, what: Mapping[str, Any]) -> None:
+        self._receiver.receive_weights(what)
 
-    def adopt(self, version: int) -> None:
-        self._receiver.adopt(version)
+    def finish_update(self, version: int) -> None:
+        self._receiver.finish_update(version)
 
     @property
     def _receiver(self) -> Receiver:
@@ -67,7 +67,7 @@ class RemoteEngines:
     def __init__(self, make: Callable[[], Engine], config: ClusterConfig, place: Placement) -> None:
         """Begins `config.engines`, each what `make` gives; raises what that raises."""
         self._make, self._config, self._place = make, config, place
-        self._weights: tuple[int, list[Any] | Direct] | None = None
+        self._weights: tuple[int, list[Any] | DirectTransfer] | None = None
         self._asleep = False
         self._workers = self._begin(range(config.engines))
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
@@ -78,13 +78,13 @@ class RemoteEngines:
         ray.all_of(workers, "begin", self._make)
         return workers
 
-    def load_weights(self, weights: Iterator[tuple[str, Any]] | Direct, version: int) -> None:
+    def load_weights(self, weights: Iterator[tuple[str, Any]] | DirectTransfer, version: int) -> None:
         """Replaces every engine's weights; an engine that is lost is begun anew with them.
 
         Raises `InputLost` where they went with the learner that made them.
         """
         self._asleep = False
-        if not isinstance(weights, Direct):
+        if not isinstance(weights, DirectTransfer):
             self._weights = version, ray.store(weights)
             self._for_all(self._load)
             return
@@ -133,14 +133,14 @@ class RemoteEngines:
     def _load(self, worker: Actor) -> Any:
         assert self._weights is not None
         version, chunks = self._weights
-        assert not isinstance(chunks, Direct)
+        assert not isinstance(chunks, DirectTransfer)
         return worker.call("load", version, *chunks)
 
     def _load_again(self, worker: Actor) -> None:
         """Gives an engine that was begun anew the weights of the others."""
         assert self._weights is not None
         version, weights = self._weights
-        if isinstance(weights, Direct):
+        if isinstance(weights, DirectTransfer):
             weights.send_again(worker, version)
         else:
             ray.answer(worker, self._load(worker))
@@ -155,7 +155,7 @@ class RemoteEngines:
             if start < end
         }
         while running:
-            done = ray.ready(list(running), self._config.patience)
+            done = ray.ready(list(running), self._config.heartbeat_timeout)
             if not done:
                 gone = ray.lost(self._workers)
                 done = [stream for stream, (number, _) in running.items() if number in gone]

@@ -10,8 +10,8 @@ from typing import Any
 
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.ray import Actor, Stored
-from simplerl.cluster.transfer import Direct
+from simplerl.cluster.ray import Actor, ObjectStoreWeights
+from simplerl.cluster.transfer import DirectTransfer
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError
 from simplerl.types import Metrics, Transfer
@@ -37,13 +37,13 @@ class RankWorker:
         import torch
         import torch.distributed as dist
 
-        from simplerl.learner.parallel import Alone
+        from simplerl.learner.parallel import SingleProcess
         from simplerl.learner.sharded import Sharded
 
         if self.device == "cuda":
             torch.cuda.set_device(0)  # the only one that Ray lets this process see
         if self.count == 1 and not self.offload:
-            self.learner = make(Alone())
+            self.learner = make(SingleProcess())
             return
         host, port = address.rsplit(":", 1)
         os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
@@ -73,7 +73,7 @@ class RankWorker:
             if self.shares:
                 self.free()
 
-    def meet(self, kind: Transfer, how: Mapping[str, Any], dtype: str, engines: Sequence[Actor]) -> None:
+    def init_transfer(self, kind: Transfer, how: Mapping[str, Any], dtype: str, engines: Sequence[Actor]) -> None:
         """Meets the engines that it will send weights to, as `dtype`."""
         import torch
 
@@ -82,7 +82,9 @@ class RankWorker:
         if self.sender is None:
             weights, shapes = self.learner.weights, self.learner.shapes()
             self.sender = Sender(weights, shapes, getattr(torch, dtype), self.rank)
-        self.sender.meet(kind, how, lambda what: ray.get([engine.call("receive", what) for engine in engines]))
+        self.sender.init_transfer(
+            kind, how, lambda what: ray.get([engine.call("receive_weights", what) for engine in engines])
+        )
 
     def send(self) -> None:
         """Sends the weights to the engines met."""
@@ -109,7 +111,7 @@ class RemoteLearner:
         place: Placement,
         *,
         offload: bool = False,
-        direct: Callable[[Sequence[Actor]], Direct] | None = None,
+        direct: Callable[[Sequence[Actor]], DirectTransfer] | None = None,
     ) -> None:
         """Begins `config.learners` ranks, each with what `make` gives for it; raises what that raises.
 
@@ -124,8 +126,8 @@ class RemoteLearner:
         self._direct = None if direct is None else direct(self._ranks)
         self.temperature: float = self._look("temperature")
 
-    def annotate(self, batch: Any, *, own: bool = True) -> Any:
-        return self._run("annotate", ray.put(batch), own=own)
+    def score(self, batch: Any, *, own: bool = True) -> Any:
+        return self._run("score", ray.put(batch), own=own)
 
     def logprobs(self, batch: Any) -> Any:
         return self._run("logprobs", ray.put(batch))
@@ -149,7 +151,7 @@ class RemoteLearner:
         now, unless they are to be kept."""
         if self._direct is not None and not kept:
             return self._direct
-        return Stored(ray.all_of(self._ranks, "weights")[0])
+        return ObjectStoreWeights(ray.all_of(self._ranks, "weights")[0])
 
     def export(self, folder: Path) -> None:
         if not Path(folder).is_dir():

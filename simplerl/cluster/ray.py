@@ -58,7 +58,7 @@ class Actor:
     """One process that runs an object's methods, one at a time; whether it lives can be asked meanwhile."""
 
     def __init__(self, cls: type, config: ClusterConfig, where: Mapping[str, Any], *arguments: Any) -> None:
-        self.patience = config.patience
+        self.heartbeat_timeout = config.heartbeat_timeout
         # Those of one kind share a machine's cores; learners and engines take turns.
         threads = max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))
         options = {
@@ -217,7 +217,7 @@ def begun(actors: Sequence[Actor]) -> list[Actor]:
 
 def answer(actor: Actor, reference: Any) -> Any:
     """What a call of this actor gives, as `get`; raises `WorkerLost` where it does not say that it lives."""
-    while not ready([reference], actor.patience):
+    while not ready([reference], actor.heartbeat_timeout):
         if lost([actor]):
             raise WorkerLost("it does not answer")
     return get(reference)
@@ -226,7 +226,7 @@ def answer(actor: Actor, reference: Any) -> Any:
 def lost(actors: Sequence[Actor]) -> list[int]:
     """The numbers of those that do not say in time that they live; they are killed, so that none comes back."""
     asked = [actor.ask() for actor in actors]
-    there, gone = set(_ray().wait(asked, num_returns=len(asked), timeout=actors[0].patience)[0]), []
+    there, gone = set(_ray().wait(asked, num_returns=len(asked), timeout=actors[0].heartbeat_timeout)[0]), []
     for number, (actor, reference) in enumerate(zip(actors, asked, strict=True)):
         try:
             if reference not in there:
@@ -247,7 +247,7 @@ def answers(actors: Sequence[Actor], references: Sequence[Any]) -> list[Any]:
     """What calls of these actors give, which depend on each other. Raises as `all_of`."""
     results = {}
     while waiting := [reference for reference in references if reference not in results]:
-        there = ready(waiting, actors[0].patience)
+        there = ready(waiting, actors[0].heartbeat_timeout)
         if not there and (gone := lost(actors)):
             raise WorkerLost(f"worker {gone[0]} of {len(actors)} does not answer")
         try:
@@ -261,7 +261,7 @@ def answers(actors: Sequence[Actor], references: Sequence[Any]) -> list[Any]:
     return [results[reference] for reference in references]
 
 
-class Stored:
+class ObjectStoreWeights:
     """Weights in the cluster's store: actors read them there; whoever iterates brings them here."""
 
     def __init__(self, references: list[Any]) -> None:
@@ -274,7 +274,7 @@ class Stored:
 
 def store(weights: Iterator[tuple[str, Any]]) -> list[Any]:
     """Puts weights into the cluster's store, in chunks."""
-    if isinstance(weights, Stored):
+    if isinstance(weights, ObjectStoreWeights):
         return weights.references
     references, chunk, size = [], {}, 0
     for name, tensor in weights:

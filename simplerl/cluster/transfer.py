@@ -15,7 +15,7 @@ CHUNK, CHUNKS = 256 << 20, 2
 """Bytes of weights that are sent together, and how many such are on their way by NCCL."""
 
 
-class Direct:
+class DirectTransfer:
     """Stands for the learner's weights as they are whenever it sends them; it must be idle then, and the engines too.
 
     A process that is lost meanwhile costs the learner (`InputLost`): the others may wait for it for ever.
@@ -53,12 +53,12 @@ class Direct:
             self._met = engines
         if self._kind == "ipc":
             ray.all_of(self._ranks, "free")  # the engines wake into that memory
-        ray.all_of(engines, "expect", self._shapes)
+        ray.all_of(engines, "begin_update", self._shapes)
         sending = [rank.call("send") for rank in self._ranks]
         if self._kind == "nccl":
-            sending += [engine.call("receive", described(self._shapes, self._dtype)) for engine in engines]
+            sending += [engine.call("receive_weights", described(self._shapes, self._dtype)) for engine in engines]
         ray.answers(everyone, sending)
-        ray.all_of(engines, "adopt", version)
+        ray.all_of(engines, "finish_update", version)
 
     def _meet(self, engines: list[Actor], everyone: list[Actor]) -> None:
         """Forms the group of the ranks and these engines; all must come before any can leave."""
@@ -70,8 +70,8 @@ class Direct:
             group = {"master_address": host, "master_port": int(port), "world_size": 1 + len(engines)}
             how |= group | {"packed_num_buffers": CHUNKS}
             told = [how | {"rank_offset": 1 + number} for number in range(len(engines))]
-        meeting = [rank.call("meet", self._kind, how, self._dtype, engines) for rank in self._ranks]
-        meeting += [engine.call("meet", each) for engine, each in zip(engines, told, strict=True)]
+        meeting = [rank.call("init_transfer", self._kind, how, self._dtype, engines) for rank in self._ranks]
+        meeting += [engine.call("init_transfer", each) for engine, each in zip(engines, told, strict=True)]
         ray.answers(everyone, meeting)
 
     @property

@@ -61,6 +61,19 @@ SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.sour
 TeacherField = Annotated[SerializeAsAny[PluginConfig], _plugin("teachers", "teacher")]
 
 
+RENAMED: Mapping[str, str] = {
+    "train.episodes": "train.data_epochs",
+    "train.epochs": "train.ppo_epochs (reinforcement learning) or train.data_epochs (supervised fine-tuning)",
+    "train.lanes": "train.cpu_threads",
+    "engine.lanes": "engine.cpu_threads",
+    "actor.floor": "actor.min_lr_ratio",
+    "critic.floor": "critic.min_lr_ratio",
+    "algorithm.resample_rounds": "algorithm.dynamic_sampling_rounds",
+    "cluster.patience": "cluster.heartbeat_timeout",
+    "keep": "filter",
+}
+"""Settings of recipes written before 0.2, and what they are called now."""
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -74,6 +87,8 @@ def _explain(problem: Any, model: type[BaseModel], prefix: str) -> str:
     if isinstance(inner, ConfigError):
         return str(inner)
     key = prefix + ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden" and key in RENAMED:
+        return f"{key} is now called {RENAMED[key]}"
     if problem["type"] == "extra_forbidden":
         return f"{key}={problem['input']!r}: there is no such setting{_nearest(problem['loc'], model)}"
     if problem["type"] == "missing":

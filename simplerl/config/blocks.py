@@ -129,7 +129,7 @@ class OptimiserConfig(Frozen):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the schedule's optimiser steps spent in linear warm-up."""
 
-    floor: float = Field(default=0.1, ge=0, le=1)
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
     """The cosine ends at this share of the learning rate."""
 
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -143,16 +143,16 @@ class TrainConfig(Frozen):
     """How long, and how each rollout batch is used."""
 
     steps: int | None = Field(default=None, ge=1)
-    """Rollout batches to train on; empty: `episodes` passes over the data."""
+    """Rollout batches to train on; empty: `data_epochs` passes over the data."""
 
-    episodes: int = Field(default=1, ge=1)
+    data_epochs: int = Field(default=1, ge=1)
     """Passes over the data; they set the schedule's horizon. An incomplete last batch of a pass runs on into the
     next pass, so every problem is used equally often."""
 
     minibatch_size: int = Field(default=128, ge=1)
     """Sequences per optimiser step; must divide the sequences of a rollout batch."""
 
-    epochs: int = Field(default=1, ge=1)
+    ppo_epochs: int = Field(default=1, ge=1)
     """Passes over each rollout batch."""
 
     micro_batch_tokens: int = Field(default=8192, ge=1)
@@ -162,7 +162,7 @@ class TrainConfig(Frozen):
     """Put sequences one after the other instead of padding them to one length; empty: where the kernels run
     (`model.kernels`), which also compute a prompt only once for its responses. Results do not depend on it."""
 
-    lanes: int | None = Field(default=None, ge=1)
+    cpu_threads: int | None = Field(default=None, ge=1)
     """Micro-batches computed side by side, each in a thread with its share of the cores and with gradients of its own;
     empty: one per core on a CPU, 8 at most, and one on a GPU. Results depend on it by rounding alone."""
 
@@ -196,9 +196,9 @@ class SFTTrainConfig(Frozen):
     """How long, and how the responses are put into batches."""
 
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps; empty: `epochs` passes over the data."""
+    """Optimiser steps; empty: `data_epochs` passes over the data."""
 
-    epochs: int = Field(default=3, ge=1)
+    data_epochs: int = Field(default=3, ge=1)
     """Passes over the data. An incomplete last batch of a pass runs on into the next pass."""
 
     batch_size: int = Field(default=64, ge=1)
@@ -213,7 +213,7 @@ class SFTTrainConfig(Frozen):
     packing: bool = True
     """Put sequences one after the other instead of padding them to one length. Results do not depend on it."""
 
-    lanes: int | None = Field(default=None, ge=1)
+    cpu_threads: int | None = Field(default=None, ge=1)
     """Micro-batches computed side by side, see the same setting of reinforcement learning."""
 
     validation: float = Field(default=0.0, ge=0, lt=1)
@@ -289,7 +289,7 @@ class ClusterConfig(Frozen):
     verifiers: int = Field(default=0, ge=0)
     """Processes that judge answers, a core each, all over the cluster; 0: the run's own process judges them."""
 
-    patience: float = Field(default=30.0, gt=0)
+    heartbeat_timeout: float = Field(default=30.0, gt=0)
     """Seconds without a sign of life after which a process counts as hung and is killed."""
 
     restarts: int = Field(default=10, ge=0)
@@ -326,7 +326,7 @@ class DistillSampling(Frozen):
     """Tokens of a response at most; a response cut there is never kept."""
 
 
-class KeepConfig(Frozen):
+class FilterConfig(Frozen):
     """Which responses become training data. Those that are right and end by themselves are looked at further."""
 
     per_problem: int = Field(default=1, ge=1)

@@ -17,7 +17,7 @@ from simplerl.config.blocks import (
     DistillSampling,
     EvalConfig,
     EvalStage,
-    KeepConfig,
+    FilterConfig,
     ModelConfig,
     OptimiserConfig,
     RecipeStage,
@@ -220,7 +220,7 @@ class DistillRecipe(Frozen):
     data: DistillDataConfig
     sampling: DistillSampling = DistillSampling()
     verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
-    keep: KeepConfig = KeepConfig()
+    filter: FilterConfig = FilterConfig()
 
 
 Stage = Annotated[RecipeStage | EvalStage | ReportStage, Field(discriminator="run")]

@@ -59,21 +59,21 @@ def _layer(
     position_embeddings: tuple[Tensor, Tensor] | None = None,
     **more: Any,
 ) -> Tensor:
-    """A decoder layer. Without `pieces`, which say all of attention, masks, caches, GPUs are left to its own code."""
+    """A decoder layer. Without `segments`, which say all of attention, masks, caches, GPUs are left to its own code."""
     given = (attention_mask, position_ids, past_key_values, use_cache, position_embeddings)
-    pieces = more.pop("pieces", None)
-    if pieces is None:
+    segments = more.pop("pieces", None)
+    if segments is None:
         plain = attention_mask is None and past_key_values is None and hidden_states.device.type == "cpu"
         if not plain or position_embeddings is None:
             return type(self).forward(self, hidden_states, *given, **more)
-        pieces = _pieces(hidden_states, more.get("cu_seq_lens_q"))
+        segments = _pieces(hidden_states, more.get("cu_seq_lens_q"))
     assert position_embeddings is not None
     x = hidden_states.float().flatten(0, 1)
     if layer := whole(self, bf16=_rounds()):
         cos, sin = (each[0].float().contiguous() for each in position_embeddings)
-        return decoder_layer(x, cos, sin, pieces, *layer).view_as(hidden_states)
+        return decoder_layer(x, cos, sin, segments, *layer).view_as(hidden_states)
     x, normed = rms_norm(x, self.input_layernorm.weight, self.input_layernorm.variance_epsilon)
-    x = x + _attend(self.self_attn, normed, position_embeddings, pieces)
+    x = x + _attend(self.self_attn, normed, position_embeddings, segments)
     norm, mlp = self.post_attention_layernorm, self.mlp
     x, normed = rms_norm(x, norm.weight, norm.variance_epsilon)
     x = x + mlp.down_proj(swiglu(project(normed, mlp.gate_proj, mlp.up_proj).float()))
@@ -111,18 +111,18 @@ def _plain(layer: nn.Module) -> bool:
     )
 
 
-def _attend(attention: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], pieces: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], segments: Tensor) -> Tensor:
     cos, sin = (each[0].float() for each in position_embeddings)
     qkv = project(x, attention.q_proj, attention.k_proj, attention.v_proj).float()
     heads, groups = attention.config.num_attention_heads, attention.num_key_value_groups
     sizes = {"heads": heads, "kv_heads": heads // groups}
-    return attention.o_proj(rotary_attention(qkv, cos, sin, pieces, scale=attention.scaling, **sizes))
+    return attention.o_proj(rotary_attention(qkv, cos, sin, segments, scale=attention.scaling, **sizes))
 
 
-def _pieces(hidden: Tensor, bounds: Tensor | None) -> Tensor:
+def _pieces(hidden: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """The sequences of a batch, padded or packed, as pieces of the flattened one."""
     rows, length = hidden.shape[:2]
-    return alone(torch.arange(0, rows * length + 1, length) if bounds is None else bounds.long())
+    return alone(torch.arange(0, rows * length + 1, length) if cu_seqlens is None else cu_seqlens.long())
 
 
 def project(x: Tensor, *layers: nn.Module) -> Tensor:

@@ -66,11 +66,11 @@ class _SwiGLU(torch.autograd.Function):
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, pieces: Tensor, heads: int, kv_heads: int, scale: float
+        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, heads: int, kv_heads: int, scale: float
     ) -> Tensor:
         qkv, cos, sin, dim = qkv.contiguous(), cos.contiguous(), sin.contiguous(), cos.shape[-1]
         out, lse = qkv.new_empty(len(qkv), heads * dim), qkv.new_empty(len(qkv), heads)
-        ctx.sizes = (len(cos), pieces, len(pieces), heads, kv_heads, dim, scale)
+        ctx.sizes = (len(cos), segments, len(segments), heads, kv_heads, dim, scale)
         run("attention_forward", qkv, cos, sin, *ctx.sizes, out, lse)
         ctx.save_for_backward(qkv, cos, sin, out, lse)
         return out
@@ -106,22 +106,22 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 def rotary_attention(
-    qkv: Tensor, cos: Tensor, sin: Tensor, pieces: Tensor, *, heads: int, kv_heads: int, scale: float
+    qkv: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, *, heads: int, kv_heads: int, scale: float
 ) -> Tensor:
     """Causal attention inside each piece and to all of its prefix, rotary embedding included: [S, heads * dim].
 
     `qkv` is [S, (heads + 2 kv_heads) * dim] before rotation; `cos` and `sin` are [period, dim]: token t of S has row
-    t % period. `pieces` is int64 [n, 4], each with its first token, its length, and the first token and the length of
+    t % period. `segments` is int64 [n, 4], each with its first token, its length, and the first token and the length of
     its prefix; together they hold every token once. Responses to one prompt have it as their prefix.
     """
-    return _Attention.apply(qkv, cos, sin, pieces, heads, kv_heads, scale)  # type: ignore[return-value]
+    return _Attention.apply(qkv, cos, sin, segments, heads, kv_heads, scale)  # type: ignore[return-value]
 
 
-def alone(bounds: Tensor) -> Tensor:
-    """Sequences between `bounds` [n + 1] as pieces without a prefix."""
-    pieces = torch.zeros(len(bounds) - 1, 4, dtype=torch.long)
-    pieces[:, 0], pieces[:, 1] = bounds[:-1], bounds.diff()
-    return pieces
+def alone(cu_seqlens: Tensor) -> Tensor:
+    """Sequences between `cu_seqlens` [n + 1] as pieces without a prefix."""
+    segments = torch.zeros(len(cu_seqlens) - 1, 4, dtype=torch.long)
+    segments[:, 0], segments[:, 1] = cu_seqlens[:-1], cu_seqlens.diff()
+    return segments
 
 
 def draw(logits: Tensor, temperatures: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,14 +21,14 @@ MOST = 8
 """Lanes at most where their number is not given: each holds activations, gradients and a share of a batch."""
 
 
-def lanes_of(device: torch.device, wanted: int | None) -> int:
+def thread_count(device: torch.device, wanted: int | None) -> int:
     """How many lanes: as wanted, else one per thread on a CPU, up to `MOST`, and one on anything else."""
     if wanted is not None:
         return wanted
     return min(MOST, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
-class Lanes:
+class CPUThreads:
     """`count` threads. With one, everything happens in the caller's."""
 
     def __init__(self, count: int) -> None:
@@ -48,19 +48,19 @@ class Lanes:
             return [function(0, item) for item in items]
         failed = threading.Event()
 
-        def share(lane: int) -> list[R]:
+        def share(thread: int) -> list[R]:
             results = []
-            for item in items[lane :: self.count]:
+            for item in items[thread :: self.count]:
                 if failed.is_set():
                     break
                 try:
-                    results.append(function(lane, item))
+                    results.append(function(thread, item))
                 except BaseException:
                     failed.set()
                     raise
             return results
 
-        futures = [self._pool.submit(share, lane) for lane in range(self.count)]
+        futures = [self._pool.submit(share, thread) for thread in range(self.count)]
         shares = _results(futures)
         return [shares[index % self.count][index // self.count] for index in range(len(items))]
 

@@ -4,7 +4,7 @@
     environment.json     one entry per session
     provenance.json      what made the answers: model, prompt, sampling; an entry more where url or versions changed
     responses.jsonl      every answer, a durable line the moment it arrived
-    fates.jsonl          verdict and fate of each
+    outcomes.jsonl          verdict and outcome of each
     kept.jsonl           the training data, which comes last; kept.parquet holds the same
     yields.json          how much was kept, per level, and why the rest was not; yields.md is the table
 
@@ -33,7 +33,7 @@ from simplerl.storage.records import recipe_difference
 
 Table = dict[str, Any]
 
-SELECTION = ("keep.", "verifier.")
+SELECTION = ("filter.", "verifier.")
 """Settings that may change: the answers stay, and are looked at again."""
 
 ELSEWHERE = ("url", "path", "versions")
@@ -80,7 +80,7 @@ class DistillFolder:
             free = ", ".join(f"teacher.{name}" for name in sorted(may_change(recipe)))
             raise ConfigError(
                 f"{self.path} holds another distillation:\n  " + "\n  ".join(difference) + "\n"
-                f"Name another folder with --out (these may change: keep.*, verifier.*{free and ', ' + free})"
+                f"Name another folder with --out (these may change: filter.*, verifier.*{free and ', ' + free})"
             )
         atomic.remove_leftovers(self.path)
         # Before the recipe: what is kept never stands beside a recipe that would keep something else.
@@ -141,9 +141,9 @@ class DistillFolder:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def finish(self, kept: Sequence[Row], fates: Sequence[Row], yields: Table) -> None:
+    def finish(self, kept: Sequence[Row], outcomes: Sequence[Row], yields: Table) -> None:
         """Everything that follows from the answers. kept.jsonl comes last: with it the distillation is finished."""
-        atomic.write_bytes(self.path / "fates.jsonl", b"".join(line(row) + b"\n" for row in fates))
+        atomic.write_bytes(self.path / "outcomes.jsonl", b"".join(line(row) + b"\n" for row in outcomes))
         atomic.write_json(self.path / "yields.json", yields)
         atomic.write_text(self.path / "yields.md", as_markdown(yields))
         write_parquet(self.path / "kept.parquet", kept, KEPT_COLUMNS)

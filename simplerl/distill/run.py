@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simplerl import plugins
 from simplerl.config import DistillRecipe
+from simplerl.distill.filter import FilterOutcome, Response, decide
 from simplerl.distill.folder import DistillFolder, recipe_sha256
-from simplerl.distill.keep import Fate, Response, decide
 from simplerl.distill.problems import Chosen, choose_problems, questions
 from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
 from simplerl.distill.yields import yields_of
@@ -110,15 +110,15 @@ def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[],
 def finish(recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], chosen: Chosen) -> None:
     """Grades all answers and writes down which are kept, in the order of the problems."""
     responses = graded(recipe, asked, folder.answers(asked))
-    fates = decide(responses, recipe.keep)
+    outcomes = decide(responses, recipe.filter)
     common = {
         "teacher": short_name(getattr(recipe.teacher, "model", recipe.teacher.name)),
         "temperature": recipe.sampling.temperature,
         "recipe_sha256": recipe_sha256(recipe),
     }
-    kept = [kept_row(each) | common for each, fate in zip(responses, fates, strict=True) if fate == "kept"]
-    rows = [fate_row(each, fate) for each, fate in zip(responses, fates, strict=True)]
-    folder.finish(kept, rows, yields_of(responses, fates, chosen))
+    kept = [kept_row(each) | common for each, outcome in zip(responses, outcomes, strict=True) if outcome == "kept"]
+    rows = [outcome_row(each, outcome) for each, outcome in zip(responses, outcomes, strict=True)]
+    folder.finish(kept, rows, yields_of(responses, outcomes, chosen))
 
 
 def graded(recipe: DistillRecipe, asked: Sequence[Asked], answers: Mapping[str, Answer]) -> list[Response]:
@@ -153,11 +153,11 @@ def kept_row(response: Response) -> dict[str, Any]:
     }
 
 
-def fate_row(response: Response, fate: Fate) -> dict[str, Any]:
+def outcome_row(response: Response, outcome: FilterOutcome) -> dict[str, Any]:
     verdict = response.verdict
     return {
         "id": response.asked.id,
-        "fate": fate,
+        "outcome": outcome,
         "verdict": verdict and verdict.label,
         "method": verdict and verdict.method,
         "extracted": verdict and verdict.extracted,

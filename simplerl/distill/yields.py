@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from simplerl.distill.keep import FATES, Fate, Response
+from simplerl.distill.filter import OUTCOMES, FilterOutcome, Response
 from simplerl.distill.problems import Chosen
 from simplerl.formatting import Grid, markdown
 
-Graded = tuple[Response, Fate]
+Graded = tuple[Response, FilterOutcome]
 Yield = dict[str, Any]
 
 COUNTS = ("problems", "asked", "answered", "refused", "correct")
-LEFT_OUT = tuple(fate for fate in FATES if fate not in ("kept", "refused"))
+LEFT_OUT = tuple(outcome for outcome in OUTCOMES if outcome not in ("kept", "refused"))
 
 
-def yields_of(responses: Sequence[Response], fates: Sequence[Fate], chosen: Chosen) -> dict[str, Any]:
-    """One entry per level and one for all, as plain JSON. The fates of each add up to what was asked."""
-    graded = list(zip(responses, fates, strict=True))
+def yields_of(responses: Sequence[Response], outcomes: Sequence[FilterOutcome], chosen: Chosen) -> dict[str, Any]:
+    """One entry per level and one for all, as plain JSON. The outcomes of each add up to what was asked."""
+    graded = list(zip(responses, outcomes, strict=True))
     return {
         "levels": {name: count(part) for name, part in by_level(graded).items()},
         "total": count(graded),
@@ -40,16 +40,16 @@ def by_level(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 
 def count(graded: Sequence[Graded]) -> Yield:
     """What was asked, what came of it, and the share of problems with a response that is kept."""
-    fates = Counter(fate for _, fate in graded)
-    kept = [response for response, fate in graded if fate == "kept"]
+    outcomes = Counter(outcome for _, outcome in graded)
+    kept = [response for response, outcome in graded if outcome == "kept"]
     problems = {response.asked.problem.id for response, _ in graded}
     return {
         "problems": len(problems),
         "asked": len(graded),
-        "answered": len(graded) - fates["refused"],
-        "refused": fates["refused"],
+        "answered": len(graded) - outcomes["refused"],
+        "refused": outcomes["refused"],
         "correct": sum(r.verdict is not None and r.verdict.label == "correct" for r, _ in graded),
-        "left_out": {fate: fates[fate] for fate in LEFT_OUT},
+        "left_out": {outcome: outcomes[outcome] for outcome in LEFT_OUT},
         "kept": len(kept),
         "problems_kept": len({response.asked.problem.id for response in kept}) / len(problems) if problems else None,
         "mean_tokens": fmean(response.tokens for response in kept) if kept else None,
@@ -59,10 +59,12 @@ def count(graded: Sequence[Graded]) -> Yield:
 def grid(yields: dict[str, Any]) -> Grid:
     """A column per level and one for all; of the reasons to leave a response out, those that occurred."""
     columns = {_column(name): entry for name, entry in yields["levels"].items()} | {"all": yields["total"]}
-    occurred = [fate for fate in LEFT_OUT if yields["total"]["left_out"][fate]]
+    occurred = [outcome for outcome in LEFT_OUT if yields["total"]["left_out"][outcome]]
     rows = [("", *columns)]
     rows += [(name, *(f"{entry[name]:,}" for entry in columns.values())) for name in COUNTS]
-    rows += [(f"left out: {fate}", *(f"{e['left_out'][fate]:,}" for e in columns.values())) for fate in occurred]
+    rows += [
+        (f"left out: {outcome}", *(f"{e['left_out'][outcome]:,}" for e in columns.values())) for outcome in occurred
+    ]
     rows.append(("kept", *(f"{entry['kept']:,}" for entry in columns.values())))
     rows.append(("problems with a kept one", *(_shown(e["problems_kept"], ".1%") for e in columns.values())))
     rows.append(("tokens of a kept one, mean", *(_shown(e["mean_tokens"], ",.0f") for e in columns.values())))

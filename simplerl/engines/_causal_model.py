@@ -18,7 +18,7 @@ from simplerl.errors import EngineError
 class CausalModel:
     """A decoder and its head, run apart so that logits exist for the last position only, and in float32."""
 
-    lanes: int | None = 1
+    cpu_threads: int | None = 1
     """How many threads it is best decoded in; None is one per core. Python's lock makes several of these wait."""
 
     def __init__(self, model: PreTrainedModel) -> None:

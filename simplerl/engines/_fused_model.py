@@ -30,7 +30,7 @@ class FusedModel(CausalModel):
     """
 
     decoder: Any
-    lanes = None
+    cpu_threads = None
 
     def __init__(self, model: PreTrainedModel, *, bf16: bool = False) -> None:
         self._bf16 = bf16
@@ -51,14 +51,14 @@ class FusedModel(CausalModel):
             return
         cache.reserve(max(lengths))
         starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
-        pieces = torch.tensor([[start, length, 0, 0] for start, length in zip(starts, lengths, strict=True)])
+        segments = torch.tensor([[start, length, 0, 0] for start, length in zip(starts, lengths, strict=True)])
         cos, sin = self._angles(torch.cat([torch.arange(length) for length in lengths]))
         slots = [cache.slots_of(own) for own in rows]
         x = self.decoder.embed_tokens(torch.tensor([token for prompt in prompts for token in prompt]))
         for number, layer in enumerate(self.decoder.layers):
             shape, *weights = whole(layer, bf16=self._bf16)  # type: ignore[misc]
             if number + 1 < len(self._layers):
-                x, qkv = layer_and_keys(x, cos, sin, pieces, shape, *weights)
+                x, qkv = layer_and_keys(x, cos, sin, segments, shape, *weights)
             else:  # nobody reads what the last layer makes of a prompt
                 qkv, _ = attention_inputs(x, shape, *weights)
             for start, length, own in zip(starts, lengths, slots, strict=True):

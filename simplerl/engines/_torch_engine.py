@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simplerl.cpu.threads import Lanes
+from simplerl.cpu.threads import CPUThreads
 from simplerl.engines._adapters import Adapters
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
@@ -33,7 +33,7 @@ class TorchEngine:
         *,
         max_batch: int,
         prefill_tokens: int,
-        lanes: int = 1,
+        cpu_threads: int = 1,
         adapters: Adapters | None = None,
     ) -> None:
         self._model, self._adapters = model, adapters
@@ -43,7 +43,7 @@ class TorchEngine:
         self._version: int | None = 0
         self._running = 0
         self._asleep = False
-        self._lanes = Lanes(lanes)
+        self._lanes = CPUThreads(cpu_threads)
         self._kept: dict[int, Any] = {}
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
@@ -92,34 +92,34 @@ class TorchEngine:
         self._running += 1
         try:
             self._ends.table(list({request.sampling.stop for request in requests}))  # once, not in every lane
-            yield from self._lanes.merge([self._lane(lane, own) for lane, own in enumerate(self._shares(requests))])
+            yield from self._lanes.merge([self._lane(thread, own) for thread, own in enumerate(self._shares(requests))])
         finally:
             self._running -= 1
 
     def _shares(self, requests: list[Request]) -> list[list[Request]]:
         """Each lane's requests, in order: answers to one prompt stay together, so that it is prefilled once."""
         count = min(self._lanes.count, len(requests))
-        cuts = [len(requests) * lane // count for lane in range(count + 1)]
+        cuts = [len(requests) * thread // count for thread in range(count + 1)]
         return [requests[start:end] for start, end in pairwise(cuts)]
 
-    def _lane(self, lane: int, requests: list[Request]) -> Iterator[Rollout]:
+    def _lane(self, thread: int, requests: list[Request]) -> Iterator[Rollout]:
         assert self._version is not None
         slots = min(max(1, self._max_batch // self._lanes.count), len(requests))
-        cache = self._cache_for(lane, requests, slots)
+        cache = self._cache_for(thread, requests, slots)
         batch = RunningBatch(self._model, self._ends, requests, cache, slots, self._prefill_tokens, self._version)
         while batch.unfinished:
             yield from batch.step()
         # On a CPU fresh memory costs a tenth of a rollout in page faults; on a GPU the learner wants it back.
         if self._model.device.type == "cpu":
-            self._kept[lane] = cache
+            self._kept[thread] = cache
 
     @torch.inference_mode()  # A cache that has grown is an inference tensor.
-    def _cache_for(self, lane: int, requests: Sequence[Request], slots: int) -> Any:
+    def _cache_for(self, thread: int, requests: Sequence[Request], slots: int) -> Any:
         """An empty cache of at least so many slots: the one kept, or a new one.
 
         A cache is kept only from a submit that ended well, so no NaN hides behind its mask.
         """
-        kept = self._kept.pop(lane, None)
+        kept = self._kept.pop(thread, None)
         if kept is not None and kept.slots >= slots:
             kept.clear()
             return kept

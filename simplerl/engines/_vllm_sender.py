@@ -26,10 +26,11 @@ class Sender:
         self._source, self._rank = Source(weights, shapes, dtype), rank
         self._transfer: Any = None
 
-    def meet(self, kind: Transfer, how: Mapping[str, Any], hand: Callable[[Mapping[str, Any]], None]) -> None:
-        """Meets engines that are told to `meet` at the same time, or with "ipc" before; leaves those met before.
+    def init_transfer(self, kind: Transfer, how: Mapping[str, Any], hand: Callable[[Mapping[str, Any]], None]) -> None:
+        """Join a transfer group with these engines and leave the one before.
 
-        `hand` gives engines what IPC has them `receive`; what NCCL does, they are told while this one sends.
+        NCCL engines call `init_transfer` concurrently, IPC engines before. `hand` passes IPC's handles to the engines'
+        `receive_weights`; with NCCL the driver makes that call while this process sends.
         """
         set_environment()
         with torch_as_it_was():

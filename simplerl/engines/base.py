@@ -58,25 +58,25 @@ class Engine(Protocol):
 
 
 class Receiver(Protocol):
-    """An engine whose learner, in another process, sends weights itself (`cluster.transfer=direct`).
+    """An engine that receives weights from a learner in another process (`cluster.transfer=direct`).
 
-    Its configuration says `receives`. `meet` comes first and again whenever the group changes; then for each new set of
-    weights `expect`, `receive` once or more, `adopt`.
+    Its `Config` sets `receives`. `init_transfer` is called first, and again whenever the group changes. Each weight
+    sync then calls `begin_update`, `receive_weights` once or more, and `finish_update`.
     """
 
-    def meet(self, how: Mapping[str, Any]) -> None:
+    def init_transfer(self, how: Mapping[str, Any]) -> None:
         """Joins the group that weights come through; `how` is what the transfer's own interface asks for."""
         ...
 
-    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Makes ready for weights of these names and shapes. Raises `EngineError`, unchanged, where they do not fit."""
         ...
 
-    def receive(self, what: Mapping[str, Any]) -> None:
+    def receive_weights(self, what: Mapping[str, Any]) -> None:
         """Takes weights, some or all, that the learner sends meanwhile; `what` describes them."""
         ...
 
-    def adopt(self, version: int) -> None:
+    def finish_update(self, version: int) -> None:
         """All are there; as `load_weights` at its end."""
         ...
 

@@ -24,7 +24,7 @@ class Config(EngineConfig):
     prefill_tokens: int = Field(default=16384, ge=1)
     """Prompt tokens run through the model at once, padding included; it bounds memory, not results."""
 
-    lanes: int | None = Field(default=None, ge=1)
+    cpu_threads: int | None = Field(default=None, ge=1)
     """Parts of a batch decoded side by side, each in a thread with its share of the cores and of `max_batch`; empty:
     one per core on a CPU, 8 at most, and one on a GPU. Results depend on it by rounding alone."""
 
@@ -48,7 +48,7 @@ def build(
     suit the model, "torch" never. With `lora` weights come as adapters, and are merged here. Raises `EngineError` for a
     model this engine cannot decode rightly.
     """
-    from simplerl.cpu.threads import lanes_of
+    from simplerl.cpu.threads import thread_count
     from simplerl.engines._adapters import Adapters
     from simplerl.engines._causal_model import CausalModel
     from simplerl.engines._torch_engine import TorchEngine
@@ -66,6 +66,6 @@ def build(
         tokenizer,
         max_batch=config.max_batch,
         prefill_tokens=config.prefill_tokens,
-        lanes=lanes_of(model.device, config.lanes or model.lanes),
+        cpu_threads=thread_count(model.device, config.cpu_threads or model.cpu_threads),
         adapters=None if lora is None else Adapters(model_path, lora, model.device, trust_remote_code),
     )

@@ -217,20 +217,20 @@ class VLLMEngine:
             self._adapt(weights, self._lora)
         self._hold(version)
 
-    def meet(self, how: Mapping[str, Any]) -> None:
+    def init_transfer(self, how: Mapping[str, Any]) -> None:
         self._engine.collective_rpc("shutdown_weight_transfer_engine")
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": dict(how)})
 
-    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._idle("expect")
+    def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._idle("begin_update")
         self._check(shapes)
         self._open()
         self._engine.collective_rpc("start_weight_update")
 
-    def receive(self, what: Mapping[str, Any]) -> None:
+    def receive_weights(self, what: Mapping[str, Any]) -> None:
         self._engine.collective_rpc("update_weights", kwargs={"update_info": dict(what)})
 
-    def adopt(self, version: int) -> None:
+    def finish_update(self, version: int) -> None:
         self._engine.collective_rpc("finish_weight_update")
         self._renew()
         self._hold(version)

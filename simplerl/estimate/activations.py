@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from simplerl.estimate.load import Way
+from simplerl.estimate.load import ExecutionMode
 from simplerl.estimate.shapes import Shape
 
 MAX_LOGITS = 1 << 26
@@ -17,7 +17,7 @@ ROWS = 4
 """Bytes of a float32 number."""
 
 
-def kept(shape: Shape, way: Way, longest: int) -> float:
+def kept(shape: Shape, way: ExecutionMode, longest: int) -> float:
     """Bytes a token that one decoder layer keeps for its gradient."""
     if way.fused:
         d, q, k, m = shape.hidden, shape.queries, shape.keys, shape.intermediate
@@ -26,7 +26,7 @@ def kept(shape: Shape, way: Way, longest: int) -> float:
     return _kept_attention(shape, way, longest) + _kept_mlp(shape, way) + _kept_adapters(shape, way)
 
 
-def _kept_attention(shape: Shape, way: Way, longest: int) -> float:
+def _kept_attention(shape: Shape, way: ExecutionMode, longest: int) -> float:
     q, k, e = shape.queries, shape.keys, way.size
     norm = _kept_norm(shape, way, ("q_proj", "k_proj", "v_proj"))
     if way.kernels:
@@ -42,7 +42,7 @@ def _kept_attention(shape: Shape, way: Way, longest: int) -> float:
     return norm + e * (q + 2 * k) + e * q + copy + 4 * shape.heads
 
 
-def _kept_mlp(shape: Shape, way: Way) -> float:
+def _kept_mlp(shape: Shape, way: ExecutionMode) -> float:
     m, e = shape.intermediate, way.size
     norm = _kept_norm(shape, way, ("gate_proj", "up_proj"))
     product = e * m if way.trains("down_proj") else 0
@@ -50,7 +50,7 @@ def _kept_mlp(shape: Shape, way: Way) -> float:
     return norm + (8 * m if way.kernels else 3 * e * m) + product
 
 
-def _kept_norm(shape: Shape, way: Way, readers: tuple[str, ...]) -> float:
+def _kept_norm(shape: Shape, way: ExecutionMode, readers: tuple[str, ...]) -> float:
     """The residual stream is float32. Each matrix that is trained keeps what it reads: one tensor for all in float32,
     under autocast a copy each, or one where the kernels make one product of all."""
     d, reading = shape.hidden, sum(map(way.trains, readers))
@@ -62,17 +62,17 @@ def _kept_norm(shape: Shape, way: Way, readers: tuple[str, ...]) -> float:
     return 4 * d + 4 + normalised + outputs
 
 
-def _kept_adapters(shape: Shape, way: Way) -> float:
+def _kept_adapters(shape: Shape, way: ExecutionMode) -> float:
     return way.size * way.rank * len(way.adapted or ())
 
 
-def kept_once(shape: Shape, way: Way) -> float:
+def kept_once(shape: Shape, way: ExecutionMode) -> float:
     """Bytes a token that the last norm and the response's states keep."""
     normalised = 0 if way.kernels or way.adapted is not None else 4 * shape.hidden
     return 4 * shape.hidden + 4 + normalised
 
 
-def copied_weights(shape: Shape, way: Way) -> float:
+def copied_weights(shape: Shape, way: ExecutionMode) -> float:
     """Bytes of weights that a layer keeps for its gradient as copies: cast ones, or those put side by side."""
     if way.bfloat16 and not way.fused:
         return 2 * shape.layer_matrices
@@ -85,7 +85,7 @@ def copied_weights(shape: Shape, way: Way) -> float:
     return 4 * (shape.hidden * (inputs + mlp) + shape.qkv_bias * inputs * way.fused)
 
 
-def cached_casts(shape: Shape, way: Way, *, frozen: bool) -> float:
+def cached_casts(shape: Shape, way: ExecutionMode, *, frozen: bool) -> float:
     """Bytes of cast weights that autocast holds until a forward pass ends: of every matrix that is trained itself."""
     if not way.bfloat16 or frozen or way.fused:
         return 0
@@ -94,7 +94,7 @@ def cached_casts(shape: Shape, way: Way, *, frozen: bool) -> float:
     return 2 * shape.layers * sum(shape.linear[name][0] * shape.linear[name][1] for name in apart)
 
 
-def forward_work(shape: Shape, way: Way, tokens: int) -> float:
+def forward_work(shape: Shape, way: ExecutionMode, tokens: int) -> float:
     """The most bytes that one layer needs at a moment of a forward pass that keeps nothing, its input included."""
     d, q, k, m, e = shape.hidden, shape.queries, shape.keys, shape.intermediate, way.size
     stream = 4 * 4 * d  # the embeddings, the layer's input, the middle, what a norm makes of it
@@ -112,7 +112,7 @@ def forward_work(shape: Shape, way: Way, tokens: int) -> float:
     return tokens * (stream + max(attention, 3 * e * m, adapted)) + cast
 
 
-def backward_work(shape: Shape, way: Way, tokens: int) -> float:
+def backward_work(shape: Shape, way: ExecutionMode, tokens: int) -> float:
     """The most bytes that one layer needs at a moment of its backward pass, beside what it kept."""
     d, q, k, m, e = shape.hidden, shape.queries, shape.keys, shape.intermediate, way.size
     if way.fused:

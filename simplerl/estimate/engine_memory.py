@@ -9,7 +9,7 @@ from simplerl.cluster.transfer import CHUNK, CHUNKS
 from simplerl.config import Recipe
 from simplerl.estimate.activations import forward_work
 from simplerl.estimate.learner_memory import Parts, largest
-from simplerl.estimate.load import LANES, TILE, Way
+from simplerl.estimate.load import LANES, TILE, ExecutionMode
 from simplerl.estimate.shapes import Shape
 
 ROOM = 256
@@ -26,7 +26,7 @@ class Engine:
 
     recipe: Recipe
     shape: Shape
-    way: Way
+    way: ExecutionMode
     engines: int = 1
     threads: int = 1
 
@@ -41,7 +41,7 @@ class Engine:
         return self.way.kernels and not self.vllm
 
     @property
-    def lanes(self) -> int:
+    def cpu_threads(self) -> int:
         wanted = getattr(self.recipe.engine, "lanes", None)
         return wanted or (min(LANES, self.threads) if self.kernels else 1)
 
@@ -50,7 +50,7 @@ class Engine:
         """Sequences decoded at once."""
         own = -(-self.recipe.rollout.sequences // self.engines)
         most = getattr(self.recipe.engine, "max_batch", own)
-        return min(max(1, most // self.lanes) * self.lanes, own)
+        return min(max(1, most // self.cpu_threads) * self.cpu_threads, own)
 
     @property
     def first_capacity(self) -> int:
@@ -138,17 +138,17 @@ class Engine:
         written to the cache. Each lane has its own."""
         prompt, samples = self.recipe.data.max_prompt_tokens, self.recipe.rollout.samples_per_prompt
         chunk = max(1, getattr(self.recipe.engine, "prefill_tokens", 16384) // max(1, prompt - 1))
-        rows = self.rows // self.lanes
+        rows = self.rows // self.cpu_threads
         prompts = min(chunk, -(-rows // samples))
         tokens = prompts * (prompt - 1)
         if self.kernels:
             # Input, middle and output of a layer, what attention reads and gives; its matrices in another order.
             d, q, k, m = self.shape.hidden, self.shape.queries, self.shape.keys, self.shape.intermediate
-            return self.lanes * (tokens * 4 * (3 * d + 2 * q + 2 * k) + 4 * (3 * d * m + d * (q + 2 * k)))
+            return self.cpu_threads * (tokens * 4 * (3 * d + 2 * q + 2 * k) + 4 * (3 * d * m + d * (q + 2 * k)))
         copies = min(rows, prompts * samples) * (prompt - 1)
         return tokens * self.token_bytes + max(forward_work(self.shape, self.way, tokens), copies * self.token_bytes)
 
-    def hand_over(self) -> float:
+    def sync_weights(self) -> float:
         """Bytes for a moment, a weight at a time: a cast copy, the head in float32 anew beside the old one; the
         kernels' layers anew."""
         shape = self.shape
@@ -165,7 +165,7 @@ def _up(value: int, unit: int) -> int:
     return math.ceil(value / unit) * unit
 
 
-def in_chunks(recipe: Recipe, shape: Shape, way: Way) -> float:
+def in_chunks(recipe: Recipe, shape: Shape, way: ExecutionMode) -> float:
     """Bytes of weights on their way from GPU to GPU, at either end: with NCCL some chunks, each to the end of a weight;
     with CUDA IPC one that has room for the largest, and there a copy of it."""
     if recipe.transfer is None:

@@ -16,7 +16,7 @@ from simplerl.estimate.activations import (
     kept,
     kept_once,
 )
-from simplerl.estimate.load import Load, Models, Way
+from simplerl.estimate.load import ExecutionMode, Load, Models
 from simplerl.estimate.shapes import Shape
 
 Parts = dict[str, float]
@@ -37,7 +37,7 @@ class Learner:
     """Everything the learner's memory follows from."""
 
     shape: Shape
-    way: Way
+    way: ExecutionMode
     load: Load
     models: Models
 
@@ -108,14 +108,14 @@ class Learner:
             moments.append(self._scored(plain, frozen=False, policy=False))
         return largest(moments)
 
-    def _scored(self, way: Way, *, frozen: bool, policy: bool) -> Parts:
-        load, lanes = self.load, way.lanes
+    def _scored(self, way: ExecutionMode, *, frozen: bool, policy: bool) -> Parts:
+        load, cpu_threads = self.load, way.cpu_threads
         work = forward_work(self.shape, way, load.scored)
         states = 4 * self.shape.hidden * load.scored_responses
         logits = head(self.shape, load.scored_responses, entropy=False).forward if policy else 0
-        layers = {"workspace": lanes * work, "logits": 0.0}
-        ends = {"workspace": float(lanes * states), "logits": lanes * logits}
-        casts = {"cast weights": lanes * cached_casts(self.shape, way, frozen=frozen)}
+        layers = {"workspace": cpu_threads * work, "logits": 0.0}
+        ends = {"workspace": float(cpu_threads * states), "logits": cpu_threads * logits}
+        casts = {"cast weights": cpu_threads * cached_casts(self.shape, way, frozen=frozen)}
         return largest([layers, ends]) | casts | self.gathered(training=False)
 
     # --- updating -----------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Passes:
     """Forward and backward pass of one model in an update."""
 
     learner: Learner
-    way: Way
+    way: ExecutionMode
     critic: bool
 
     def moments(self) -> list[Parts]:
@@ -165,11 +165,11 @@ class Passes:
         parts = self._kept(layers=0)
         cast = cached_casts(shape, way, frozen=way.adapted is not None)
         gone = way.checkpointing or "activations" in way.waiting
-        parts["cast weights"] = way.lanes * max(cast, 0 if gone else shape.layers * self._copied)
-        parts["logits"] = way.lanes * self._head.forward
+        parts["cast weights"] = way.cpu_threads * max(cast, 0 if gone else shape.layers * self._copied)
+        parts["logits"] = way.cpu_threads * self._head.forward
         if gone:
             work = forward_work(shape, way, load.tokens)
-            parts["workspace"] = way.lanes * max(0.0, work - self._head.forward)
+            parts["workspace"] = way.cpu_threads * max(0.0, work - self._head.forward)
         return parts | self.learner.gathered(training=True)
 
     @property
@@ -181,7 +181,7 @@ class Passes:
         """The backward pass at the head: its gradient is there beside the logits."""
         whole = 0 if self.critic or self.way.adapted is not None else 4 * self._sizes[0].head
         parts = self._kept(layers=0)
-        parts["logits"] = self.way.lanes * self._head.backward
+        parts["logits"] = self.way.cpu_threads * self._head.backward
         return parts | self._gradients(self._before() + whole) | self.learner.gathered(training=True)
 
     def _layers(self) -> Parts:
@@ -189,8 +189,8 @@ class Passes:
         shape, way, load = self._sizes
         buffered = self._trains_head and (shape.tied or load.parts == 1 or way.sharded)
         parts = self._kept(layers=1)
-        parts["workspace"] = way.lanes * backward_work(shape, way, load.tokens)
-        parts["logits"] = way.lanes * self._head.left
+        parts["workspace"] = way.cpu_threads * backward_work(shape, way, load.tokens)
+        parts["logits"] = way.cpu_threads * self._head.left
         return (
             parts | self._gradients(self._before() + 4 * buffered * shape.head) | self.learner.gathered(training=True)
         )
@@ -204,7 +204,10 @@ class Passes:
             # Gradients outside of layers whole, and once more for their reduction; a tied head's in a buffer.
             new = 2 * shape.outer_parameters + (shape.tied and not self.critic) * shape.head
         extra = 0 if way.adapted is not None else 4 * new
-        parts = {"workspace": way.lanes * 2 * 4 * shape.hidden * load.tokens, "logits": way.lanes * self._head.left}
+        parts = {
+            "workspace": way.cpu_threads * 2 * 4 * shape.hidden * load.tokens,
+            "logits": way.cpu_threads * self._head.left,
+        }
         own = self.learner.gradients(self._trained)
         other = self._before() - (own if again else 0)
         return parts | self._gradients(other + own + extra) | self.learner.gathered(training=True)
@@ -230,10 +233,10 @@ class Passes:
         if "activations" in way.waiting:
             each, copies, once = layer * layers, self._copied * layers, 0
         whole = load.tokens * (each + once) + 4 * shape.hidden * load.responses
-        return {"activations": way.lanes * whole, "cast weights": way.lanes * copies}
+        return {"activations": way.cpu_threads * whole, "cast weights": way.cpu_threads * copies}
 
     def _gradients(self, each: float) -> Parts:
-        return {"gradients": self.way.lanes * each}
+        return {"gradients": self.way.cpu_threads * each}
 
     @property
     def _copied(self) -> float:
@@ -255,5 +258,5 @@ class Passes:
         return found._replace(left=0.0) if "activations" in self.way.waiting else found
 
     @property
-    def _sizes(self) -> tuple[Shape, Way, Load]:
+    def _sizes(self) -> tuple[Shape, ExecutionMode, Load]:
         return self.learner.shape, self.way, self.learner.load

@@ -39,7 +39,7 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ExecutionMode:
     """How the learner computes, as far as memory and time depend on it."""
 
     device: Device
@@ -53,7 +53,7 @@ class Way:
     """Matrices with adapters, which are then all that is trained; None: everything is."""
 
     rank: int
-    lanes: int
+    cpu_threads: int
     ranks: int
     eight_bit: tuple[str, ...] = ()
     """Models whose moments are kept in 8 bits."""
@@ -117,12 +117,12 @@ class Load:
 def models_of(recipe: Recipe) -> Models:
     config = recipe.algorithm
     algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
-    one = recipe.train.epochs * recipe.rollout.sequences == recipe.train.minibatch_size
+    one = recipe.train.ppo_epochs * recipe.rollout.sequences == recipe.train.minibatch_size
     return Models(
         critic=algorithm.needs_critic,
         reference=algorithm.needs_reference,
         copied=algorithm.needs_reference and recipe.model.lora is None,
-        scores_first=algorithm.credits_logprobs or not one,
+        scores_first=algorithm.needs_old_logprobs or not one,
         entropy=bool(getattr(config, "entropy_coef", 0)),
     )
 
@@ -135,16 +135,16 @@ def device_of(recipe: Recipe) -> Device:
     return wanted
 
 
-def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = None) -> Way:
+def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = None) -> ExecutionMode:
     """How the learner of a recipe computes on a device; `threads` are a CPU's (empty: as torch would take them)."""
     model, lora = recipe.model, recipe.model.lora
     ranks = recipe.cluster.learners if recipe.cluster.ray is not None else 1
-    lanes = recipe.train.lanes
-    if lanes is None:
+    cpu_threads = recipe.train.cpu_threads
+    if cpu_threads is None:
         threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-        lanes = min(LANES, threads) if device == "cpu" else 1
+        cpu_threads = min(LANES, threads) if device == "cpu" else 1
     sizes = (shape.hidden, shape.queries, shape.keys, shape.intermediate)
-    return Way(
+    return ExecutionMode(
         device=device,
         bfloat16=model.dtype == "bfloat16",
         kernels=device == "cpu"
@@ -155,7 +155,7 @@ def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = N
         checkpointing=model.gradient_checkpointing,
         adapted=None if lora is None else lora.targets or tuple(shape.linear),
         rank=0 if lora is None else lora.rank,
-        lanes=lanes if ranks == 1 and not model.offloads_weights else 1,
+        cpu_threads=cpu_threads if ranks == 1 and not model.offloads_weights else 1,
         ranks=ranks,
         eight_bit=tuple(name for name in ("actor", "critic") if getattr(recipe, name).moments == "8-bit"),
         waiting=_waiting(model) if device == "cuda" else (),
@@ -166,7 +166,7 @@ def _waiting(model: ModelConfig) -> tuple[str, ...]:
     return ("activations",) * model.offloads_activations + ("weights",) * model.offloads_weights
 
 
-def load_of(recipe: Recipe, way: Way, models: Models) -> Load:
+def load_of(recipe: Recipe, way: ExecutionMode, models: Models) -> Load:
     """What is computed at once at worst."""
     rollout, train = recipe.rollout, recipe.train
     prompt, response = recipe.data.max_prompt_tokens, rollout.max_tokens
@@ -176,7 +176,7 @@ def load_of(recipe: Recipe, way: Way, models: Models) -> Load:
         prompts = -(-rows // rollout.samples_per_prompt) if shared else rows
         return prompts * prompt + rows * response
 
-    ways, longest = way.lanes * way.ranks, prompt + response
+    ways, longest = way.cpu_threads * way.ranks, prompt + response
 
     def part(rows: int) -> tuple[int, int]:
         """Tokens of a micro-batch of so many sequences, and response tokens among them."""

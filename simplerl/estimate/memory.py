@@ -1,4 +1,4 @@
-"""The memory that a recipe takes on each worker, phase by phase: rollout, score, update, hand-over of weights."""
+"""The memory that a recipe takes on each worker, phase by phase: rollout, score, update, weight sync."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def _learning(learner: Learner, chunks: float = 0.0) -> dict[str, Parts]:
     return {
         "score": learner.scoring(),
         "update": learner.updating(),
-        "hand-over": {"workspace": _merging(learner) + (4 * learner.shape.head if learner.way.sharded else 0) + chunks},
+        "weight sync": {
+            "workspace": _merging(learner) + (4 * learner.shape.head if learner.way.sharded else 0) + chunks
+        },
     }
 
 
@@ -102,8 +104,8 @@ def _merging(learner: Learner) -> float:
 
 def _answering(engine: Engine, memory: float | None) -> dict[str, Parts]:
     rollout = engine.always() | engine.rollout()
-    hand_over = engine.always() | _resting(engine) | {"workspace": engine.hand_over()}
-    return {"rollout": _reserved(engine, rollout, memory), "hand-over": _reserved(engine, hand_over, memory)}
+    sync_weights = engine.always() | _resting(engine) | {"workspace": engine.sync_weights()}
+    return {"rollout": _reserved(engine, rollout, memory), "weight sync": _reserved(engine, sync_weights, memory)}
 
 
 def _resting(engine: Engine) -> Parts:
@@ -132,9 +134,9 @@ def _together(
     sleeping = {} if engine.vllm else engine.always()
     phases = {"rollout": always | answering["rollout"]}
     for name, parts in _learning(learner).items():
-        phases[name] = always | (sleeping if asleep and name != "hand-over" else idle) | parts
-    more = {"workspace": max(phases["hand-over"]["workspace"], answering["hand-over"]["workspace"]) + chunks}
-    phases["hand-over"] = phases["hand-over"] | more
+        phases[name] = always | (sleeping if asleep and name != "weight sync" else idle) | parts
+    more = {"workspace": max(phases["weight sync"]["workspace"], answering["weight sync"]["workspace"]) + chunks}
+    phases["weight sync"] = phases["weight sync"] | more
     return phases
 
 

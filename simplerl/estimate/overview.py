@@ -58,4 +58,4 @@ def _unused(recipe: Recipe, problems: int | None, asked: int | None) -> int | No
     """Prompts of the last pass that make no whole batch; None where `train.steps` ends the run."""
     if recipe.train.steps is not None or problems is None or asked is None:
         return None
-    return recipe.train.episodes * problems - asked
+    return recipe.train.data_epochs * problems - asked

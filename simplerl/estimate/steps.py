@@ -15,37 +15,38 @@ def known_problems(recipe: Recipe) -> int | None:
 
 
 def total_steps(recipe: Recipe, problems: int) -> int:
-    """Rollout batches of the whole run: `train.steps`, or `train.episodes` passes.
+    """Rollout batches of the whole run: `train.steps`, or `train.data_epochs` passes.
 
     Passes run on into each other, so only the very last batch may be short of problems; it is not trained on.
     """
     if recipe.train.steps is not None:
         return recipe.train.steps
-    prompts = recipe.train.episodes * problems
+    prompts = recipe.train.data_epochs * problems
     if prompts < recipe.rollout.prompts_per_step:
         raise ConfigError(
             f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} is more than the {prompts} prompts of "
-            f"train.episodes={recipe.train.episodes}; lower the one, raise the other, or set train.steps"
+            f"train.data_epochs={recipe.train.data_epochs}; lower the one, raise the other, or set train.steps"
         )
     return prompts // recipe.rollout.prompts_per_step
 
 
 def sft_steps(recipe: SFTRecipe, examples: int) -> int:
-    """Optimiser steps of the whole run: `train.steps`, or `train.epochs` passes.
+    """Optimiser steps of the whole run: `train.steps`, or `train.ppo_epochs` passes.
 
     Passes run on into each other, so only the very last batch may be short; it is not trained on.
     """
     train = recipe.train
     if train.steps is not None:
         return train.steps
-    if train.epochs * examples < train.batch_size:
+    if train.data_epochs * examples < train.batch_size:
         raise ConfigError(
-            f"train.batch_size={train.batch_size} is more than the {train.epochs * examples} sequences of "
-            f"train.epochs={train.epochs} passes over {examples}; lower the one, raise the other, or set train.steps"
+            f"train.batch_size={train.batch_size} is more than the {train.data_epochs * examples} sequences of "
+            f"train.data_epochs={train.data_epochs} passes over {examples}; lower the one, raise the other, or set "
+            "train.steps"
         )
-    return train.epochs * examples // train.batch_size
+    return train.data_epochs * examples // train.batch_size
 
 
 def updates_per_step(recipe: Recipe) -> int:
     """Optimiser steps on one rollout batch; the minibatch divides it."""
-    return recipe.train.epochs * recipe.rollout.sequences // recipe.train.minibatch_size
+    return recipe.train.ppo_epochs * recipe.rollout.sequences // recipe.train.minibatch_size

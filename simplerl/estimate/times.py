@@ -10,7 +10,7 @@ from simplerl.estimate.activations import kept
 from simplerl.estimate.engine_memory import VLLM_WORK, Engine
 from simplerl.estimate.hardware import Hardware
 from simplerl.estimate.learner_memory import Learner, total
-from simplerl.estimate.load import Models, Way, load_of, models_of, way_of
+from simplerl.estimate.load import ExecutionMode, Models, load_of, models_of, way_of
 from simplerl.estimate.shapes import Shape
 from simplerl.estimate.steps import updates_per_step
 
@@ -62,11 +62,11 @@ class Seconds:
     rollout: float
     score: float
     update: float
-    hand_over: float
+    sync_weights: float
 
     @property
     def step(self) -> float:
-        return self.rollout + self.score + self.update + self.hand_over
+        return self.rollout + self.score + self.update + self.sync_weights
 
 
 def mean_tokens(recipe: Recipe, response: float | None = None) -> Tokens:
@@ -78,7 +78,7 @@ def seconds(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) ->
     """Of a step where the recipe's `cluster` says; one GPU does everything without."""
     way, models = way_of(recipe, shape, "cuda"), models_of(recipe)
     clock = _Clock(recipe, shape, hardware, tokens, way, models)
-    return Seconds(clock.rollout(), clock.score(), clock.update(), clock.hand_over())
+    return Seconds(clock.rollout(), clock.score(), clock.update(), clock.sync_weights())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class _Clock:
     shape: Shape
     hardware: Hardware
     tokens: Tokens
-    way: Way
+    way: ExecutionMode
     models: Models
 
     # --- rollout ------------------------------------------------------------------------------------------------------
@@ -152,9 +152,9 @@ class _Clock:
         own = full if self.way.adapted is None else frozen
         body, heads = self._body(sequences), self._head(sequences)
         parts = self._parts(train.minibatch_size) * updates_per_step(self.recipe)
-        actor = max(train.epochs * (own * body + _head_work(self.way) * heads), 3 * self._gather(parts))
-        critic = max(train.epochs * full * body, 3 * self._gather(parts)) if self.models.critic else 0.0
-        moved = train.epochs * (1 + self.models.critic) * self._move(sequences)
+        actor = max(train.ppo_epochs * (own * body + _head_work(self.way) * heads), 3 * self._gather(parts))
+        critic = max(train.ppo_epochs * full * body, 3 * self._gather(parts)) if self.models.critic else 0.0
+        moved = train.ppo_epochs * (1 + self.models.critic) * self._move(sequences)
         return actor + critic + moved + updates_per_step(self.recipe) * self._optimise()
 
     def _move(self, sequences: int) -> float:
@@ -202,9 +202,9 @@ class _Clock:
         rate = LINK * self.hardware.gpu.link if self.hardware.nodes == 1 else NETWORK  # Ray spreads the ranks
         return parts * (own + 4 * self.shape.parameters * (ranks - 1) / ranks / rate)
 
-    # --- hand-over ----------------------------------------------------------------------------------------------------
+    # --- weight sync --------------------------------------------------------------------------------------------------
 
-    def hand_over(self) -> float:
+    def sync_weights(self) -> float:
         """Weights to the engine: within the GPU's memory, over the link, or in float32 written to the store and read by
         all at once."""
         kind, way, gpu = self.recipe.transfer, self.way, self.hardware.gpu
@@ -216,6 +216,6 @@ class _Clock:
         return 2 * 4 * self.shape.parameters / STORE
 
 
-def _head_work(way: Way) -> int:
+def _head_work(way: ExecutionMode) -> int:
     """Forward passes' worth of the head's work in an update: logits twice, the states' gradient, its own if trained."""
     return 4 if way.adapted is None else 3

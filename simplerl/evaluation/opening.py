@@ -20,8 +20,8 @@ from simplerl.environment import describe
 from simplerl.errors import ConfigError
 from simplerl.evaluation.cache import ResponseCache, default_path
 from simplerl.evaluation.folder import EvalFolder
+from simplerl.evaluation.models import ModelUnderTest, load_checkpoint
 from simplerl.evaluation.session import Session
-from simplerl.evaluation.subjects import Subject, load_checkpoint
 from simplerl.evaluation.suite import Part, Plan
 from simplerl.learner.models import resolve_model_path
 from simplerl.storage.files import locked
@@ -30,14 +30,14 @@ from simplerl.verifiers import math
 
 @contextmanager
 def opened(
-    subject: Subject, plan: Plan, folder: Path, *, use_cache: bool, notice: Callable[[str], None]
+    model: ModelUnderTest, plan: Plan, folder: Path, *, use_cache: bool, notice: Callable[[str], None]
 ) -> Iterator[Session]:
     """A session ready to run. The folder is held against other processes; an evaluation of another plan is refused."""
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
         kept = EvalFolder(folder)
         kept.prepare(plan, describe())
-        tokenizer, engine = start(plan.engine, subject)
+        tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
         verifier = math.build(math.Config(mode="evaluation"))
         stack.callback(verifier.close)
@@ -48,9 +48,9 @@ def opened(
         yield Session(plan, kept, tokenizer, engine, verifier, cache, bars.show, notice)
 
 
-def start(name: str, subject: Subject) -> tuple[Any, Engine]:
+def start(name: str, model: ModelUnderTest) -> tuple[Any, Engine]:
     """Tokenizer and engine: bfloat16 on CUDA where there is one, otherwise float32 on the CPU."""
-    path = resolve_model_path(subject.path)
+    path = resolve_model_path(model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -60,9 +60,9 @@ def start(name: str, subject: Subject) -> tuple[Any, Engine]:
     config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
     dtype, device = precision()
     known = config.model_validate({"name": name})
-    engine = module.build(known, path, tokenizer, dtype=dtype, device=device, lora=subject.lora)
-    if subject.weights is not None:
-        load_checkpoint(engine, subject)
+    engine = module.build(known, path, tokenizer, dtype=dtype, device=device, lora=model.lora)
+    if model.weights is not None:
+        load_checkpoint(engine, model)
     return tokenizer, engine
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl import plugins
-from simplerl.evaluation.subjects import Subject, model_hash
+from simplerl.evaluation.models import ModelUnderTest, model_hash
 from simplerl.evaluation.suite import Decoding, Plan, check_template, load_suite, parts_of
 from simplerl.storage.records import RunFolder
 
@@ -31,30 +31,30 @@ def names_in(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
 
 
-def suite_for(subject: Subject, asked: Asked) -> str:
+def suite_for(model: ModelUnderTest, asked: Asked) -> str:
     """The suite that was named; without a name the published one, or for the embedded base the miniature."""
-    miniature = subject.path == "tiny-math-base" or is_miniature(subject)
+    miniature = model.path == "tiny-math-base" or is_miniature(model)
     return asked.suite or ("arithmetic" if miniature else "simplerl-v0")
 
 
-def is_miniature(subject: Subject) -> bool:
+def is_miniature(model: ModelUnderTest) -> bool:
     """A run of the embedded base."""
-    run = RunFolder(Path(subject.name.partition("@")[0]))
+    run = RunFolder(Path(model.name.partition("@")[0]))
     return run.exists and run.read_recipe().get("model", {}).get("path", "tiny-math-base") == "tiny-math-base"
 
 
-def make_plan(subject: Subject, suite_name: str, asked: Asked) -> Plan:
+def make_plan(model: ModelUnderTest, suite_name: str, asked: Asked) -> Plan:
     """The resolved plan. Weights of a training run are trained unless said otherwise."""
     plugins.load("engines", asked.engine)
     suite = load_suite(suite_name)
     template = asked.template or suite.template
     check_template(template)
-    of_run = subject.step is not None or RunFolder(Path(subject.name)).exists
+    of_run = model.step is not None or RunFolder(Path(model.name)).exists
     trained = of_run if asked.trained is None else asked.trained
     return Plan(
-        model=subject.name,
-        model_hash=model_hash(subject),
-        step=subject.step,
+        model=model.name,
+        model_hash=model_hash(model),
+        step=model.step,
         suite=suite_name,
         trained=trained,
         template=template,

@@ -39,8 +39,8 @@ def packed_attention(
             f"train.packing=true: this model attends to {sliding_window} tokens and a sequence has {max(sizes)}; "
             "set model.attention=flash_attention_2 or train.packing=false"
         )
-    pieces = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [sdpa_attention_forward(module, q, k, v, None, is_causal=True, **kwargs)[0] for q, k, v in pieces]
+    segments = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    outputs = [sdpa_attention_forward(module, q, k, v, None, is_causal=True, **kwargs)[0] for q, k, v in segments]
     return torch.cat(outputs, dim=1), None
 
 

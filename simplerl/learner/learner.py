@@ -13,19 +13,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from simplerl.batch.batch import Batch, Credited, Scored, ragged_index
+from simplerl.batch.batch import Batch, ScoredBatch, TrainBatch, ragged_index
 from simplerl.batch.layouts import Layout, Packed, Padded, Shared
 from simplerl.config import Recipe, SFTRecipe
-from simplerl.cpu.threads import Lanes, lanes_of
+from simplerl.cpu.threads import CPUThreads, thread_count
 from simplerl.errors import NonFiniteError
 from simplerl.learner.lora import adapter_weights, adapters_off, add_adapters, merged_weights
 from simplerl.learner.models import PolicyModel, ValueModel, fused, load_causal_lm
 from simplerl.learner.offload import keeping
 from simplerl.learner.optimizer import Optimiser
-from simplerl.learner.parallel import Alone, Stats
+from simplerl.learner.parallel import SingleProcess, Stats
 from simplerl.learner.replicas import Replicas
 from simplerl.learner.state import restore_learner, save_learner, stored_bytes
-from simplerl.losses.losses import Totals
+from simplerl.losses.losses import GlobalCounts
 from simplerl.types import Metrics
 
 
@@ -36,20 +36,20 @@ class Loss(Protocol):
     needs_reference: bool
 
     def policy_loss(
-        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+        self, logprobs: Tensor, entropy: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, Stats]: ...
 
-    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, Stats]: ...
+    def value_loss(self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts) -> tuple[Tensor, Stats]: ...
 
 
-class Fill(NamedTuple):
+class TokenUtilization(NamedTuple):
     """Micro-batches of a batch, and the share of their token budget that is filled."""
 
     parts: int
     share: float
 
 
-class Share(NamedTuple):
+class MicroBatch(NamedTuple):
     """A micro-batch: its number, its rows, and whether it counts."""
 
     number: int
@@ -64,10 +64,15 @@ class Learner:
     """
 
     def __init__(
-        self, recipe: Recipe | SFTRecipe, loss: Loss, horizon: int, device: torch.device, ranks: Alone | None = None
+        self,
+        recipe: Recipe | SFTRecipe,
+        loss: Loss,
+        horizon: int,
+        device: torch.device,
+        ranks: SingleProcess | None = None,
     ) -> None:
         self.device = device
-        self.ranks = ranks or Alone()
+        self.ranks = ranks or SingleProcess()
         self.autocast = recipe.model.dtype == "bfloat16"
         self.budget = recipe.train.micro_batch_tokens
         self.temperature = recipe.logprob_temperature
@@ -88,9 +93,9 @@ class Learner:
         self.actor = PolicyModel(causal_lm)
         for model in filter(None, (self.actor, self.critic, self.reference)):
             self.ranks.shard(model)
-        self.lanes = Lanes(lanes_of(device, recipe.train.lanes) if not self.ranks.sharded else 1)
-        self.actors = Replicas(self.actor, self.lanes.count)
-        self.critics = None if self.critic is None else Replicas(self.critic, self.lanes.count)
+        self.cpu_threads = CPUThreads(thread_count(device, recipe.train.cpu_threads) if not self.ranks.sharded else 1)
+        self.actors = Replicas(self.actor, self.cpu_threads.count)
+        self.critics = None if self.critic is None else Replicas(self.critic, self.cpu_threads.count)
         self._kept: tuple[Tensor, list[Tensor]] | None = None
         self.optimisers = {"actor": Optimiser("actor", self.actor, recipe.actor, horizon)}
         if self.critic is not None:
@@ -99,13 +104,13 @@ class Learner:
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
-    def annotate(self, batch: Batch, *, own: bool = True) -> Scored:
+    def score(self, batch: Batch, *, own: bool = True) -> ScoredBatch:
         """The batch with the learner's own log-probs, if wanted, the reference's and the critic's values.
 
         Where they are not wanted, one update with all of the batch follows.
         """
         return batch.extend(
-            Scored,
+            ScoredBatch,
             old_logprobs=self.logprobs(batch) if own else None,
             ref_logprobs=self._ref_logprobs(batch) if self.refers else None,
             values=self._values(batch, once=not own) if self.critic else None,
@@ -116,16 +121,16 @@ class Learner:
         kept for it: no more memory than the update takes."""
         assert self.critic is not None and self.critics is not None
         critics, parts = self.critics, self._parts(batch)
-        if not once or len(parts) > self.lanes.count or self.ranks.sharded:
+        if not once or len(parts) > self.cpu_threads.count or self.ranks.sharded:
             return self._score(batch, self.critic)
 
-        def forward(lane: int, rows: Tensor) -> Tensor:
-            return self._critic_values(critics[lane], self.layout.lay_out(batch.select(rows).to(self.device)))
+        def forward(thread: int, rows: Tensor) -> Tensor:
+            return self._critic_values(critics[thread], self.layout.lay_out(batch.select(rows).to(self.device)))
 
-        computed = self.lanes.map(forward, parts)
+        computed = self.cpu_threads.map(forward, parts)
         values = torch.zeros(int(batch.response_lengths.sum()))
-        for rows, part in zip(parts, computed, strict=True):
-            values[ragged_index(batch.response_lengths, rows)] = part.detach().cpu()
+        for rows, micro_batch in zip(parts, computed, strict=True):
+            values[ragged_index(batch.response_lengths, rows)] = micro_batch.detach().cpu()
         self._kept = values, computed
         return values
 
@@ -143,19 +148,19 @@ class Learner:
         result = torch.zeros(int(batch.response_lengths.sum()))
 
         @torch.no_grad()
-        def score(lane: int, share: Share) -> None:
+        def score(thread: int, share: MicroBatch) -> None:
             with self._precision():
                 scores = model(self.layout.lay_out(batch.select(share.rows).to(self.device)))
             if share.counts:
                 result[ragged_index(batch.response_lengths, share.rows)] = scores.cpu()
 
-        self.lanes.map(score, self._shares(batch))
+        self.cpu_threads.map(score, self._shares(batch))
         self.ranks.add(result)
         return result
 
     # --- updating -------------------------------------------------------------------------------------------------
 
-    def train(self, batch: Credited, minibatches: Sequence[Tensor | None], loss: Loss, **how: Any) -> list[Metrics]:
+    def train(self, batch: TrainBatch, minibatches: Sequence[Tensor | None], loss: Loss, **how: Any) -> list[Metrics]:
         """An optimiser step for each minibatch, one after the other, given by its rows of the batch; None is all of it.
 
         Takes and raises what `update` does; what was refused, and all after it, has moved nothing.
@@ -164,7 +169,7 @@ class Learner:
 
     def update(
         self,
-        minibatch: Credited,
+        minibatch: TrainBatch,
         loss: Loss,
         *,
         train_actor: bool = True,
@@ -181,29 +186,29 @@ class Learner:
         finally:
             self.forget()
 
-    def backward(self, minibatch: Credited, loss: Loss, *, train_actor: bool) -> Metrics:
+    def backward(self, minibatch: TrainBatch, loss: Loss, *, train_actor: bool) -> Metrics:
         """The gradients of a minibatch, left with the models, its statistics. Raises `NonFiniteError` for a loss."""
-        totals = Totals(len(minibatch), int(minibatch.response_lengths.sum()))
+        counts = GlobalCounts(len(minibatch), int(minibatch.response_lengths.sum()))
         scored, kept = self._kept or (None, None)
         self._kept = None
         if minibatch.values is not scored:
             kept = None
 
-        def run(lane: int, share: Share) -> Stats:
-            part = minibatch.select(share.rows).to(self.device)
-            layout, stats = self.layout.lay_out(part), Stats()
+        def run(thread: int, share: MicroBatch) -> Stats:
+            micro_batch = minibatch.select(share.rows).to(self.device)
+            layout, stats = self.layout.lay_out(micro_batch), Stats()
             if self.critics is not None:
-                values = kept[share.number] if kept else self._critic_values(self.critics[lane], layout)
-                stats |= self._descend(share, *loss.value_loss(values, part, totals))
+                values = kept[share.number] if kept else self._critic_values(self.critics[thread], layout)
+                stats |= self._descend(share, *loss.value_loss(values, micro_batch, counts))
             if train_actor:
                 with self._precision(), self.keeping():
-                    logprobs, entropy = self.actors[lane](layout, self.temperature)
-                stats |= self._descend(share, *loss.policy_loss(logprobs, entropy, part, totals))
+                    logprobs, entropy = self.actors[thread](layout, self.temperature)
+                stats |= self._descend(share, *loss.policy_loss(logprobs, entropy, micro_batch, counts))
             return stats
 
         stats: Stats = {}
-        for part in self.lanes.map(run, self._shares(minibatch)):
-            merge(stats, part)
+        for micro_batch in self.cpu_threads.map(run, self._shares(minibatch)):
+            merge(stats, micro_batch)
         for replicas in filter(None, (self.actors, self.critics)):
             replicas.gather()
         metrics = {name: value.item() for name, value in self.ranks.merge(stats).items()}
@@ -212,7 +217,7 @@ class Learner:
                 raise NonFiniteError(f"{name} is {value}; the update was refused")
         return metrics
 
-    def _descend(self, share: Share, value: Tensor, stats: Stats) -> Stats:
+    def _descend(self, share: MicroBatch, value: Tensor, stats: Stats) -> Stats:
         """Adds a loss's gradients; FSDP takes their mean over the ranks, which is undone."""
         if share.counts:
             (value * self.ranks.count).backward()
@@ -250,30 +255,30 @@ class Learner:
 
     def _parts(self, batch: Batch) -> list[Tensor]:
         """Micro-batches: within the budget, and small enough that every lane has its share of a small batch."""
-        lanes, whole = self.lanes.count * self.ranks.count, self.layout.tokens(batch)
+        cpu_threads, whole = self.cpu_threads.count * self.ranks.count, self.layout.tokens(batch)
         parts = self.layout.split(batch, self.budget)
-        if lanes == 1 or whole > self.budget * lanes:
+        if cpu_threads == 1 or whole > self.budget * cpu_threads:
             return parts
         for slack in (1.02, 1.1, 1.25):
-            parts = self.layout.split(batch, min(self.budget, math.ceil(whole * slack / lanes)))
-            if len(parts) <= lanes:
+            parts = self.layout.split(batch, min(self.budget, math.ceil(whole * slack / cpu_threads)))
+            if len(parts) <= cpu_threads:
                 break
         return parts
 
-    def _shares(self, batch: Batch) -> list[Share]:
+    def _shares(self, batch: Batch) -> list[MicroBatch]:
         """This rank's micro-batches. Ranks that have fewer run one that does not count: all must run equally many."""
         parts, ranks = self._parts(batch), self.ranks
         numbers = range(ranks.number, -(-len(parts) // ranks.count) * ranks.count, ranks.count)
-        return [Share(n, parts[n], True) if n < len(parts) else Share(n, parts[-1], False) for n in numbers]
+        return [MicroBatch(n, parts[n], True) if n < len(parts) else MicroBatch(n, parts[-1], False) for n in numbers]
 
-    def fill(self, batch: Batch) -> Fill:
+    def fill(self, batch: Batch) -> TokenUtilization:
         """Into how many parts a batch goes, and how full those are."""
         parts = self.layout.split(batch, self.budget)
-        return Fill(len(parts), int(batch.lengths.sum()) / (self.budget * len(parts)))
+        return TokenUtilization(len(parts), int(batch.lengths.sum()) / (self.budget * len(parts)))
 
     def close(self) -> None:
         """Ends the lanes' threads."""
-        self.lanes.close()
+        self.cpu_threads.close()
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 

@@ -56,11 +56,11 @@ def silence_dropout(model: nn.Module) -> None:
 def hidden_states(body: nn.Module, layout: Layout) -> Tensor:
     """The body's last states where response tokens are predicted from: [R, H]."""
     packed: dict[str, Any] = {}
-    if layout.pieces is not None:
-        packed = {"pieces": layout.pieces, "position_ids": layout.positions}
-    elif layout.bounds is not None:
-        longest = int(layout.bounds.diff().max())
-        packed = {"cu_seq_lens_q": layout.bounds, "cu_seq_lens_k": layout.bounds}
+    if layout.segments is not None:
+        packed = {"pieces": layout.segments, "position_ids": layout.positions}
+    elif layout.cu_seqlens is not None:
+        longest = int(layout.cu_seqlens.diff().max())
+        packed = {"cu_seq_lens_q": layout.cu_seqlens, "cu_seq_lens_k": layout.cu_seqlens}
         packed |= {"max_length_q": longest, "max_length_k": longest, "position_ids": layout.positions}
     hidden = body(input_ids=layout.ids, use_cache=False, **packed).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, layout.where)

@@ -23,7 +23,9 @@ def learning_rate(config: OptimiserConfig, update: int, horizon: int) -> float:
     if config.schedule == "constant":
         return config.learning_rate
     progress = min(1.0, (update - warmup) / max(1, horizon - warmup))
-    return config.learning_rate * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return config.learning_rate * (
+        config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    )
 
 
 class Optimiser:

@@ -13,7 +13,7 @@ from simplerl.storage.checkpoint import load_tensors, save_tensors
 Stats = dict[str, Tensor]
 
 
-class Alone:
+class SingleProcess:
     """One process that has all of every model and does all of the work."""
 
     count = 1

@@ -14,8 +14,8 @@ class Replicas:
     def __init__(self, model: nn.Module, count: int) -> None:
         self.models = [model, *(_twin(model) for _ in range(count - 1))]
 
-    def __getitem__(self, lane: int) -> nn.Module:
-        return self.models[lane]
+    def __getitem__(self, thread: int) -> nn.Module:
+        return self.models[thread]
 
     def gather(self) -> None:
         """Adds the gradients of all to the model's own, in the order of the lanes, and forgets them."""

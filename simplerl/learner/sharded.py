@@ -14,11 +14,11 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from simplerl.errors import ConfigError
-from simplerl.learner.parallel import Alone, Stats
+from simplerl.learner.parallel import SingleProcess, Stats
 from simplerl.storage import sharded as shards
 
 
-class Sharded(Alone):
+class Sharded(SingleProcess):
     """The ranks of the process group, which must be there: NCCL on GPUs, gloo on CPUs."""
 
     sharded = True

@@ -23,14 +23,16 @@ BOUND = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class GlobalCounts:
     """Counts over the global minibatch."""
 
     sequences: int
     tokens: int
 
 
-def token_weights(lengths: Tensor, aggregation: Aggregation, totals: Totals, *, constant: int | None = None) -> Tensor:
+def token_weights(
+    lengths: Tensor, aggregation: Aggregation, counts: GlobalCounts, *, constant: int | None = None
+) -> Tensor:
     """The weight of every response token in a loss: [R], from response `lengths` [n] of a part of the minibatch.
 
     - `sequence-mean`: mean over a response's tokens, then over responses: 1 / (l_i N) (OpenRLHF, the v0 recipe).
@@ -38,9 +40,9 @@ def token_weights(lengths: Tensor, aggregation: Aggregation, totals: Totals, *, 
     - `constant`: 1 / (L N) with a constant L, the response limit (Dr.GRPO, arXiv:2503.20783).
     """
     per_row = {
-        "sequence-mean": lambda: 1 / (lengths * totals.sequences),
-        "token-mean": lambda: torch.full_like(lengths, 1 / totals.tokens, dtype=torch.float32),
-        "constant": lambda: torch.full_like(lengths, 1 / ((constant or 1) * totals.sequences), dtype=torch.float32),
+        "sequence-mean": lambda: 1 / (lengths * counts.sequences),
+        "token-mean": lambda: torch.full_like(lengths, 1 / counts.tokens, dtype=torch.float32),
+        "constant": lambda: torch.full_like(lengths, 1 / ((constant or 1) * counts.sequences), dtype=torch.float32),
     }[aggregation]()
     return torch.repeat_interleave(per_row.float(), lengths)
 
@@ -68,7 +70,7 @@ def log_likelihood_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -
     return -(weights * advantages * logprobs).sum()
 
 
-def clip_share(
+def clip_fraction(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:
     """Which tokens the clip takes the gradient from: float [R]."""
@@ -108,7 +110,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator, 
 
 
 @torch.no_grad()
-def difference_stats(old: Tensor, sampled: Tensor, reference: Tensor | None, totals: Totals) -> dict[str, Tensor]:
+def difference_stats(old: Tensor, sampled: Tensor, reference: Tensor | None, counts: GlobalCounts) -> dict[str, Tensor]:
     """What engine and learner, and learner and reference, say differently of the same tokens.
 
     Log-probs are flat [R], of a part of a minibatch: sums over the minibatch's tokens add up over its parts, and of
@@ -116,11 +118,11 @@ def difference_stats(old: Tensor, sampled: Tensor, reference: Tensor | None, tot
     """
     difference = old - sampled
     stats = {
-        "mismatch/mean": difference.abs().sum() / totals.tokens,
+        "mismatch/mean": difference.abs().sum() / counts.tokens,
         "mismatch/max": difference.abs().max(),
-        "mismatch/beyond": (difference.abs() > BOUND).sum() / totals.tokens,
-        "mismatch/kl": (torch.expm1(difference) - difference).sum() / totals.tokens,
+        "mismatch/beyond": (difference.abs() > BOUND).sum() / counts.tokens,
+        "mismatch/kl": (torch.expm1(difference) - difference).sum() / counts.tokens,
     }
     if reference is not None:
-        stats["kl/reference"] = (old - reference).sum() / totals.tokens
+        stats["kl/reference"] = (old - reference).sum() / counts.tokens
     return stats

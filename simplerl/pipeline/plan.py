@@ -40,7 +40,7 @@ SUPERSEDED = "superseded"
 ASIDE = {key.rstrip(".") for key in MAY_CHANGE} | {"description"}
 """Parts of a recipe that do not touch what is computed."""
 
-REJUDGED = ("keep", "verifier")
+REJUDGED = ("filter", "verifier")
 """Parts of a distillation's recipe under which answers that are there are judged again, and none is asked for."""
 
 

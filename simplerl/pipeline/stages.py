@@ -64,14 +64,14 @@ def restate(task: Task) -> None:
 
 def evaluate(task: Task, notice: Notice) -> None:
     """Answers the suite. The model is called by its stage, so that its plan is the same wherever the folder is."""
+    from simplerl.evaluation.models import models_under_test
     from simplerl.evaluation.opening import opened
     from simplerl.evaluation.planning import Asked, make_plan
-    from simplerl.evaluation.subjects import subjects
 
     stage = task.stage
     assert isinstance(stage, EvalStage)
-    [found] = subjects(filled(stage.model, places(task.takes)), None)
-    subject = replace(found, name=filled(stage.model, {each.name: each.name for each in task.takes}))
-    plan = make_plan(subject, stage.suite, Asked(seed=task.seed, trained=stage.trained))
-    with opened(subject, plan, task.folder, use_cache=True, notice=notice) as session:
+    [found] = models_under_test(filled(stage.model, places(task.takes)), None)
+    model = replace(found, name=filled(stage.model, {each.name: each.name for each in task.takes}))
+    plan = make_plan(model, stage.suite, Asked(seed=task.seed, trained=stage.trained))
+    with opened(model, plan, task.folder, use_cache=True, notice=notice) as session:
         session.run()

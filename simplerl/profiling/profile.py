@@ -115,7 +115,7 @@ def _profile(
     work = {
         "rollout": (response, once),
         "score": (learned * bool(scores), once * scores),
-        "update": (learned * recipe.train.epochs, 3 * once * models * recipe.train.epochs),
+        "update": (learned * recipe.train.ppo_epochs, 3 * once * models * recipe.train.ppo_epochs),
     }
     phases = [
         Phase(name, seconds, *work.get(name, (0, 0.0)), tracer.operators[name])

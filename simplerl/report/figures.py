@@ -152,7 +152,7 @@ VERDICTS = Panel("Verdicts", "share of training responses", (
     "share", stacked=True)  # fmt: skip
 LENGTHS = Panel("Length by verdict", "mean tokens of training responses", (
     metric("correct", "length/correct", 2), metric("not correct", "length/wrong", 1),
-    metric("cut", "length/cut", 4)))  # fmt: skip
+    metric("truncated", "length/truncated", 4)))  # fmt: skip
 
 
 def responses_figure(runs: Sequence[RunData]) -> FigureSpec:
@@ -160,7 +160,12 @@ def responses_figure(runs: Sequence[RunData]) -> FigureSpec:
     held = held_out(runs)
     cut = (metric("training", "length/clip_ratio", 1), *_held(held, "clip_ratio", 0))
     styles = [_style_of(label.capitalize(), key, accent, held) for key, (label, accent) in STYLES.items()]
-    panels = (VERDICTS, LENGTHS, Panel("Cut at the limit", "share of responses (clip ratio)", cut, "share"), *styles)
+    panels = (
+        VERDICTS,
+        LENGTHS,
+        Panel("Truncated at the limit", "share of responses (clip ratio)", cut, "share"),
+        *styles,
+    )
     caption = "Training responses of every step"
     caption += "; thin lines where held-out ones are shown beside them." if held else "."
     if all(run.kind == "sft" for run in runs):
@@ -185,7 +190,7 @@ OPTIMISATION = (
     Panel("Ratio", "new to old policy, mean", (metric("mean", "ratio/mean", 0),), "free"),
     Panel("Largest ratio", "largest distance from 1 in a step", (metric("distance", "ratio/max", 4),)),
     Panel("Clipped", "share of tokens whose gradient the clip takes", (
-        metric("clipped", "ratio/clip_share", 1),), "share"),
+        metric("clipped", "ratio/clip_fraction", 1),), "share"),
     Panel("Critic", "share of the returns' variance explained", (
         metric("explained", "value/explained_variance", 2),)),
     Panel("Gradient norms", "L2 norm before clipping", (

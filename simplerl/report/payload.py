@@ -78,7 +78,7 @@ def _response(response: Response, problem: int, samplings: _Index[str], methods:
         "step": response.step,
         "sample": row["sample_index"],
         "verdict": row["verdict"],
-        "cut": int(row["finish_reason"] == "length"),
+        "truncated": int(row["finish_reason"] == "length"),
         "tokens": row["response_tokens"],
         "reward": row["reward"],
         "extracted": row["extracted"],

@@ -21,8 +21,8 @@ def progress(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], st
     done = max([step, *(int(row["step"]) for row in metrics)])
     if planned := train.get("steps"):
         return Progress(f"step {done} of {planned}", done >= planned)
-    # In reinforcement learning `epochs` are passes over each batch, not over the data.
-    if recipe.get("kind") == "sft" and (wanted := train.get("epochs")):
+    # In reinforcement learning `ppo_epochs` are passes over each batch, not over the data.
+    if recipe.get("kind") == "sft" and (wanted := train.get("data_epochs", train.get("epochs"))):
         passes = max((row.get("epoch") or 0.0 for row in metrics), default=0.0)
         return Progress(f"step {done} ({passes:.2f} of {wanted} passes)", _is_last(done, passes, wanted))
     return Progress(f"step {done}", None)

@@ -41,8 +41,8 @@ class Response(NamedTuple):
 
 RULE = (
     f"Of every evaluated set up to {PROBLEMS_PER_SET} problems with their responses at every evaluation, taken in turn "
-    "from the problems of each kind (solved or not at the first and at the last evaluation; cut, without an answer or "
-    f"with an error at the last), so that rare kinds are here more often than in the run. Of training "
+    "from the problems of each kind (solved or not at the first and at the last evaluation; truncated, without an "
+    f"answer or with an error at the last), so that rare kinds are here more often than in the run. Of training "
     f"{PROBLEMS_PER_STEP} problems a step, of at most {TRAINING_STEPS} steps. Of a problem up to {SAMPLES} samples. "
     f"Within these by SHA-256 of the problem's name. Of a text longer than {LONGEST:,} characters the middle is left "
     "out."
@@ -122,7 +122,7 @@ def _ends(file: ResponseFile) -> dict[str, str]:
     table = file.read(names)
     ends: dict[str, str] = {}
     for problem, verdict, finish in zip(*(table[name].to_pylist() for name in names), strict=True):
-        ends.setdefault(problem, f"{verdict}, cut" if finish == "length" else verdict)
+        ends.setdefault(problem, f"{verdict}, truncated" if finish == "length" else verdict)
     return ends
 
 

@@ -31,8 +31,8 @@ class Sampler:
     def __call__(self, step: int, phase: Phase) -> Groups:
         """Graded groups of batch `step` (from 1) [P][G]; groups that teach nothing are replaced as often as asked."""
         groups = self._round(self.stream.take(step - 1, self.recipe.rollout.prompts_per_step), phase, "sample", step)
-        for attempt in range(1, self.algorithm.resample_rounds + 1):
-            dull = [i for i, g in enumerate(groups) if not self.algorithm.informative([x.reward for x in g])]
+        for attempt in range(1, self.algorithm.dynamic_sampling_rounds + 1):
+            dull = [i for i, g in enumerate(groups) if not self.algorithm.has_learning_signal([x.reward for x in g])]
             if not dull:
                 break
             fresh = self._round(self.stream.extra(step, attempt, len(dull)), phase, "resample", step, attempt)

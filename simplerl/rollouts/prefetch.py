@@ -25,7 +25,7 @@ class Sampled:
     seconds: float = 0.0
 
 
-class Ahead:
+class RolloutPrefetcher:
     """Batches under way, by their numbers, sampled one after the other in a thread."""
 
     def __init__(self, sample: Callable[[int, Phase], Groups]) -> None:

@@ -58,7 +58,7 @@ class Scores:
     """no_answer, error, clip_ratio, repetition (see `ends_in_loop`), code, box, reflection."""
 
     tokens: Mapping[str, float | None]
-    """Mean response tokens of all, correct, wrong (all others), finished and cut responses."""
+    """Mean response tokens of all, correct, wrong (all others), finished and truncated responses."""
 
     reflection_keywords: float
     """Self-reflection keywords per response."""
@@ -203,7 +203,7 @@ def _tokens(rows: Sequence[Row]) -> dict[str, float | None]:
         "correct": [row for row in rows if row["verdict"] == "correct"],
         "wrong": [row for row in rows if row["verdict"] != "correct"],
         "finished": [row for row in rows if row["finish_reason"] == "stop"],
-        "cut": [row for row in rows if row["finish_reason"] == "length"],
+        "truncated": [row for row in rows if row["finish_reason"] == "length"],
     }
     counts = {kind: [row["response_tokens"] for row in some] for kind, some in kinds.items()}
     known = {kind: [count for count in some if count is not None] for kind, some in counts.items()}

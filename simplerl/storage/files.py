@@ -92,25 +92,25 @@ def _close_held() -> None:
 
 
 @contextmanager
-def locked(folder: Path, patience: float = 3.0) -> Iterator[None]:
+def locked(folder: Path, timeout: float = 3.0) -> Iterator[None]:
     """Holds a folder for this process; the kernel lets go of it when the process dies, however it dies.
 
-    Waits `patience` seconds, because a killed process with much memory takes a moment to be gone.
+    Waits `timeout` seconds, because a killed process with much memory takes a moment to be gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     # A forked worker would keep the lock after its parent has died.
     inherited = _closed_in_children(descriptor)
     try:
-        _acquire(descriptor, folder, patience)
+        _acquire(descriptor, folder, timeout)
         yield
     finally:
         inherited.discard(descriptor)
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, folder: Path, patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _acquire(descriptor: int, folder: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

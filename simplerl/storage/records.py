@@ -126,9 +126,9 @@ class RunFolder:
         atomic.write_json(self.path / "environment.json", [*self.read_environments(), dict(environment)])
         self._write_recipe(recipe)
 
-    def lock(self, patience: float = 3.0) -> AbstractContextManager[None]:
+    def lock(self, timeout: float = 3.0) -> AbstractContextManager[None]:
         """Holds the folder for this process, see `simplerl.storage.files.locked`."""
-        return locked(self.path, patience)
+        return locked(self.path, timeout)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

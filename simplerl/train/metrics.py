@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from simplerl.batch.batch import Credited, Scored, row_sum
-from simplerl.losses.losses import Totals, difference_stats
+from simplerl.batch.batch import ScoredBatch, TrainBatch, row_sum
+from simplerl.losses.losses import GlobalCounts, difference_stats
 from simplerl.stats.styles import style_shares
 from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Metrics
@@ -33,7 +33,7 @@ def rollout_metrics(graded: Sequence[GradedRollout]) -> Metrics:
     return metrics | length_metrics(graded)
 
 
-def response_rows(step: int, groups: Sequence[Sequence[GradedRollout]], batch: Credited) -> list[dict[str, Any]]:
+def response_rows(step: int, groups: Sequence[Sequence[GradedRollout]], batch: TrainBatch) -> list[dict[str, Any]]:
     """Every response of a step as a row of the records, with its mean advantage."""
     means = (row_sum(batch.advantages, batch.response_lengths) / batch.response_lengths).tolist()
     numbered = [(index, graded) for group in groups for index, graded in enumerate(group)]
@@ -41,19 +41,19 @@ def response_rows(step: int, groups: Sequence[Sequence[GradedRollout]], batch: C
 
 
 def length_metrics(graded: Sequence[GradedRollout]) -> Metrics:
-    """Mean response tokens of all, correct, wrong and cut responses (left out where there are none)."""
+    """Mean response tokens of all, correct, wrong and truncated responses (left out where there are none)."""
     kinds = {
         "mean": list(graded),
         "correct": [g for g in graded if g.verdict.label == "correct"],
         "wrong": [g for g in graded if g.verdict.label != "correct"],
-        "cut": [g for g in graded if g.rollout.finish_reason == "length"],
+        "truncated": [g for g in graded if g.rollout.finish_reason == "length"],
     }
     metrics = {f"length/{kind}": fmean(len(g.rollout.token_ids) for g in some) for kind, some in kinds.items() if some}
-    metrics["length/clip_ratio"] = len(kinds["cut"]) / len(graded)
+    metrics["length/clip_ratio"] = len(kinds["truncated"]) / len(graded)
     return metrics
 
 
-def score_metrics(batch: Scored) -> Metrics:
+def score_metrics(batch: ScoredBatch) -> Metrics:
     """What engine and learner, and learner and reference, say differently of the same tokens.
 
     Nothing where the only update's own forward pass will say it.
@@ -61,7 +61,10 @@ def score_metrics(batch: Scored) -> Metrics:
     if batch.old_logprobs is None:
         return {}
     stats = difference_stats(
-        batch.old_logprobs, batch.sampled_logprobs, batch.ref_logprobs, Totals(len(batch), len(batch.sampled_logprobs))
+        batch.old_logprobs,
+        batch.sampled_logprobs,
+        batch.ref_logprobs,
+        GlobalCounts(len(batch), len(batch.sampled_logprobs)),
     )
     return {name: value.item() for name, value in stats.items()}
 

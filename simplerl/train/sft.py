@@ -13,7 +13,7 @@ from simplerl.config import SFTRecipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
 from simplerl.learner.learner import Learner
-from simplerl.losses.losses import Totals, log_likelihood_loss, token_weights
+from simplerl.losses.losses import GlobalCounts, log_likelihood_loss, token_weights
 from simplerl.rewards.base import Reward
 from simplerl.train.base import StepResult, evaluation_due, rest
 from simplerl.types import Example, Metrics, Phase
@@ -22,7 +22,7 @@ from simplerl.verifiers.base import Verifier
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simplerl.batch.batch import Credited
+    from simplerl.batch.batch import TrainBatch
 
 
 class LikelihoodLoss:
@@ -32,13 +32,15 @@ class LikelihoodLoss:
     needs_reference = False
 
     def policy_loss(
-        self, logprobs: Tensor, entropy: Tensor, part: Credited, totals: Totals
+        self, logprobs: Tensor, entropy: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = token_weights(part.response_lengths, "token-mean", totals)
-        loss = log_likelihood_loss(logprobs, part.advantages, weights)
-        return loss, {"loss/sft": loss.detach(), "entropy": entropy.detach().sum() / totals.tokens}
+        weights = token_weights(micro_batch.response_lengths, "token-mean", counts)
+        loss = log_likelihood_loss(logprobs, micro_batch.advantages, weights)
+        return loss, {"loss/sft": loss.detach(), "entropy": entropy.detach().sum() / counts.tokens}
 
-    def value_loss(self, values: Tensor, part: Credited, totals: Totals) -> tuple[Tensor, dict[str, Tensor]]:
+    def value_loss(
+        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         raise AssertionError("supervised fine-tuning has no critic")
 
     def state(self) -> dict[str, float]:
@@ -93,7 +95,7 @@ class SFTTrainer:
     def close(self) -> None:
         pass
 
-    def batch_metrics(self, batch: Credited, step: int) -> Metrics:
+    def batch_metrics(self, batch: TrainBatch, step: int) -> Metrics:
         """Tokens of the batch, how well they fill the budget, and passes over the data so far."""
         fill = self.learner.fill(batch)
         return {

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from simplerl.algorithms.base import Algorithm
-from simplerl.batch.batch import Credited, collate
+from simplerl.batch.batch import TrainBatch, collate
 from simplerl.config import Recipe
 from simplerl.engines.base import Engine
 from simplerl.learner.learner import Learner
 from simplerl.losses.importance import importance_weights, policy_ratio
 from simplerl.rewards.base import Reward
 from simplerl.rollouts.collect import Groups, Sampler
-from simplerl.rollouts.prefetch import Ahead, Sampled
+from simplerl.rollouts.prefetch import RolloutPrefetcher, Sampled
 from simplerl.rollouts.serialise import pack, unpack
 from simplerl.seeding import permutation
 from simplerl.storage.checkpoint import load_tensors, save_tensors
 from simplerl.train.base import StepResult, evaluation_due, rest
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.train.weight_sync import check_mismatch, check_sync
+from simplerl.train.weight_sync import check_mismatch, weight_sync_check
 from simplerl.types import Metrics, Phase
 from simplerl.verifiers.base import Verifier
 
@@ -43,12 +43,12 @@ class RLTrainer:
     learner: Learner
     steps: int
     phase: Phase = lambda name, total: nullcontext()
-    ahead: Ahead = field(init=False)
+    ahead: RolloutPrefetcher = field(init=False)
     current: bool = True
     """Whether the engine holds the learner's weights."""
 
     def __post_init__(self) -> None:
-        self.ahead = Ahead(self.sample)
+        self.ahead = RolloutPrefetcher(self.sample)
 
     @property
     def engine(self) -> Engine:
@@ -71,14 +71,14 @@ class RLTrainer:
         train, rollout = self.recipe.train, self.recipe.rollout
         groups, sampling = self.rollouts(step)  # [P][G], graded
         with self.phase("score", rollout.sequences):
-            batch = self.learner.annotate(collate(groups), own=self.scores_first(step))  # log-probs, values
+            batch = self.learner.score(collate(groups), own=self.scores_first(step))  # log-probs, values
         scores = score_metrics(batch)
         check_mismatch(self.recipe, scores)
-        batch, credit = self.algorithm.assign_credit(batch)  # advantages, returns
+        batch, credit = self.algorithm.compute_advantages(batch)  # advantages, returns
         weighted, weights = self.weighted(batch)
 
         how = {"train_actor": step > train.critic_warmup_steps, "check": partial(check_mismatch, self.recipe)}
-        with self.phase("update", train.epochs * rollout.sequences):
+        with self.phase("update", train.ppo_epochs * rollout.sequences):
             updates = self.learner.train(weighted, self.minibatches(step), self.algorithm, **how)
 
         flat = [graded for group in groups for graded in group]
@@ -98,9 +98,9 @@ class RLTrainer:
         if step in self.ahead:
             sampled = self._wait(step)
             if lag == 1 and not self.current:  # the engine is idle
-                metrics = self.hand_over(step - 1, sampled.groups)
+                metrics = self.sync_weights(step - 1, sampled.groups)
         # By the learner's weights as they are: of batch `step` + lag they are `lag` updates old when it is trained on.
-        before = None if self.current else self._later_hand_over(step - 1)
+        before = None if self.current else self._later_weight_sync(step - 1)
         for number in range(step, min(step + lag, self.steps) + 1):
             if number not in self.ahead:
                 self.ahead.begin(number, before)
@@ -120,15 +120,15 @@ class RLTrainer:
         if lag and not evaluation_due(self.recipe, step, self.steps):
             return {}
         self.ahead.settle()
-        return self.hand_over(step, groups)
+        return self.sync_weights(step, groups)
 
-    def hand_over(self, version: int, groups: Groups) -> Metrics:
+    def sync_weights(self, version: int, groups: Groups) -> Metrics:
         """Gives an idle engine the learner's weights, and sees that it has them."""
         self.engine.load_weights(self.learner.weights(), version)
         self.current = True
-        return check_sync(self.recipe, self.engine, self.learner, groups[0][0].rollout.prompt, version)
+        return weight_sync_check(self.recipe, self.engine, self.learner, groups[0][0].rollout.prompt, version)
 
-    def _later_hand_over(self, version: int) -> Callable[[], None]:
+    def _later_weight_sync(self, version: int) -> Callable[[], None]:
         """The same for an engine that is at work; no probe, since the learner will have moved on."""
         weights = self.learner.weights(kept=True)
         return lambda: self.engine.load_weights(weights, version)
@@ -139,7 +139,7 @@ class RLTrainer:
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def weighted(self, batch: Credited) -> tuple[Credited, Metrics]:
+    def weighted(self, batch: TrainBatch) -> tuple[TrainBatch, Metrics]:
         """Advantages times what corrects for the policy that sampled, see `train.importance`.
 
         A loss that is linear in the advantages, as every clipped surrogate is for weights that are not negative, is
@@ -153,15 +153,17 @@ class RLTrainer:
         ratios = policy_ratio(batch.old_logprobs, batch.sampled_logprobs)
         limited = (weights != ratios).float().mean().item()
         metrics = {"importance/mean": weights.mean().item(), "importance/limited": limited}
-        return batch.extend(Credited, advantages=batch.advantages * weights), metrics
+        return batch.extend(TrainBatch, advantages=batch.advantages * weights), metrics
 
     def minibatches(self, step: int) -> list[Tensor | None]:
         """The rows of each minibatch of a step, epoch by epoch; None is all of them, in which order means nothing."""
         train, sequences = self.recipe.train, self.recipe.rollout.sequences
         size = train.minibatch_size
         if size == sequences:
-            return [None] * train.epochs
-        orders = (permutation(sequences, self.recipe.seed, "minibatch", step, epoch) for epoch in range(train.epochs))
+            return [None] * train.ppo_epochs
+        orders = (
+            permutation(sequences, self.recipe.seed, "minibatch", step, epoch) for epoch in range(train.ppo_epochs)
+        )
         return [torch.tensor(order[first : first + size]) for order in orders for first in range(0, sequences, size)]
 
     def validate(self) -> None:
@@ -170,8 +172,11 @@ class RLTrainer:
     def scores_first(self, step: int) -> bool:
         """Whether the policy scores its responses before the update; the only update of a step can do it itself."""
         train = self.recipe.train
-        one = train.epochs * self.recipe.rollout.sequences == train.minibatch_size and step > train.critic_warmup_steps
-        return self.algorithm.credits_logprobs or self.recipe.importance != "none" or not one
+        one = (
+            train.ppo_epochs * self.recipe.rollout.sequences == train.minibatch_size
+            and step > train.critic_warmup_steps
+        )
+        return self.algorithm.needs_old_logprobs or self.recipe.importance != "none" or not one
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 

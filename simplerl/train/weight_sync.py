@@ -7,7 +7,7 @@ from simplerl.config import Recipe
 from simplerl.engines.base import Engine, generate
 from simplerl.errors import EngineError
 from simplerl.learner.learner import Learner
-from simplerl.losses.losses import Totals, difference_stats
+from simplerl.losses.losses import GlobalCounts, difference_stats
 from simplerl.seeding import seed_for
 from simplerl.types import GradedRollout, Metrics, Prompt, Request, Sampling, Verdict
 
@@ -28,7 +28,7 @@ def check_mismatch(recipe: Recipe, metrics: Metrics) -> None:
         )
 
 
-def check_sync(recipe: Recipe, engine: Engine, learner: Learner, prompt: Prompt, version: int) -> Metrics:
+def weight_sync_check(recipe: Recipe, engine: Engine, learner: Learner, prompt: Prompt, version: int) -> Metrics:
     """Lets the engine answer a prompt and the learner say how likely that was: both must hold the same weights.
 
     Raises `EngineError` where they do not.
@@ -40,7 +40,9 @@ def check_sync(recipe: Recipe, engine: Engine, learner: Learner, prompt: Prompt,
     request = Request(f"probe/{version}", prompt, sampling, seed_for(recipe.seed, "probe", version))
     (rollout,) = generate(engine, [request])
     batch = collate([[GradedRollout(rollout, Verdict("no_answer"), 0.0)]])
-    found = difference_stats(learner.logprobs(batch), batch.sampled_logprobs, None, Totals(1, len(rollout.token_ids)))
+    found = difference_stats(
+        learner.logprobs(batch), batch.sampled_logprobs, None, GlobalCounts(1, len(rollout.token_ids))
+    )
     mean, most = (found[f"mismatch/{name}"].item() for name in ("mean", "max"))
     limit = recipe.train.probe_limit or (EXACT if recipe.model.dtype == "float32" else ROUNDED)
     if rollout.policy_version != version or not mean <= limit:

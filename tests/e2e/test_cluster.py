@@ -79,9 +79,9 @@ def faults(engines):
 
 
 def impatient(engines, monkeypatch):
-    monkeypatch.setattr(engines, "_config", spread_over(engines=2, patience=4.0))
+    monkeypatch.setattr(engines, "_config", spread_over(engines=2, heartbeat_timeout=4.0))
     for worker in engines._workers:
-        worker.patience = 4.0
+        worker.heartbeat_timeout = 4.0
 
 
 def answers(rollouts):
@@ -170,7 +170,7 @@ def test_engines_sleep_until_weights_come_and_so_does_one_begun_anew(cluster, en
 
 def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
     learner = cluster.Actor(tiny.Storer, spread_over(), cluster.ANYWHERE)
-    weights = cluster.Stored(cluster.get(learner.call("weights")))
+    weights = cluster.ObjectStoreWeights(cluster.get(learner.call("weights")))
     before = faults(engines)
     os.kill(process_of(cluster, learner), signal.SIGKILL)
     with pytest.raises(InputLost, match="went with the process that made them"):
@@ -209,7 +209,9 @@ def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folde
     """A large model does."""
     from simplerl.cluster.engines import RemoteEngines
 
-    engines = RemoteEngines(partial(tiny.slow_engine, folder, seconds=15), spread_over(patience=4.0), Placement())
+    engines = RemoteEngines(
+        partial(tiny.slow_engine, folder, seconds=15), spread_over(heartbeat_timeout=4.0), Placement()
+    )
     assert len(generate(engines, REQUESTS[:4])) == 4 and faults(engines) == (0, 0)
     engines.close()
 
@@ -257,7 +259,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     model = tiny.save(tiny.model(scale=0.1), tmp_path)
     alone, algorithm = make_learner(model, [])
     batch = make_batch()
-    credited, _ = algorithm.assign_credit(alone.annotate(batch))
+    credited, _ = algorithm.compute_advantages(alone.score(batch))
     parts = torch.arange(len(batch)).split(4)
     saved, remote = None, None
     for number, (count, rows) in enumerate(zip((2, 1, 2), parts, strict=True)):
@@ -283,7 +285,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     alone.restore(*saved)
     assert written(alone, tmp_path / "back") == written_tensors(*saved), "one process reads what ranks wrote"
     for rank in remote._ranks:
-        rank.patience = 4.0
+        rank.heartbeat_timeout = 4.0
     os.kill(process_of(cluster, remote._ranks[1]), signal.SIGSTOP)
     with pytest.raises(WorkerLost, match="worker 1 of 2 does not answer"):
         remote.logprobs(batch)
@@ -293,7 +295,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-AWAKE = {"name": "embedded", "lanes": 1}
+AWAKE = {"name": "embedded", "cpu_threads": 1}
 ASLEEP = {**AWAKE, "sleep": True}
 
 
@@ -308,9 +310,9 @@ def make_recipe(tiny_model, engine=AWAKE, lora=None, device="cpu", staleness=0, 
             "train": {
                 "steps": 4,
                 "minibatch_size": 8,
-                "epochs": 2,
+                "ppo_epochs": 2,
                 "critic_warmup_steps": 1,
-                "lanes": 1,
+                "cpu_threads": 1,
                 "staleness": staleness,
             },
             "actor": {"learning_rate": 1e-3},

@@ -19,7 +19,7 @@ from test_cluster import ASLEEP, answers, assert_alike, make_recipe, spread_over
 from simplerl.cluster.engines import RemoteEngines
 from simplerl.cluster.learner import RemoteLearner
 from simplerl.cluster.placement import Placement, reserved
-from simplerl.cluster.transfer import Direct
+from simplerl.cluster.transfer import DirectTransfer
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, InputLost
 from simplerl.storage.records import RunFolder
@@ -113,7 +113,7 @@ def test_an_engine_that_is_begun_anew_takes_the_gpu_of_the_lost_one(cluster, kin
     """All GPUs are reserved: there is no other."""
     from simplerl.cluster.engines import RemoteEngines
 
-    config = spread_over(engines=2, patience=4.0)
+    config = spread_over(engines=2, heartbeat_timeout=4.0)
     requests = [tiny.request(f"r{i}", [5]) for i in range(2)]
     with reserved(config, "cuda", engines=2) as place:
         engines = RemoteEngines(tiny.Seer, config, place)
@@ -190,9 +190,9 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
     """
     model = tiny.save(tiny.model(scale=0.1), tmp_path)
     alone, (_, algorithm) = tiny.engine(model), make_learner(model, [])
-    config = spread_over(learners=2, engines=2, colocated=kind == "ipc", patience=4.0)
+    config = spread_over(learners=2, engines=2, colocated=kind == "ipc", heartbeat_timeout=4.0)
     make = partial(direct_transfer.make_engine, model, kind)
-    direct = partial(Direct, kind=kind, dtype="float32", waits=True)
+    direct = partial(DirectTransfer, kind=kind, dtype="float32", waits=True)
     requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=100) for i, ids in enumerate(tiny.prompts(40))]
     with ExitStack() as stack:
         place = stack.enter_context(reserved(config, "cuda", engines=2)) if kind == "ipc" else Placement()
@@ -200,8 +200,8 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
         stack.callback(learner.close)
         engines = RemoteEngines(make, config, place)
         stack.callback(engines.close)
-        batch = learner.annotate(make_batch())
-        credited, _ = algorithm.assign_credit(batch)
+        batch = learner.score(make_batch())
+        credited, _ = algorithm.compute_advantages(batch)
 
         def trained(version):
             learner.update(credited, algorithm)

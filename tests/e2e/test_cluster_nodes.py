@@ -40,7 +40,9 @@ def test_a_lost_node_is_made_good_by_the_other(tiny_model, tmp_path, capsys, mon
     thread = threading.Thread(target=lose_a_node)
     try:
         thread.start()
-        train(make_recipe(tiny_model, ray=nodes.address, learners=2, engines=2, patience=6.0), folder, plain=True)
+        train(
+            make_recipe(tiny_model, ray=nodes.address, learners=2, engines=2, heartbeat_timeout=6.0), folder, plain=True
+        )
         thread.join()
         assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
         engines = max(row["cluster/engines_lost"] for row in RunFolder(folder).read_metrics())

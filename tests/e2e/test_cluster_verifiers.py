@@ -65,7 +65,7 @@ def test_verdicts_are_those_of_one_process(remote):
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_verifier_that_dies_among_500_verdicts_loses_none(cluster, remote, kind):
-    spread = remote(tiny.Judge, verifiers=2, patience=4.0)
+    spread = remote(tiny.Judge, verifiers=2, heartbeat_timeout=4.0)
     futures = [spread.submit(str(number), str(number // 2 * 2)) for number in range(500)]
     victim = cluster.get(spread._workers[0].ask())
     wait(futures[:100], 60)

@@ -50,7 +50,7 @@ def recipe_of(service: Service, **teacher: Any) -> DistillRecipe:
         | teacher,
         "data": {"source": "arithmetic", "limit": PROBLEMS, "benchmarks": ["arithmetic-test"]},
         "sampling": {"samples_per_problem": SAMPLES, "max_tokens": 200},
-        "keep": {"per_problem": 2, "choose": "shortest", "max_tokens": 60},
+        "filter": {"per_problem": 2, "choose": "shortest", "max_tokens": 60},
     }
     return validate_recipe(table, kind=DistillRecipe)
 
@@ -202,7 +202,7 @@ def test_faults_and_kills_cost_no_answer_and_double_none(processes: Any, tmp_pat
     }
     kept = [row["id"] for row in rows(torn / "kept.jsonl")]
     assert len(kept) == len(set(kept)) > PROBLEMS
-    for name in ("kept.jsonl", "yields.json", "fates.jsonl"):
+    for name in ("kept.jsonl", "yields.json", "outcomes.jsonl"):
         assert (torn / name).read_bytes() == (whole / name).read_bytes(), name
     check_accounts(torn)
     with capsys.disabled():
@@ -215,12 +215,12 @@ def test_faults_and_kills_cost_no_answer_and_double_none(processes: Any, tmp_pat
 
 
 def check_accounts(folder: Path) -> None:
-    """Every fate occurs, and they add up."""
+    """Every outcome occurs, and they add up."""
     total = json.loads((folder / "yields.json").read_text())["total"]
     assert total["kept"] + total["refused"] + sum(total["left_out"].values()) == total["asked"] == QUESTIONS
     assert total["kept"] == len(rows(folder / "kept.jsonl"))
     occurred = {name for name, n in total["left_out"].items() if n}
-    assert occurred == {"wrong", "no_answer", "cut", "long", "code", "other_letters", "duplicate", "surplus"}
+    assert occurred == {"wrong", "no_answer", "truncated", "long", "code", "other_letters", "duplicate", "surplus"}
 
 
 def test_a_service_that_stays_away_ends_the_run_and_it_goes_on(processes: Any, tmp_path: Path) -> None:
@@ -302,13 +302,13 @@ def local(tiny_model: Path, tmp_path: Path) -> DistillRecipe:
         "data": {"source": {"name": "arithmetic", "size": 60}, "levels": [3, 4], "limit": 20},
         "sampling": {"samples_per_problem": 3, "max_tokens": 12},
         "verifier": {"path": str(tmp_path / "lenient.py")},
-        "keep": {"code": True, "loops": True, "other_letters": 1.0},
+        "filter": {"code": True, "loops": True, "other_letters": 1.0},
     }
     return validate_recipe(table, kind=DistillRecipe)
 
 
 def test_a_local_teacher(local: DistillRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from simplerl.evaluation.subjects import Subject, model_hash
+    from simplerl.evaluation.models import ModelUnderTest, model_hash
 
     folder = distill(local, tmp_path / "a").parent
     answers = {row["id"]: row for row in rows(folder / "responses.jsonl")}
@@ -327,7 +327,7 @@ def test_a_local_teacher(local: DistillRecipe, tiny_model: Path, tmp_path: Path,
     assert table == rows(folder / "kept.jsonl") and table
     assert all(answers[row["id"]]["text"] == row["response"] for row in table)
     [origin] = json.loads((folder / "provenance.json").read_text())
-    assert origin["model_hash"] == model_hash(Subject("", str(tiny_model)))
+    assert origin["model_hash"] == model_hash(ModelUnderTest("", str(tiny_model)))
 
     # The answers depend on the seed, and on nothing else.
     again = distill(local, tmp_path / "b").parent

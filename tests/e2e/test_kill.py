@@ -25,7 +25,7 @@ def make_recipe(tiny_model):
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
             "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.1, "kl_horizon": 100},
-            "train": {"steps": STEPS, "minibatch_size": 8, "epochs": 2, "critic_warmup_steps": 1},
+            "train": {"steps": STEPS, "minibatch_size": 8, "ppo_epochs": 2, "critic_warmup_steps": 1},
             "actor": {"learning_rate": 1e-3},
             "critic": {"learning_rate": 1e-3},
             "eval": {"every": 3, "sets": [{"name": "arithmetic-test", "limit": 16}], "temperatures": [0.0, 1.0]},

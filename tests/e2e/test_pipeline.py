@@ -44,7 +44,7 @@ DISTILL = {
     "kind": "distill",
     "data": {"source": "arithmetic", "limit": 24},
     "sampling": {"samples_per_problem": 6, "max_tokens": 64},
-    "keep": {"per_problem": 6, "loops": True, "code": True, "other_letters": 1.0},
+    "filter": {"per_problem": 6, "loops": True, "code": True, "other_letters": 1.0},
 }
 SFT = {
     "kind": "sft",

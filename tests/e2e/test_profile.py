@@ -19,7 +19,7 @@ def recipe(tiny_model, **train):
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 4, "samples_per_prompt": 4, "max_tokens": 12},
             "algorithm": {"name": "ppo", "kl_coef": 0.01},
-            "train": {"steps": 2, "minibatch_size": 8, "lanes": 2, **train},
+            "train": {"steps": 2, "minibatch_size": 8, "cpu_threads": 2, **train},
             "checkpoint": {"every": 1},
         }
     )

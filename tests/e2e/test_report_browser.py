@@ -210,7 +210,7 @@ def test_differences_are_marked_in_both_panes(wide):
         ("lost", []),
         ("kept", ["p0"]),
         ("never", ["p5"]),
-        ("cut", ["p5"]),
+        ("truncated", ["p5"]),
         ("no_answer", []),
     ],
 )

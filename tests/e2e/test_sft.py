@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simplerl.config import SFTRecipe, validate_recipe
 from simplerl.engines.base import generate
+from simplerl.evaluation.models import ModelUnderTest, model_hash, models_under_test
 from simplerl.evaluation.opening import start
-from simplerl.evaluation.subjects import Subject, model_hash, subjects
 from simplerl.storage.records import RunFolder
 from simplerl.train.run import train
 
@@ -70,7 +70,7 @@ def test_the_end_token_is_learned(tiny_model, tmp_path):
     exported = str(train(recipe, tmp_path / "run", plain=True) / "exports" / "final")
 
     problems = load_source(source_config("arithmetic", ["size=4", "levels=[3]"]))
-    tokenizer, engine = start("embedded", Subject(exported, exported))
+    tokenizer, engine = start("embedded", ModelUnderTest(exported, exported))
     prompts, _ = build_prompts(problems, "chat", tokenizer, 500)
     rollouts = generate(engine, make_requests(prompts, Sampling(80, temperature=0.0), 0, "test"))
     engine.close()
@@ -140,8 +140,8 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_mod
     # checkpoint of them.
     last = [row["text"] for row in contents(folder)["tables"]["evals/step-000024-arithmetic-test-t0.parquet"]]
     final = str(folder / "exports" / "final")
-    assert last == answers(Subject(final, final))
-    (kept,) = subjects(str(folder), "24")
+    assert last == answers(ModelUnderTest(final, final))
+    (kept,) = models_under_test(str(folder), "24")
     assert last == answers(kept)
     assert model_hash(kept) != model_hash(replace(kept, path=final)), "another base is another model"
 

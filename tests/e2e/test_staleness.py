@@ -10,7 +10,7 @@ import pytest
 import torch
 from run_processes import contents, finish, run, same_weights, server, wait_for
 
-from simplerl.batch.batch import Credited, Scored
+from simplerl.batch.batch import ScoredBatch, TrainBatch
 from simplerl.config import validate_recipe
 from simplerl.storage.records import RunFolder
 from simplerl.train.trainer import RLTrainer
@@ -26,10 +26,10 @@ def make_recipe(tiny_model, staleness, **train):
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 32},
             "algorithm": {"name": "ppo", "kl_coef": 0.05},
-            "train": {"steps": STEPS, "minibatch_size": 8, "lanes": 1, "staleness": staleness, **train},
+            "train": {"steps": STEPS, "minibatch_size": 8, "cpu_threads": 1, "staleness": staleness, **train},
             "actor": {"learning_rate": 3e-3},
             "critic": {"learning_rate": 1e-3},
-            "engine": {"name": "embedded", "lanes": 1},
+            "engine": {"name": "embedded", "cpu_threads": 1},
             "eval": {"every": 3, "sets": [{"name": "arithmetic-test", "limit": 8}]},
             "checkpoint": {"every": 2},
         }
@@ -79,11 +79,11 @@ def test_advantages_are_weighted_by_hand(tiny_model, how, expected):
     """Ratios 1, 4 (the limit is 2) and 0.5 of advantages 1, 2 and -1."""
     from learner_cases import make_batch
 
-    batch = make_batch(sequences=3).extend(Scored, old_logprobs=None, ref_logprobs=None, values=None)
+    batch = make_batch(sequences=3).extend(ScoredBatch, old_logprobs=None, ref_logprobs=None, values=None)
     tokens = len(batch.sampled_logprobs)
     ratios, advantages = torch.ones(tokens), torch.ones(tokens)
     ratios[1:3], advantages[1:3] = torch.tensor([4.0, 0.5]), torch.tensor([2.0, -1.0])
-    credited = batch.extend(Credited, advantages=advantages, returns=None)
+    credited = batch.extend(TrainBatch, advantages=advantages, returns=None)
     credited = replace(credited, old_logprobs=credited.sampled_logprobs + ratios.log())
     trainer = SimpleNamespace(recipe=make_recipe(tiny_model, 1, importance=how))
     weighted, metrics = RLTrainer.weighted(trainer, credited)

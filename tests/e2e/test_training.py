@@ -39,7 +39,13 @@ def recipe_table(tiny_model, reward_file, algorithm):
     "algorithm",
     [
         {"name": "ppo", "kl_coef": 0.001, "lam": 0.95},
-        {"name": "grpo", "resample_rounds": 1, "overlong_buffer": 4, "overlong_penalty": 0.0, "clip_high": 0.28},
+        {
+            "name": "grpo",
+            "dynamic_sampling_rounds": 1,
+            "overlong_buffer": 4,
+            "overlong_penalty": 0.0,
+            "clip_high": 0.28,
+        },
     ],
     ids=["ppo", "grpo"],
 )

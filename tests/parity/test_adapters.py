@@ -15,7 +15,7 @@ from simplerl.errors import EngineError
 from simplerl.estimate.engine_memory import Engine
 from simplerl.estimate.load import way_of
 from simplerl.estimate.shapes import shape_of
-from simplerl.train.weight_sync import check_sync
+from simplerl.train.weight_sync import weight_sync_check
 
 pytest.importorskip("peft")
 LORA = LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj", "down_proj"))
@@ -37,7 +37,7 @@ def trained_learner(folder):
     """After an update, and a jolt that no probe overlooks."""
     learner, algorithm = make_learner(folder, SETTINGS)
     jolt(learner, seed=1)
-    credited, _ = algorithm.assign_credit(learner.annotate(make_batch()))
+    credited, _ = algorithm.compute_advantages(learner.score(make_batch()))
     learner.update(credited, algorithm)
     return learner
 
@@ -72,14 +72,14 @@ def test_engines_hold_the_policy_after_adapters_came(folder, kind):
     before = said(engine)
     engine._version = 1  # it pretends
     with pytest.raises(EngineError, match="does not hold the learner's weights"):
-        check_sync(recipe, engine, learner, PROMPT, 1)
+        weight_sync_check(recipe, engine, learner, PROMPT, 1)
     for version in (1, 2):  # the second replaces the first
         engine.load_weights(learner.weights(), version)
-        assert check_sync(recipe, engine, learner, PROMPT, version)["sync/max"] < 2e-5
+        assert weight_sync_check(recipe, engine, learner, PROMPT, version)["sync/max"] < 2e-5
         assert said(engine) != before
         jolt(learner, seed=9)
     with pytest.raises(EngineError, match="does not hold the learner's weights"):
-        check_sync(recipe, engine, learner, PROMPT, 2)
+        weight_sync_check(recipe, engine, learner, PROMPT, 2)
     engine.close()
 
 
@@ -147,7 +147,7 @@ def test_the_plan_knows_what_is_kept_for_adapters(tmp_path):
     )
     assert adapted.always()["engine copy"] - plain.always()["engine copy"] == base > 0
     whole = 4 * sum(parameter.numel() for parameter in tiny.load(path).parameters())
-    assert adapted.hand_over() == max(plain.hand_over(), whole - base)
+    assert adapted.sync_weights() == max(plain.sync_weights(), whole - base)
     on_gpu = Engine(recipe, shape, way_of(recipe, shape, "cuda"))
     assert (
         on_gpu.always() == Engine(make_recipe(path, []), shape, way_of(make_recipe(path, []), shape, "cuda")).always()

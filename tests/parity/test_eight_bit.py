@@ -28,7 +28,7 @@ def model(tmp_path_factory):
 
 
 def credited_by(learner, algorithm, seed=0):
-    return algorithm.assign_credit(learner.annotate(make_batch(seed)))[0]
+    return algorithm.compute_advantages(learner.score(make_batch(seed)))[0]
 
 
 def update(learner, algorithm, seed=0):
@@ -168,7 +168,9 @@ def moments(learner):
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [(), ("train.lanes=2",), ("model.lora.rank=32",)], ids=["one lane", "lanes", "lora"])
+@pytest.mark.parametrize(
+    "more", [(), ("train.cpu_threads=2",), ("model.lora.rank=32",)], ids=["one lane", "lanes", "lora"]
+)
 def test_a_learner_from_a_checkpoint_goes_on_bit_for_bit(model, tmp_path, more):
     if "model.lora.rank=32" in more:
         pytest.importorskip("peft")

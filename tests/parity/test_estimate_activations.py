@@ -15,7 +15,7 @@ from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import LoraConfig, ModelConfig
 from simplerl.cpu.library import library
 from simplerl.estimate.activations import copied_weights, kept
-from simplerl.estimate.load import Way
+from simplerl.estimate.load import ExecutionMode
 from simplerl.estimate.shapes import Shape
 from simplerl.learner.lora import add_adapters
 from simplerl.learner.models import PolicyModel, fused, load_causal_lm
@@ -86,7 +86,9 @@ def test_a_layer_keeps_as_planned(
     # The first layer's input has no gradient under adapters, so a second and a third are compared.
     (more, tokens), (less, _) = (saved(folder(tmp_path, n), layout, settings, targets) for n in (3, 2))
     rank = RANK if targets else 0
-    way = Way("cpu", dtype == "bfloat16", kernels == "auto", attention, False, targets, rank, lanes=1, ranks=1)
+    way = ExecutionMode(
+        "cpu", dtype == "bfloat16", kernels == "auto", attention, False, targets, rank, cpu_threads=1, ranks=1
+    )
     planned = tokens * kept(shape, way, PROMPT + RESPONSE) + copied_weights(shape, way)
     adapters = 2 * way.adapters(shape) if way.bfloat16 else 0  # their cast copies, which the plan leaves out
     assert more - less == planned + adapters
@@ -94,7 +96,7 @@ def test_a_layer_keeps_as_planned(
 
 def test_constants_are_those_of_what_is_planned() -> None:
     from simplerl.cpu import decoding
-    from simplerl.cpu import threads as lanes
+    from simplerl.cpu import threads as cpu_threads
     from simplerl.engines import _kv_cache, _torch_engine
     from simplerl.estimate import activations, engine_memory, load
     from simplerl.losses import logprobs
@@ -102,4 +104,4 @@ def test_constants_are_those_of_what_is_planned() -> None:
     assert engine_memory.ROOM == _torch_engine._ROOM
     assert engine_memory.ALIGN == _kv_cache._ALIGN
     assert activations.MAX_LOGITS == logprobs.MAX_LOGITS
-    assert (load.LANES, load.TILE) == (lanes.MOST, decoding.TILE)
+    assert (load.LANES, load.TILE) == (cpu_threads.MOST, decoding.TILE)

@@ -121,7 +121,7 @@ def recipe_of(model: str, settings: list[str]) -> Recipe:
         "rollout": {"prompts_per_step": 1, "samples_per_prompt": SAMPLES, "max_tokens": RESPONSE},
         "algorithm": {"name": "grpo"},
         "actor": {"learning_rate": 1e-6},
-        "train": {"minibatch_size": SAMPLES, "micro_batch_tokens": 512, "epochs": 2, "lanes": 1},
+        "train": {"minibatch_size": SAMPLES, "micro_batch_tokens": 512, "ppo_epochs": 2, "cpu_threads": 1},
     }
     return validate_recipe(apply_overrides(table, settings), kind=Recipe)
 
@@ -142,13 +142,13 @@ def peaks(recipe: Recipe) -> dict[str, int]:
     config = recipe.algorithm
     algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
     learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
-    learner.update(algorithm.assign_credit(learner.annotate(batch))[0], algorithm)
+    learner.update(algorithm.compute_advantages(learner.score(batch))[0], algorithm)
     kept: dict[str, Any] = {}
 
     def score() -> None:
-        kept["scored"] = learner.annotate(batch)
+        kept["scored"] = learner.score(batch)
 
     found = {"score": peak_of(score)}
-    credited = algorithm.assign_credit(kept.pop("scored"))[0]
+    credited = algorithm.compute_advantages(kept.pop("scored"))[0]
     found["update"] = peak_of(lambda: learner.update(credited, algorithm))
     return found

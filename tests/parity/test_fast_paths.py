@@ -34,13 +34,13 @@ SIZES = {
     "max_position_embeddings": 256,
     "initializer_range": 0.15,
 }
-PLAIN = {"model": {"kernels": "torch"}, "train": {"packing": False, "lanes": 1}}
+PLAIN = {"model": {"kernels": "torch"}, "train": {"packing": False, "cpu_threads": 1}}
 FAST = {
-    "kernels, padded": {"train": {"packing": False, "lanes": 1}},
-    "kernels, shared prompts": {"train": {"lanes": 1}},
-    "kernels, shared prompts, two lanes": {"train": {"lanes": 2}},
-    "kernels, checkpointing, three lanes": {"model": {"gradient_checkpointing": True}, "train": {"lanes": 3}},
-    "torch, packed, two lanes": {"model": {"kernels": "torch"}, "train": {"packing": True, "lanes": 2}},
+    "kernels, padded": {"train": {"packing": False, "cpu_threads": 1}},
+    "kernels, shared prompts": {"train": {"cpu_threads": 1}},
+    "kernels, shared prompts, two lanes": {"train": {"cpu_threads": 2}},
+    "kernels, checkpointing, three lanes": {"model": {"gradient_checkpointing": True}, "train": {"cpu_threads": 3}},
+    "torch, packed, two lanes": {"model": {"kernels": "torch"}, "train": {"packing": True, "cpu_threads": 2}},
 }
 
 
@@ -119,8 +119,8 @@ def test_scores_losses_and_gradients_are_those_of_the_plain_path(folder, how):
     results = []
     for each in (PLAIN, how):
         learner, algorithm = make(folder, **each)
-        scored = learner.annotate(BATCH)
-        credited, _ = algorithm.assign_credit(scored)
+        scored = learner.score(BATCH)
+        credited, _ = algorithm.compute_advantages(scored)
         results.append((scored, *caught_update(learner, algorithm, moved(credited))))
     (plain, metrics, expected), (fast, fast_metrics, found) = results
     for name in ("old_logprobs", "ref_logprobs", "values"):
@@ -134,20 +134,20 @@ def test_scores_losses_and_gradients_are_those_of_the_plain_path(folder, how):
 
 def test_the_kernels_and_shared_prompts_are_what_runs_by_default(folder):
     learner, _ = make(folder)
-    assert learner.fused and learner.layout is Shared and learner.lanes.count == min(8, torch.get_num_threads())
+    assert learner.fused and learner.layout is Shared and learner.cpu_threads.count == min(8, torch.get_num_threads())
     plain, _ = make(folder, **PLAIN)
     assert not plain.fused and plain.layout is Padded
     packed, _ = make(folder, model={"kernels": "torch"}, train={"packing": True})
     assert packed.layout is Packed
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_the_same_update_twice_is_the_same_bit_for_bit(folder, lanes):
+@pytest.mark.parametrize("cpu_threads", [1, 2])
+def test_the_same_update_twice_is_the_same_bit_for_bit(folder, cpu_threads):
     """Which lane runs what, and in which order gradients are added, is never a matter of timing."""
     results = []
     for _ in range(2):
-        learner, algorithm = make(folder, train={"lanes": lanes})
-        credited, _ = algorithm.assign_credit(learner.annotate(BATCH))
+        learner, algorithm = make(folder, train={"cpu_threads": cpu_threads})
+        credited, _ = algorithm.compute_advantages(learner.score(BATCH))
         results.append(caught_update(learner, algorithm, credited))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(gradient, results[1][1][name]) for name, gradient in results[0][1].items())
@@ -157,8 +157,8 @@ def test_bfloat16_products_stay_near_float32(folder):
     """Autocast around the kernels: the same direction, the same size."""
     results = []
     for dtype in ("float32", "bfloat16"):
-        learner, algorithm = make(folder, model={"dtype": dtype}, train={"lanes": 2})
-        credited, _ = algorithm.assign_credit(learner.annotate(BATCH))
+        learner, algorithm = make(folder, model={"dtype": dtype}, train={"cpu_threads": 2})
+        credited, _ = algorithm.compute_advantages(learner.score(BATCH))
         results.append(torch.cat([g.flatten() for g in caught_update(learner, algorithm, credited)[1].values()]))
     exact, rough = results
     assert torch.nn.functional.cosine_similarity(exact, rough, dim=0) > 0.99
@@ -168,13 +168,13 @@ def test_bfloat16_products_stay_near_float32(folder):
 def test_adapters_learn_through_the_kernels(folder):
     pytest.importorskip("peft")
     results = []
-    for how in (PLAIN, {"train": {"lanes": 2}}):
+    for how in (PLAIN, {"train": {"cpu_threads": 2}}):
         lora = {"lora": {"rank": 4}}
         learner, algorithm = make(folder, "grpo", model={**how.get("model", {}), **lora}, train=how["train"])
         for name, parameter in learner.actor.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
-        credited, _ = algorithm.assign_credit(learner.annotate(BATCH))
+        credited, _ = algorithm.compute_advantages(learner.score(BATCH))
         results.append(caught_update(learner, algorithm, moved(credited))[1])
     expected, found = results
     assert expected.keys() == found.keys() and all("lora" in name for name in found)
@@ -186,16 +186,16 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder):
     pytest.importorskip("peft")
     learner, algorithm = make(folder, "grpo", model={"lora": {"rank": 4}})
     assert learner.reference is None
-    before = learner.annotate(BATCH)
+    before = learner.score(BATCH)
     assert torch.equal(before.ref_logprobs, before.old_logprobs), "adapters change nothing at first"
     trained = [name for name, parameter in learner.actor.named_parameters() if parameter.requires_grad]
-    credited, _ = algorithm.assign_credit(before)
+    credited, _ = algorithm.compute_advantages(before)
     learner.update(credited, algorithm)
     with torch.no_grad():
         for name, parameter in learner.actor.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    after = learner.annotate(BATCH)
+    after = learner.score(BATCH)
     assert torch.equal(after.ref_logprobs, before.ref_logprobs)
     assert not torch.allclose(after.old_logprobs, before.old_logprobs, atol=1e-4)
     assert trained == [name for name, parameter in learner.actor.named_parameters() if parameter.requires_grad]
@@ -203,7 +203,7 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder):
 
 def test_a_small_batch_is_shared_by_the_lanes(folder):
     """With the default budget all of it would be one micro-batch, and one lane would do everything."""
-    learner, _ = make(folder, budget=10_000, train={"lanes": 2})
+    learner, _ = make(folder, budget=10_000, train={"cpu_threads": 2})
     sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._parts(BATCH)]
     assert len(sizes) == 2
     assert max(sizes) < 0.65 * sum(sizes)
@@ -220,9 +220,9 @@ def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget
         learner, chosen = make(folder, algorithm, budget=budget)
         if algorithm == "ppo":
             chosen.config = chosen.config.model_copy(update={"kl_coef": 0.0})
-        scored = learner.annotate(BATCH, own=own)
+        scored = learner.score(BATCH, own=own)
         assert (scored.old_logprobs is None) is not own
-        credited, _ = chosen.assign_credit(scored)
+        credited, _ = chosen.compute_advantages(scored)
         assert (learner._kept is not None) is (budget == 10_000 and not own)
         results.append(caught_update(learner, chosen, credited))
         assert learner._kept is None
@@ -238,7 +238,7 @@ def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget
 def test_a_kept_forward_pass_serves_no_other_batch(folder):
     learner, algorithm = make(folder, budget=10_000)
     algorithm.config = algorithm.config.model_copy(update={"kl_coef": 0.0})
-    credited, _ = algorithm.assign_credit(learner.annotate(BATCH, own=False))
+    credited, _ = algorithm.compute_advantages(learner.score(BATCH, own=False))
     other = credited.select(torch.arange(len(credited) - 1, -1, -1))
     metrics, found = caught_update(learner, algorithm, other)
     learner, _ = make(folder, budget=10_000)
@@ -249,7 +249,7 @@ def test_a_kept_forward_pass_serves_no_other_batch(folder):
 
 def test_a_refusing_check_comes_before_any_weight_moves(folder):
     learner, algorithm = make(folder, "grpo")
-    credited, _ = algorithm.assign_credit(learner.annotate(BATCH, own=False))
+    credited, _ = algorithm.compute_advantages(learner.score(BATCH, own=False))
     before = {name: p.clone() for name, p in learner.actor.named_parameters()}
     seen = []
 
@@ -282,7 +282,7 @@ def test_a_shared_prompt_stands_once_and_its_responses_are_predicted_from_it():
     assert layout.positions.tolist() == [[0, 1, 2, 0, 1, 3, 4, 3]]
     assert layout.targets.tolist() == [14, 10, 11, 12]
     assert layout.where.tolist() == [3, 2, 5, 2]
-    assert layout.pieces.tolist() == [[0, 3, 0, 0], [3, 1, 0, 0], [4, 1, 3, 1], [5, 2, 0, 3], [7, 1, 0, 3]]
+    assert layout.segments.tolist() == [[0, 3, 0, 0], [3, 1, 0, 0], [4, 1, 3, 1], [5, 2, 0, 3], [7, 1, 0, 3]]
 
 
 @pytest.mark.parametrize("budget", [1, 60, 150, 10_000])
@@ -305,10 +305,10 @@ def decoded(tmp_path_factory):
     return tiny.save(made, tmp_path_factory.mktemp("decoded"))
 
 
-def decode(folder, kernels, lanes, requests):
+def decode(folder, kernels, cpu_threads, requests):
     from simplerl.engines import embedded
 
-    config = embedded.Config(max_batch=24, lanes=lanes)
+    config = embedded.Config(max_batch=24, cpu_threads=cpu_threads)
     engine = embedded.build(config, folder, tiny.tokenizer(), dtype="float32", device="cpu", kernels=kernels)
     rollouts = generate(engine, requests)
     again = generate(engine, requests)
@@ -317,8 +317,8 @@ def decode(folder, kernels, lanes, requests):
     return rollouts
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3])
-def test_the_fast_engine_gives_the_simple_one_s_tokens_but_for_ties_of_rounding(decoded, lanes):
+@pytest.mark.parametrize("cpu_threads", [1, 2, 3])
+def test_the_fast_engine_gives_the_simple_one_s_tokens_but_for_ties_of_rounding(decoded, cpu_threads):
     """4,000 tokens from the same random numbers; log-probs to 1e-5 as long as the tokens are the same."""
     ids = tiny.prompts(20, shortest=1, longest=30)
     sampling = ({}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}, {"temperature": 0.0})
@@ -326,7 +326,7 @@ def test_the_fast_engine_gives_the_simple_one_s_tokens_but_for_ties_of_rounding(
         tiny.request(f"r{i}", ids[i // 4], seed=i, max_tokens=70, **sampling[i % (5 if i < 40 else 1)])
         for i in range(80)
     ]
-    simple, fast = decode(decoded, "torch", 1, requests), decode(decoded, "auto", lanes, requests)
+    simple, fast = decode(decoded, "torch", 1, requests), decode(decoded, "auto", cpu_threads, requests)
     parted = 0
     for one, other in zip(simple, fast, strict=True):
         pairs = zip(one.token_ids, other.token_ids, strict=False)
@@ -340,7 +340,7 @@ def test_the_fast_engine_gives_the_simple_one_s_tokens_but_for_ties_of_rounding(
 def test_closing_a_rollout_early_leaves_a_usable_engine(decoded):
     from simplerl.engines import embedded
 
-    config = embedded.Config(max_batch=8, lanes=2)
+    config = embedded.Config(max_batch=8, cpu_threads=2)
     engine = embedded.build(config, decoded, tiny.tokenizer(), dtype="float32", device="cpu")
     requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=60) for i, ids in enumerate(tiny.prompts(20))]
     whole = generate(engine, requests)

@@ -29,12 +29,12 @@ SHARES = np.arange(0.05, 0.951, 0.05)
 class Method:
     """The interval of every outcome of `problems` problems, each in one of several states.
 
-    `counts` [O, S]: problems in each state; `bounds` [O, 2].
+    `counts` [O, S]: problems in each state; `cu_seqlens` [O, 2].
     """
 
     problems: int
     counts: np.ndarray
-    bounds: np.ndarray
+    cu_seqlens: np.ndarray
 
     def exact(self, chances: Sequence[float], truth: float) -> float:
         """Coverage when a problem is in each state with these chances."""
@@ -47,7 +47,7 @@ class Method:
         return float(np.mean([holds[number[tuple(row)]] for row in outcomes]))
 
     def _holds(self, truth: float) -> np.ndarray:
-        return (self.bounds[:, 0] <= truth + 1e-12) & (truth <= self.bounds[:, 1] + 1e-12)
+        return (self.cu_seqlens[:, 0] <= truth + 1e-12) & (truth <= self.cu_seqlens[:, 1] + 1e-12)
 
 
 def method(problems: int, states: int, interval) -> Method:
@@ -127,12 +127,12 @@ def test_clustered_with_the_32_samples_of_aime(correlation):
 def test_two_independent_benchmarks(combine):
     """Averages and Newcombe's difference, of 30 and 40 problems."""
     first, second = ([share(k, n) for k in range(n + 1)] for n in (30, 40))
-    bounds = np.array([[combine(a, b)[1:] for b in second] for a in first])
+    cu_seqlens = np.array([[combine(a, b)[1:] for b in second] for a in first])
     rng = np.random.default_rng(0)
     exact = []
     for p, q in product(SHARES[::3], SHARES[::2]):
         truth = combine((p, p, p), (q, q, q))[0] if combine is not intervals.difference else p - q
-        holds = (bounds[..., 0] <= truth + 1e-12) & (truth <= bounds[..., 1] + 1e-12)
+        holds = (cu_seqlens[..., 0] <= truth + 1e-12) & (truth <= cu_seqlens[..., 1] + 1e-12)
         exact.append(stats.binom.pmf(range(31), 30, p) @ holds @ stats.binom.pmf(range(41), 40, q))
         drawn = holds[rng.binomial(30, p, DRAWS), rng.binomial(40, q, DRAWS)].mean()
         assert drawn == pytest.approx(exact[-1], abs=4 * np.sqrt(0.06 / DRAWS))

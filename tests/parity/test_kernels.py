@@ -16,7 +16,7 @@ from simplerl.engines._sampler import draw as draw_by_torch
 pytestmark = pytest.mark.skipif(problem() is not None, reason=f"no kernels here: {problem()}")
 
 
-def by_hand(qkv, cos, sin, pieces, heads, kv_heads, scale):
+def by_hand(qkv, cos, sin, segments, heads, kv_heads, scale):
     """Whole score matrices, one piece and one head at a time."""
     dim = cos.shape[1]
     turned = torch.cat([cos.new_tensor([-1.0]).expand(dim // 2), cos.new_ones(dim // 2)])
@@ -24,7 +24,7 @@ def by_hand(qkv, cos, sin, pieces, heads, kv_heads, scale):
     rows = qkv.view(len(qkv), -1, dim)
     places = torch.arange(len(qkv)) % len(cos)
     rotated = rows * cos[places][:, None] + rows.roll(dim // 2, -1) * turned * sin[places][:, None]
-    for start, length, prefix, before in pieces.tolist():
+    for start, length, prefix, before in segments.tolist():
         tokens = torch.cat([torch.arange(prefix, prefix + before), torch.arange(start, start + length)])
         hidden = torch.ones(length, before + length).tril(before) == 0
         for head in range(heads):
@@ -45,7 +45,7 @@ SHARED = torch.tensor([[0, 37, 0, 0], [37, 20, 0, 0], [57, 5, 0, 37], [62, 300, 
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim", "pieces"),
+    ("heads", "kv_heads", "dim", "segments"),
     [
         (4, 2, 32, runs(1, 17, 160, 300)),
         (5, 5, 32, runs(49, 7)),
@@ -56,16 +56,16 @@ SHARED = torch.tensor([[0, 37, 0, 0], [37, 20, 0, 0], [57, 5, 0, 37], [62, 300, 
         (3, 3, 8, SHARED),
     ],
 )
-def test_attention_and_its_gradient(heads, kv_heads, dim, pieces):
+def test_attention_and_its_gradient(heads, kv_heads, dim, segments):
     torch.manual_seed(0)
-    size = int(pieces[:, 1].sum())
+    size = int(segments[:, 1].sum())
     qkv = torch.randn(size, (heads + 2 * kv_heads) * dim, requires_grad=True)
     angles, grad, scale = 6 * torch.rand(size, dim // 2).repeat(1, 2), torch.randn(size, heads * dim), dim**-0.5
     cos, sin = angles.cos(), angles.sin()
-    found = ops.rotary_attention(qkv, cos, sin, pieces, heads=heads, kv_heads=kv_heads, scale=scale)
+    found = ops.rotary_attention(qkv, cos, sin, segments, heads=heads, kv_heads=kv_heads, scale=scale)
     found.backward(grad)
     exact = qkv.detach().double().requires_grad_()
-    expected = by_hand(exact, cos.double(), sin.double(), pieces, heads, kv_heads, scale)
+    expected = by_hand(exact, cos.double(), sin.double(), segments, heads, kv_heads, scale)
     expected.backward(grad.double())
     assert torch.allclose(found.double(), expected, atol=2e-6, rtol=2e-6)
     assert torch.allclose(qkv.grad.double(), exact.grad, atol=1e-5, rtol=1e-5)
@@ -75,9 +75,9 @@ def test_positions_repeat_with_the_period_of_the_tables():
     """Padded rows share one table of angles."""
     torch.manual_seed(0)
     qkv, cos, sin = torch.randn(3 * 20, 4 * 8), torch.randn(20, 8), torch.randn(20, 8)
-    pieces, sizes = runs(20, 20, 20), {"heads": 2, "kv_heads": 1, "scale": 0.5}
-    once = ops.rotary_attention(qkv, cos, sin, pieces, **sizes)
-    assert torch.equal(once, ops.rotary_attention(qkv, cos.repeat(3, 1), sin.repeat(3, 1), pieces, **sizes))
+    segments, sizes = runs(20, 20, 20), {"heads": 2, "kv_heads": 1, "scale": 0.5}
+    once = ops.rotary_attention(qkv, cos, sin, segments, **sizes)
+    assert torch.equal(once, ops.rotary_attention(qkv, cos.repeat(3, 1), sin.repeat(3, 1), segments, **sizes))
 
 
 def test_a_neighbour_changes_not_one_bit():
@@ -156,7 +156,7 @@ class Rounded(torch.autograd.Function):
         return grad @ weight, grad.T @ x
 
 
-def layer_by_hand(x, cos, sin, pieces, shape, weights):
+def layer_by_hand(x, cos, sin, segments, shape, weights):
     first, qkv, bias, out, second, gate, up, down = weights
     linear = Rounded.apply if shape.bf16 else torch.nn.functional.linear
 
@@ -164,15 +164,15 @@ def layer_by_hand(x, cos, sin, pieces, shape, weights):
         return x / (x.square().mean(-1, keepdim=True) + shape.eps).sqrt() * weight
 
     rows = linear(norm(x, first), qkv) + (0 if bias is None else bias)
-    x = x + linear(by_hand(rows, cos, sin, pieces, shape.heads, shape.kv_heads, shape.scale), out)
+    x = x + linear(by_hand(rows, cos, sin, segments, shape.heads, shape.kv_heads, shape.scale), out)
     normed = norm(x, second)
     return x + linear(torch.nn.functional.silu(linear(normed, gate)) * linear(normed, up), down)
 
 
-def layer_case(pieces, heads, kv_heads, dim, inner, bias, bf16=False):
+def layer_case(segments, heads, kv_heads, dim, inner, bias, bf16=False):
     """Weights, some with a gradient of their own already, and everything else that a layer takes."""
     torch.manual_seed(0)
-    size, d, width = int(pieces[:, 1].sum()), heads * dim, (heads + 2 * kv_heads) * dim
+    size, d, width = int(segments[:, 1].sum()), heads * dim, (heads + 2 * kv_heads) * dim
     shapes = [(d,), (width, d), (width,), (d, d), (d,), (inner, d), (inner, d), (d, inner)]
     weights = [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes]
     weights[0], weights[4] = weights[0] + 1, weights[4] + 1
@@ -182,52 +182,52 @@ def layer_case(pieces, heads, kv_heads, dim, inner, bias, bf16=False):
         torch.randn(size, d),
         angles.cos(),
         angles.sin(),
-        pieces,
+        segments,
         shape,
         [*weights[:2], weights[2] if bias else None, *weights[3:]],
     )
 
 
 SIZES = pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim", "inner", "pieces", "bias"),
+    ("heads", "kv_heads", "dim", "inner", "segments", "bias"),
     [(6, 2, 8, 80, SHARED, True), (2, 1, 16, 16, runs(1), False), (4, 2, 32, 400, runs(96, 95, 2), True)],
 )
 """Sizes that end within a block of rows and within a chunk of the gate."""
 
 
-def run_and_expected(x, cos, sin, pieces, shape, weights):
+def run_and_expected(x, cos, sin, segments, shape, weights):
     """The kernel's output and gradients, and those worked by hand in float64; checks that gradients change nothing."""
     given = [x, *(weight for weight in weights if weight is not None)]
     exact = [each.double().requires_grad_() for each in given]
     doubles = iter(exact[1:])
     expected = layer_by_hand(
-        exact[0], cos.double(), sin.double(), pieces, shape, [w if w is None else next(doubles) for w in weights]
+        exact[0], cos.double(), sin.double(), segments, shape, [w if w is None else next(doubles) for w in weights]
     )
     grad = torch.randn(x.shape)
     expected.backward(grad.double())
     with torch.no_grad():
-        ungraded = decoder_layer(x, cos, sin, pieces, shape, *weights)
+        ungraded = decoder_layer(x, cos, sin, segments, shape, *weights)
     for each in given:
         each.requires_grad_()
-    found = decoder_layer(x, cos, sin, pieces, shape, *weights)
+    found = decoder_layer(x, cos, sin, segments, shape, *weights)
     found.backward(grad)
     assert torch.equal(found, ungraded)
     return (found, [each.grad for each in given]), (expected, [each.grad for each in exact])
 
 
 @SIZES
-def test_a_whole_layer_and_its_gradient(heads, kv_heads, dim, inner, pieces, bias):
-    (found, grads), (expected, exact) = run_and_expected(*layer_case(pieces, heads, kv_heads, dim, inner, bias))
+def test_a_whole_layer_and_its_gradient(heads, kv_heads, dim, inner, segments, bias):
+    (found, grads), (expected, exact) = run_and_expected(*layer_case(segments, heads, kv_heads, dim, inner, bias))
     assert torch.allclose(found.double(), expected, atol=1e-5, rtol=1e-5)
     for grad, other in zip(grads, exact, strict=True):
         assert (grad - other).abs().max() <= 5e-6 * other.abs().max()
 
 
 @SIZES
-def test_a_layer_whose_factors_are_rounded(heads, kv_heads, dim, inner, pieces, bias):
+def test_a_layer_whose_factors_are_rounded(heads, kv_heads, dim, inner, segments, bias):
     """As with exactly those factors rounded to bfloat16, but where a rounding of float32 before that decides to which
     side; one row has no such factor. Without the rounding they would differ by 2e-3 to 6e-3."""
-    case = layer_case(pieces, heads, kv_heads, dim, inner, bias, bf16=True)
+    case = layer_case(segments, heads, kv_heads, dim, inner, bias, bf16=True)
     (found, grads), (expected, exact) = run_and_expected(*case)
     bound = 1e-6 if len(found) == 1 else 1.2e-3
     for one, other in zip([found, *grads], [expected, *exact], strict=True):
@@ -235,10 +235,10 @@ def test_a_layer_whose_factors_are_rounded(heads, kv_heads, dim, inner, pieces, 
 
 
 def test_a_row_of_a_layer_is_the_same_whatever_stands_beside_it():
-    x, cos, sin, pieces, shape, weights = layer_case(runs(100, 90), 4, 2, 16, 80, True)
-    whole = decoder_layer(x, cos, sin, pieces, shape, *weights)
+    x, cos, sin, segments, shape, weights = layer_case(runs(100, 90), 4, 2, 16, 80, True)
+    whole = decoder_layer(x, cos, sin, segments, shape, *weights)
     x[:100] = 100 * torch.randn(100, 64)
-    assert torch.equal(whole[100:], decoder_layer(x, cos, sin, pieces, shape, *weights)[100:])
+    assert torch.equal(whole[100:], decoder_layer(x, cos, sin, segments, shape, *weights)[100:])
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
@@ -262,9 +262,9 @@ def test_the_same_random_numbers_draw_the_same_tokens_but_for_ties_of_rounding(v
     differ = tokens != others
     assert int(differ.sum()) <= 2
     assert torch.allclose(logprobs[~differ], other_logprobs[~differ], atol=2e-6)
-    bounds = torch.softmax(logits.double() / temperatures[:, None].double(), -1).cumsum(-1)
+    cu_seqlens = torch.softmax(logits.double() / temperatures[:, None].double(), -1).cumsum(-1)
     for row in differ.nonzero().flatten().tolist():
-        assert (bounds[row] - uniforms[row].double()).abs().min() < 1e-6
+        assert (cu_seqlens[row] - uniforms[row].double()).abs().min() < 1e-6
 
 
 def test_draws_follow_the_inverse_of_the_cumulative_distribution():

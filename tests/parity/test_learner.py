@@ -60,7 +60,7 @@ def test_log_probs_equal_whole_logits_of_lone_sequences_at_the_sampling_temperat
     batch = make_batch()
     with torch.no_grad():
         expected = reference_logprobs(learner, batch)
-    assert torch.allclose(learner.annotate(batch).old_logprobs, expected, atol=1e-5)
+    assert torch.allclose(learner.score(batch).old_logprobs, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 40, 100, 10_000])
@@ -68,7 +68,7 @@ def test_scores_do_not_depend_on_the_micro_batch_budget(tiny_model, budget):
     batch = make_batch()
     learner, _ = make(make_recipe(tiny_model, budget=budget))
     plain, _ = make(make_recipe(tiny_model, budget=64))
-    a, b = learner.annotate(batch), plain.annotate(batch)
+    a, b = learner.score(batch), plain.score(batch)
     assert torch.allclose(a.old_logprobs, b.old_logprobs, atol=1e-5)
     assert torch.allclose(a.values, b.values, atol=1e-5)
     assert a.values.std() > 0.01
@@ -83,7 +83,7 @@ def gradients(learner, algorithm, batch):
             torch.tensor(1.0),
         )[1]
         optimiser.step = lambda: None
-    credited, _ = algorithm.assign_credit(learner.annotate(batch))
+    credited, _ = algorithm.compute_advantages(learner.score(batch))
     shifted = replace(
         credited, old_logprobs=credited.old_logprobs + 0.1 * torch.sin(torch.arange(len(credited.old_logprobs)))
     )
@@ -109,29 +109,29 @@ def test_losses_and_gradients_do_not_depend_on_the_micro_batch_budget(tiny_model
 def test_on_the_first_minibatch_every_ratio_is_one(learner_and_algorithm):
     """verl 6280."""
     learner, algorithm = learner_and_algorithm
-    credited, _ = algorithm.assign_credit(learner.annotate(make_batch()))
+    credited, _ = algorithm.compute_advantages(learner.score(make_batch()))
     metrics = learner.update(credited.select(torch.tensor([7, 0, 3])), algorithm)
     assert metrics["ratio/max"] < 1e-5
     assert metrics["ratio/mean"] == pytest.approx(1, abs=1e-5)
-    assert metrics["ratio/clip_share"] == 0
+    assert metrics["ratio/clip_fraction"] == 0
 
 
 def test_with_a_vanishing_learning_rate_ratios_stay_one_and_the_kl_zero(tiny_model):
     """open-instruct 1473: drift that rises with lr = 0."""
     learner, algorithm = make(make_recipe(tiny_model, actor={"learning_rate": 1e-30}))
     for seed in range(5):
-        scored = learner.annotate(make_batch(seed))
+        scored = learner.score(make_batch(seed))
         assert torch.equal(scored.old_logprobs, scored.ref_logprobs)
-        credited, _ = algorithm.assign_credit(scored)
+        credited, _ = algorithm.compute_advantages(scored)
         assert learner.update(credited, algorithm)["ratio/max"] < 1e-5
 
 
 def test_the_reference_stays_when_the_actor_moves(learner_and_algorithm):
     learner, algorithm = learner_and_algorithm
     batch = make_batch()
-    before = learner.annotate(batch)
-    learner.update(algorithm.assign_credit(before)[0], algorithm)
-    after = learner.annotate(batch)
+    before = learner.score(batch)
+    learner.update(algorithm.compute_advantages(before)[0], algorithm)
+    after = learner.score(batch)
     assert torch.equal(before.ref_logprobs, after.ref_logprobs)
     assert (before.old_logprobs - after.old_logprobs).abs().max() > 1e-3
 
@@ -143,7 +143,7 @@ def snapshot(learner):
 def test_a_batch_is_trained_on_minibatch_by_minibatch(tiny_model):
     rows = [torch.tensor([7, 0, 3]), torch.tensor([1, 2, 11]), None]
     (one, algorithm), (other, _) = (make(make_recipe(tiny_model)) for _ in range(2))
-    credited, _ = algorithm.assign_credit(one.annotate(make_batch()))
+    credited, _ = algorithm.compute_advantages(one.score(make_batch()))
     expected = [other.update(credited if part is None else credited.select(part), algorithm) for part in rows]
     assert one.train(credited, rows, algorithm) == expected
     assert one.updates == other.updates == 6
@@ -153,7 +153,7 @@ def test_a_batch_is_trained_on_minibatch_by_minibatch(tiny_model):
 def test_a_bad_loss_is_refused_and_no_weight_moves(learner_and_algorithm):
     """verl 747: NaN first, then "!!!!" for the rest of the run."""
     learner, algorithm = learner_and_algorithm
-    credited, _ = algorithm.assign_credit(learner.annotate(make_batch()))
+    credited, _ = algorithm.compute_advantages(learner.score(make_batch()))
     bad = replace(credited, advantages=credited.advantages.clone().index_fill_(0, torch.tensor([3]), float("nan")))
     before = snapshot(learner)
     with pytest.raises(NonFiniteError, match=r"loss/policy is nan"):
@@ -167,7 +167,7 @@ def test_a_bad_loss_is_refused_and_no_weight_moves(learner_and_algorithm):
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_a_bad_gradient_is_refused_and_its_tensor_named(learner_and_algorithm, bad):
     learner, algorithm = learner_and_algorithm
-    credited, _ = algorithm.assign_credit(learner.annotate(make_batch()))
+    credited, _ = algorithm.compute_advantages(learner.score(make_batch()))
     weight = learner.critic.head.weight
     weight.register_hook(lambda gradient: gradient.index_fill(1, torch.tensor([0, 1]), bad))
     before = snapshot(learner)

@@ -8,8 +8,8 @@ import torch
 
 from simplerl.losses.importance import importance_weights, policy_ratio
 from simplerl.losses.losses import (
-    Totals,
-    clip_share,
+    GlobalCounts,
+    clip_fraction,
     clipped_surrogate,
     clipped_value_loss,
     kl_estimate,
@@ -70,7 +70,7 @@ def test_the_clip_leaves_the_gradient_where_the_ratio_is_on_the_bad_side():
 
     assert loss.item() == pytest.approx((1.5 - 0.5) / 2, abs=1e-6)
     assert logprobs.grad.tolist() == pytest.approx([1.5 / 2, -0.5 / 2], abs=1e-6)
-    assert clip_share(logprobs, torch.zeros(2), advantages, **CLIP).tolist() == [0, 0]
+    assert clip_fraction(logprobs, torch.zeros(2), advantages, **CLIP).tolist() == [0, 0]
 
 
 def test_clip_higher_moves_the_upper_bound_alone():
@@ -118,7 +118,7 @@ def test_value_loss_without_a_clip_is_half_the_squared_error():
     ],
 )
 def test_the_three_aggregations_are_three_different_losses(aggregation, expected):
-    weights = token_weights(torch.tensor([1, 3]), aggregation, Totals(2, 4), constant=10)
+    weights = token_weights(torch.tensor([1, 3]), aggregation, GlobalCounts(2, 4), constant=10)
     assert weights.tolist() == pytest.approx(expected)
 
 
@@ -128,16 +128,16 @@ def test_losses_do_not_depend_on_the_micro_batch_split(aggregation, sizes):
     """verl PR 6957, SkyRL PR 1296: a mean per micro-batch weighs short micro-batches more."""
     generator = torch.Generator().manual_seed(0)
     logprobs, old, advantages = (torch.randn(10, generator=generator) * 0.3 for _ in range(3))
-    totals = Totals(4, 10)
+    counts = GlobalCounts(4, 10)
 
     def loss(start, stop):
         tokens = slice(int(LENGTHS[:start].sum()), int(LENGTHS[:stop].sum()))
-        weights = token_weights(LENGTHS[start:stop], aggregation, totals, constant=8)
+        weights = token_weights(LENGTHS[start:stop], aggregation, counts, constant=8)
         policy = clipped_surrogate(logprobs[tokens], old[tokens], advantages[tokens], weights, **CLIP)
         return policy + clipped_value_loss(logprobs[tokens], old[tokens], advantages[tokens], weights, clip=0.2)
 
-    bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    parts = sum(loss(a, b) for a, b in pairwise(bounds))
+    cu_seqlens = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    parts = sum(loss(a, b) for a, b in pairwise(cu_seqlens))
 
     assert parts.item() == pytest.approx(loss(0, 4).item(), abs=1e-6)
 
@@ -145,7 +145,7 @@ def test_losses_do_not_depend_on_the_micro_batch_split(aggregation, sizes):
 def test_log_likelihood_loss_matches_values_worked_by_hand():
     # Responses of 1 and 2 tokens with probabilities 1/2 and 1/4, 1/8: token mean (1 + 2 + 3) ln 2 / 3 = 2 ln 2.
     logprobs = torch.tensor([0.5, 0.25, 0.125]).log().requires_grad_()
-    weights = token_weights(torch.tensor([1, 2]), "token-mean", Totals(2, 3))
+    weights = token_weights(torch.tensor([1, 2]), "token-mean", GlobalCounts(2, 3))
 
     loss = log_likelihood_loss(logprobs, torch.ones(3), weights)
     loss.backward()

@@ -19,7 +19,7 @@ CHECKPOINTS = "model.gradient_checkpointing=true"
 WAYS = {
     "kernels": [],
     "torch": [TORCH],
-    "padded, lanes": [TORCH, PADDED, "train.lanes=2"],
+    "padded, lanes": [TORCH, PADDED, "train.cpu_threads=2"],
     "checkpoints": [TORCH, CHECKPOINTS],
     "bfloat16": [TORCH, "model.dtype=bfloat16"],
     "adapters": [TORCH, "model.lora.rank=4"],
@@ -56,7 +56,7 @@ def gradients(model, settings, block):
     learner, algorithm = make_learner(model, settings)
     torch.nn.init.normal_(learner.critic.head.weight, std=0.5)
     learner.keeping = block
-    credited, _ = algorithm.assign_credit(learner.annotate(make_batch()))
+    credited, _ = algorithm.compute_advantages(learner.score(make_batch()))
     metrics = learner.backward(credited, algorithm, train_actor=True)
     found = {
         f"{name}.{key}": parameter.grad

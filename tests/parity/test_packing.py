@@ -152,8 +152,8 @@ def test_actor_and_critic_of_reinforcement_learning_pack_too(model_folder):
         torch.nn.init.normal_(learner.critic.head.weight, std=0.5)
         given = collate_examples(examples())
         kept = {each.name: getattr(given, each.name) for each in fields(Batch)}
-        scored = learner.annotate(Batch(**kept | {"rewards": torch.linspace(-1, 1, len(given))}))
-        credited, _ = algorithm.assign_credit(scored)
+        scored = learner.score(Batch(**kept | {"rewards": torch.linspace(-1, 1, len(given))}))
+        credited, _ = algorithm.compute_advantages(scored)
         results.append((scored, *gradients_of(learner, credited, algorithm)))
     (padded, metrics, expected), (packed, packed_metrics, found) = results
     assert torch.allclose(padded.old_logprobs, packed.old_logprobs, atol=1e-5)
@@ -173,7 +173,7 @@ def test_layouts_point_at_the_position_before_each_response_token():
     packed, padded = Packed.lay_out(batch), Padded.lay_out(batch)
     assert packed.ids.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 0, 1]]
-    assert packed.bounds.tolist() == [0, 4, 6]
+    assert packed.cu_seqlens.tolist() == [0, 4, 6]
     assert packed.where.tolist() == [1, 2, 4]
     assert padded.where.tolist() == [1, 2, 4]
     assert packed.targets.tolist() == padded.targets.tolist() == [3, 4, 6]

@@ -173,20 +173,20 @@ def test_weights_that_a_learner_sends_are_those_that_are_loaded(engine, kind, mo
         how |= {"master_address": "127.0.0.1", "master_port": free_port(), "world_size": 2, "packed_num_buffers": 2}
     sender = Sender(trained.named_parameters, shapes, torch.float32, rank=0)
     with ThreadPoolExecutor(1) as learner:
-        meeting = learner.submit(sender.meet, kind, how, engine.receive)
-        engine.meet(how | {"rank_offset": 1} if kind == "nccl" else {"packed": True})
+        meeting = learner.submit(sender.init_transfer, kind, how, engine.receive_weights)
+        engine.init_transfer(how | {"rank_offset": 1} if kind == "nccl" else {"packed": True})
         meeting.result()
         for version in (1, 2):
             with torch.no_grad():
                 trained.model.norm.weight.mul_(version)
-            engine.expect(shapes)
+            engine.begin_update(shapes)
             with pytest.raises(EngineError, match="incomplete"):
                 generate(engine, requests(1))
             sending = learner.submit(sender.send)
             if kind == "nccl":
-                engine.receive(described(shapes, "float32"))
+                engine.receive_weights(described(shapes, "float32"))
             sending.result()
-            engine.adopt(version)
+            engine.finish_update(version)
             found = generate(engine, requests())
             engine.load_weights(iter(trained.state_dict().items()), version)
             assert found == generate(engine, requests())
@@ -197,7 +197,7 @@ def test_weights_that_will_not_fit_are_refused_before_any_is_sent(engine):
     shapes = {name: tuple(weight.shape) for name, weight in model().named_parameters()}
     before = generate(engine, requests())
     with pytest.raises(EngineError, match=r"model\.norm\.weight: shape \(3,\), wants \(64,\)"):
-        engine.expect(shapes | {"model.norm.weight": (3,)})
+        engine.begin_update(shapes | {"model.norm.weight": (3,)})
     assert generate(engine, requests()) == before
 
 

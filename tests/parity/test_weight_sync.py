@@ -7,7 +7,7 @@ from learner_cases import make_learner, make_recipe
 
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.train.weight_sync import check_sync
+from simplerl.train.weight_sync import weight_sync_check
 
 PROMPT = tiny.prompt([5, 6, 7, 8])
 
@@ -27,7 +27,7 @@ def pair(folder, *settings):
 def test_an_engine_with_the_learners_weights_passes(folder, temperature):
     recipe, engine, learner = pair(folder, f"train.logprob_temperature={temperature}")
     engine.load_weights(learner.weights(), version=3)
-    found = check_sync(recipe, engine, learner, PROMPT, 3)
+    found = weight_sync_check(recipe, engine, learner, PROMPT, 3)
     assert 0 <= found["sync/mean"] <= found["sync/max"] < 1e-5
 
 
@@ -39,25 +39,25 @@ def test_weights_of_the_update_before_are_found_out(folder):
         for parameter in learner.actor.parameters():
             parameter += 1e-3 * torch.randn_like(parameter)
     with pytest.raises(EngineError, match=r"does not hold the learner's weights of step 3.*probe_limit=0\.001"):
-        check_sync(recipe, engine, learner, PROMPT, 3)
+        weight_sync_check(recipe, engine, learner, PROMPT, 3)
     engine.load_weights(learner.weights(), version=3)
-    check_sync(recipe, engine, learner, PROMPT, 3)
+    weight_sync_check(recipe, engine, learner, PROMPT, 3)
 
 
 def test_another_version_is_found_out(folder):
     recipe, engine, learner = pair(folder)
     engine.load_weights(learner.weights(), version=2)
     with pytest.raises(EngineError, match="names version 2"):
-        check_sync(recipe, engine, learner, PROMPT, 3)
+        weight_sync_check(recipe, engine, learner, PROMPT, 3)
 
 
 def test_the_probe_can_be_left_out_and_its_limit_be_set(folder):
     recipe, engine, learner = pair(folder, "train.probe_tokens=0")
-    assert check_sync(recipe, engine, learner, PROMPT, 9) == {}
+    assert weight_sync_check(recipe, engine, learner, PROMPT, 9) == {}
     recipe, engine, learner = pair(folder, "train.probe_limit=1e-12")
     engine.load_weights(learner.weights(), version=1)
     with pytest.raises(EngineError, match="probe_limit=1e-12"):
-        check_sync(recipe, engine, learner, PROMPT, 1)
+        weight_sync_check(recipe, engine, learner, PROMPT, 1)
 
 
 def test_the_probe_changes_no_response(folder):
@@ -65,5 +65,5 @@ def test_the_probe_changes_no_response(folder):
     asked = [tiny.request(f"r{i}", ids, seed=i) for i, ids in enumerate(tiny.prompts(6))]
     engine.load_weights(learner.weights(), version=1)
     before = [(r.token_ids, r.sampled_logprobs) for r in generate(engine, asked)]
-    check_sync(recipe, engine, learner, PROMPT, 1)
+    weight_sync_check(recipe, engine, learner, PROMPT, 1)
     assert [(r.token_ids, r.sampled_logprobs) for r in generate(engine, asked)] == before

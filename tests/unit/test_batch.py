@@ -26,7 +26,7 @@ def test_collate_keeps_prompts_and_responses_flat():
     assert BATCH.response_lengths.tolist() == [3, 1, 2]
     assert BATCH.groups.tolist() == [0, 0, 1]
     assert BATCH.rewards.tolist() == [1.0, -0.5, 1.0]
-    assert BATCH.cut.tolist() == [False, True, False]
+    assert BATCH.truncated.tolist() == [False, True, False]
     assert BATCH.sampled_logprobs.tolist() == pytest.approx([-1, -1.1, -1.2, -1.3, -1.4, -1.5])
 
 

@@ -195,8 +195,8 @@ def test_sample(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = output(capsys, *command)
     assert shown.startswith(told["prompt"])
     for number, response in enumerate(told["responses"], 1):
-        cut = ", cut at the limit" if response["finish_reason"] == "length" else ""
-        head = f"--- {number} of 2: no boxed answer, no_answer, {response['tokens']} tokens{cut}"
+        truncated = ", truncated" if response["finish_reason"] == "length" else ""
+        head = f"--- {number} of 2: no boxed answer, no_answer, {response['tokens']} tokens{truncated}"
         assert f"{head}\n{response['text']}" in shown
 
 

@@ -11,7 +11,7 @@ from simplerl import plugins
 from simplerl.cluster import learner as cluster_learner
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.transfer import Direct
+from simplerl.cluster.transfer import DirectTransfer
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
 from simplerl.estimate.engine_memory import CHUNK
@@ -93,7 +93,10 @@ def test_learners_and_engines_agree_on_how(
         assert told["learner"] is None
     else:
         direct: partial[Any] = told["learner"]
-        assert (direct.func, direct.keywords) == (Direct, {"kind": transfer, "dtype": "bfloat16", "waits": True})
+        assert (direct.func, direct.keywords) == (
+            DirectTransfer,
+            {"kind": transfer, "dtype": "bfloat16", "waits": True},
+        )
 
 
 def test_with_rollouts_ahead_the_learner_does_not_wait(monkeypatch: Any) -> None:
@@ -109,15 +112,35 @@ def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
     for shapes, size in (({"a": (4, 4)}, CHUNK), ({"a": (4, 4), "embed": (152_064, 3_584)}, 1_089_994_752)):
         monkeypatch.setattr("simplerl.cluster.ray.answer", lambda actor, reference, shapes=shapes: shapes)
         monkeypatch.setattr("simplerl.cluster.ray.Actor.call", lambda *_: None)
-        direct = Direct([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", waits=True)
+        direct = DirectTransfer([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", waits=True)
         assert direct._room == size
 
 
 @pytest.mark.parametrize(
     ("kind", "order"),
     [
-        ("nccl", ["rank meet", "engine meet", "engine expect", "rank send", "engine receive", "engine adopt"]),
-        ("ipc", ["rank meet", "engine meet", "rank free", "engine expect", "rank send", "engine adopt"]),
+        (
+            "nccl",
+            [
+                "rank init_transfer",
+                "engine init_transfer",
+                "engine begin_update",
+                "rank send",
+                "engine receive_weights",
+                "engine finish_update",
+            ],
+        ),
+        (
+            "ipc",
+            [
+                "rank init_transfer",
+                "engine init_transfer",
+                "rank free",
+                "engine begin_update",
+                "rank send",
+                "engine finish_update",
+            ],
+        ),
     ],
 )
 def test_who_is_told_what_and_when(kind: Any, order: list[str], monkeypatch: Any) -> None:
@@ -140,9 +163,9 @@ def test_who_is_told_what_and_when(kind: Any, order: list[str], monkeypatch: Any
     monkeypatch.setattr(ray, "answers", lambda actors, references: None)
     monkeypatch.setattr(ray, "all_of", all_of)
     engine: Any = Process("engine")
-    direct = Direct([Process("rank")], kind, "float32", waits=True)  # type: ignore[list-item]
+    direct = DirectTransfer([Process("rank")], kind, "float32", waits=True)  # type: ignore[list-item]
     direct.send([engine], 1)
     assert [each for each in told if each not in ("rank run", "rank address")] == order
     told.clear()
     direct.send([engine], 2)
-    assert told == [each for each in order if "meet" not in each], "they have met"
+    assert told == [each for each in order if "init_transfer" not in each], "they have met"

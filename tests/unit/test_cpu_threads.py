@@ -6,59 +6,59 @@ import time
 import pytest
 import torch
 
-from simplerl.cpu.threads import Lanes, lanes_of
+from simplerl.cpu.threads import CPUThreads, thread_count
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_results_come_in_the_order_of_the_items(count):
-    lanes = Lanes(count)
+    cpu_threads = CPUThreads(count)
 
-    def work(lane, item):
+    def work(thread, item):
         time.sleep(0.002 * (7 - item))
-        return lane, item
+        return thread, item
 
-    assert lanes.map(work, range(7)) == [(item % count, item) for item in range(7)]
-    assert lanes.map(work, []) == []
-    lanes.close()
+    assert cpu_threads.map(work, range(7)) == [(item % count, item) for item in range(7)]
+    assert cpu_threads.map(work, []) == []
+    cpu_threads.close()
 
 
 def test_lanes_really_run_side_by_side():
-    lanes, both = Lanes(2), threading.Barrier(2, timeout=20)
-    assert lanes.map(lambda lane, item: both.wait() >= 0, [0, 1]) == [True, True]
-    lanes.close()
+    cpu_threads, both = CPUThreads(2), threading.Barrier(2, timeout=20)
+    assert cpu_threads.map(lambda thread, item: both.wait() >= 0, [0, 1]) == [True, True]
+    cpu_threads.close()
 
 
 def test_the_first_failure_comes_out_and_no_lane_goes_on():
-    lanes, done = Lanes(2), []
+    cpu_threads, done = CPUThreads(2), []
 
-    def work(lane, item):
+    def work(thread, item):
         if item == 1:
             raise ValueError("item 1")
         time.sleep(0.05)
         done.append(item)
 
     with pytest.raises(ValueError, match="item 1"):
-        lanes.map(work, range(40))
+        cpu_threads.map(work, range(40))
     assert len(done) < 20
-    assert lanes.map(lambda lane, item: item, [5, 6]) == [5, 6]
-    lanes.close()
+    assert cpu_threads.map(lambda thread, item: item, [5, 6]) == [5, 6]
+    cpu_threads.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_streams_are_merged_and_none_is_lost(count):
-    lanes = Lanes(count)
+    cpu_threads = CPUThreads(count)
     streams = [iter(range(start, start + 50)) for start in range(0, 50 * count, 50)]
-    found = list(lanes.merge(streams))
+    found = list(cpu_threads.merge(streams))
     assert sorted(found) == list(range(50 * count))
     for start in range(0, 50 * count, 50):
         own = [item for item in found if start <= item < start + 50]
         assert own == sorted(own)
-    lanes.close()
+    cpu_threads.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_stream_that_fails_is_raised_and_the_others_are_closed(count):
-    lanes, closed = Lanes(count), threading.Event()
+    cpu_threads, closed = CPUThreads(count), threading.Event()
 
     def endless():
         try:
@@ -73,13 +73,13 @@ def test_a_stream_that_fails_is_raised_and_the_others_are_closed(count):
         raise ValueError("lost")
 
     with pytest.raises(ValueError, match="lost"):
-        list(lanes.merge([failing(), *[endless() for _ in range(count - 1)]]))
+        list(cpu_threads.merge([failing(), *[endless() for _ in range(count - 1)]]))
     assert count == 1 or closed.wait(10)
-    lanes.close()
+    cpu_threads.close()
 
 
 def test_whoever_stops_listening_stops_the_streams():
-    lanes, closed = Lanes(2), [threading.Event(), threading.Event()]
+    cpu_threads, closed = CPUThreads(2), [threading.Event(), threading.Event()]
 
     def endless(number):
         try:
@@ -89,22 +89,22 @@ def test_whoever_stops_listening_stops_the_streams():
         finally:
             closed[number].set()
 
-    merged = lanes.merge([endless(0), endless(1)])
+    merged = cpu_threads.merge([endless(0), endless(1)])
     assert next(merged) in (0, 1)
     merged.close()
     assert all(each.is_set() for each in closed)
-    lanes.close()
+    cpu_threads.close()
 
 
 def test_each_lane_has_its_share_of_the_threads():
     before = torch.get_num_threads()
-    lanes = Lanes(2)
-    assert lanes.map(lambda lane, item: torch.get_num_threads(), [0, 1]) == [max(1, before // 2)] * 2
+    cpu_threads = CPUThreads(2)
+    assert cpu_threads.map(lambda thread, item: torch.get_num_threads(), [0, 1]) == [max(1, before // 2)] * 2
     assert torch.get_num_threads() == before
-    lanes.close()
+    cpu_threads.close()
 
 
 def test_how_many_lanes():
-    assert lanes_of(torch.device("cpu"), None) == min(8, torch.get_num_threads())
-    assert lanes_of(torch.device("cpu"), 3) == 3
-    assert lanes_of(torch.device("cuda"), None) == 1
+    assert thread_count(torch.device("cpu"), None) == min(8, torch.get_num_threads())
+    assert thread_count(torch.device("cpu"), 3) == 3
+    assert thread_count(torch.device("cuda"), None) == 1

@@ -87,7 +87,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
         "data": {"source": {"name": "file", "data_path": str(tmp_path / "set.jsonl"), "keys": {"id": "id"}}},
         "sampling": {"samples_per_problem": 2},
         "verifier": {"name": "math", "workers": 0},
-        "keep": {"choose": "longest"},
+        "filter": {"choose": "longest"},
     }
 
 
@@ -152,8 +152,8 @@ def test_every_answer_and_its_fate_are_there(settings: dict[str, Any], tmp_path:
         "reason": "no comment",
     }
     assert answers["d#0"]["text"] == "\\boxed{8.0}?"
-    assert {row["id"]: row["fate"] for row in lines(out / "fates.jsonl")} == {
-        "a#0": "surplus", "a#1": "kept", "b#0": "wrong", "b#1": "no_answer", "c#0": "refused", "c#1": "cut",
+    assert {row["id"]: row["outcome"] for row in lines(out / "outcomes.jsonl")} == {
+        "a#0": "surplus", "a#1": "kept", "b#0": "wrong", "b#1": "no_answer", "c#0": "refused", "c#1": "truncated",
         "d#0": "surplus", "d#1": "kept",
     }  # fmt: skip
     total = json.loads((out / "yields.json").read_text())["total"]
@@ -163,7 +163,7 @@ def test_every_answer_and_its_fate_are_there(settings: dict[str, Any], tmp_path:
 
 @pytest.mark.parametrize("name", ["kept.jsonl", "kept.parquet"])
 def test_what_is_kept_is_a_data_set(settings: dict[str, Any], tmp_path: Path, name: str) -> None:
-    out = distill(recipe_of(settings, keep={"per_problem": 2}), tmp_path / "out").parent
+    out = distill(recipe_of(settings, filter={"per_problem": 2}), tmp_path / "out").parent
     keys = {"question": "problem", "answer": "answer", "id": "id", "solution": "response"}
     overrides = [f"data_path={out / name}", *(f"keys.{key}={value}" for key, value in keys.items())]
     problems, notices = load_problems(source_config("file", overrides))
@@ -177,7 +177,7 @@ def test_what_is_kept_is_a_data_set(settings: dict[str, Any], tmp_path: Path, na
 
 
 def test_nothing_kept_is_an_empty_file(settings: dict[str, Any], tmp_path: Path) -> None:
-    assert distill(recipe_of(settings, keep={"min_tokens": 999}), tmp_path / "out").read_bytes() == b""
+    assert distill(recipe_of(settings, filter={"min_tokens": 999}), tmp_path / "out").read_bytes() == b""
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
@@ -233,14 +233,14 @@ def test_another_distillation_is_refused_with_what_differs(settings: dict[str, A
     assert str(caught.value) == (
         f"{out} holds another distillation:\n  sampling.temperature: stored 1.0, given 0.5\n"
         "  teacher.tone: stored 'plain', given 'shrill'\n"
-        "Name another folder with --out (these may change: keep.*, verifier.*, teacher.life)"
+        "Name another folder with --out (these may change: filter.*, verifier.*, teacher.life)"
     )
     assert (out / "kept.jsonl").exists()
 
 
 def test_answers_are_looked_at_again_where_only_the_selection_changed(settings: dict[str, Any], tmp_path: Path) -> None:
     out = distill(recipe_of(settings), tmp_path / "out").parent
-    again = recipe_of(settings, keep={"choose": "first", "per_problem": 2})
+    again = recipe_of(settings, filter={"choose": "first", "per_problem": 2})
     assert [row["id"] for row in lines(distill(again, out))] == ["a#0", "a#1", "d#0", "d#1"]
     assert asked(settings).count("closed") == 1, "without the teacher"
     assert lines(out / "kept.jsonl")[0]["recipe_sha256"] == recipe_sha256(again) != recipe_sha256(recipe_of(settings))
@@ -320,7 +320,7 @@ def test_the_command_prints_the_table_and_the_file(settings: dict[str, Any], tmp
 
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(settings))
     out = tmp_path / "out"
-    assert run(["distill", str(tmp_path / "mine.toml"), "--out", str(out), "--set", "keep.choose=first"]) == 0
+    assert run(["distill", str(tmp_path / "mine.toml"), "--out", str(out), "--set", "filter.choose=first"]) == 0
     shown = capsys.readouterr().out
     assert "kept                        1        1        2\n" in shown
     assert shown.endswith(f"training data: {out / 'kept.jsonl'}\n")
@@ -343,7 +343,7 @@ def test_the_published_recipe() -> None:
     assert (recipe["teacher"]["name"], recipe["teacher"]["model"]) == ("openai", "Qwen/QwQ-32B-Preview")
     assert recipe["data"]["source"]["name"] == "math-lvl3to5"
     assert recipe["sampling"] == {"samples_per_problem": 4, "temperature": 0.7, "top_p": 0.95, "max_tokens": 3000}
-    assert recipe["keep"]["max_tokens"] == 3000 and not recipe["keep"]["loops"]
+    assert recipe["filter"]["max_tokens"] == 3000 and not recipe["filter"]["loops"]
     assert recipe["data"]["benchmarks"] == (
         "aime24", "amc23", "math500", "minerva-math", "olympiadbench", "gsm8k", "gaokao2023en", "college-math",
     )  # fmt: skip

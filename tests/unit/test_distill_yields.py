@@ -1,4 +1,4 @@
-"""The fates of all responses add up to what was asked, per level and in total."""
+"""The outcomes of all responses add up to what was asked, per level and in total."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simplerl.distill.keep import FATES, Fate, Response
+from simplerl.distill.filter import OUTCOMES, FilterOutcome, Response
 from simplerl.distill.problems import Chosen
 from simplerl.distill.teachers.base import Answer, Asked
 from simplerl.distill.yields import as_markdown, grid, yields_of
@@ -14,22 +14,22 @@ from simplerl.types import Problem, Verdict
 
 pytestmark = pytest.mark.unit
 
-CORRECT = ("kept", "cut", "short", "long", "code", "loop", "other_letters", "duplicate", "surplus")
+CORRECT = ("kept", "truncated", "short", "long", "code", "loop", "other_letters", "duplicate", "surplus")
 
 
-def response(problem: str, level: int | None, sample: int, fate: Fate, tokens: int = 10) -> Response:
+def response(problem: str, level: int | None, sample: int, outcome: FilterOutcome, tokens: int = 10) -> Response:
     asked = Asked(f"{problem}#{sample}", Problem(problem, "Q", "7", level), sample, 1)
-    if fate == "refused":
+    if outcome == "refused":
         return Response(asked, Answer(asked.id, "", None, "refused", "too long"), None)
-    label = fate if fate in ("error", "no_answer", "wrong") else "correct"
+    label = outcome if outcome in ("error", "no_answer", "wrong") else "correct"
     return Response(asked, Answer(asked.id, "text", tokens, "stop"), Verdict(label))
 
 
-def yields(rows: list[tuple[str, int | None, int, Fate, int]], chosen: Chosen | None = None) -> dict[str, Any]:
+def yields(rows: list[tuple[str, int | None, int, FilterOutcome, int]], chosen: Chosen | None = None) -> dict[str, Any]:
     return yields_of([response(*row) for row in rows], [row[3] for row in rows], chosen or Chosen([]))
 
 
-ROWS: list[tuple[str, int | None, int, Fate, int]] = [
+ROWS: list[tuple[str, int | None, int, FilterOutcome, int]] = [
     ("a", 3, 0, "kept", 10),
     ("a", 3, 1, "surplus", 99),
     ("b", 3, 0, "wrong", 99),
@@ -49,12 +49,12 @@ def test_counts_per_level_and_in_total() -> None:
     assert (three["problems_kept"], three["mean_tokens"]) == (0.5, 10.0)
     assert (total["asked"], total["answered"], total["correct"], total["kept"]) == (6, 5, 3, 2)
     assert (total["problems_kept"], total["mean_tokens"]) == (2 / 3, 20.0)
-    assert {fate: n for fate, n in total["left_out"].items() if n} == {"surplus": 1, "wrong": 1, "error": 1}
+    assert {outcome: n for outcome, n in total["left_out"].items() if n} == {"surplus": 1, "wrong": 1, "error": 1}
 
 
 def test_fates_add_up_to_what_was_asked() -> None:
-    rows: list[tuple[str, int | None, int, Fate, int]] = [
-        ("p", 1 + n % 2, n, fate, 10) for n, fate in enumerate((*FATES, *FATES, "wrong"))
+    rows: list[tuple[str, int | None, int, FilterOutcome, int]] = [
+        ("p", 1 + n % 2, n, outcome, 10) for n, outcome in enumerate((*OUTCOMES, *OUTCOMES, "wrong"))
     ]
     found = yields(rows)
     for entry in (*found["levels"].values(), found["total"]):

@@ -25,7 +25,7 @@ def recipe(**tables: object) -> Recipe:
     base = {
         "data": {"source": "arithmetic", "max_prompt_tokens": 20},
         "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 30},
-        "train": {"minibatch_size": 8, "epochs": 2, "episodes": 3, "micro_batch_tokens": 100},
+        "train": {"minibatch_size": 8, "ppo_epochs": 2, "data_epochs": 3, "micro_batch_tokens": 100},
         "engine": {"name": "embedded", "max_batch": 10},
     }
     return validate_recipe(base | tables)
@@ -102,7 +102,7 @@ def test_a_batch_larger_than_the_data_is_an_error() -> None:
     with pytest.raises(ConfigError) as error:
         total_steps(recipe(), problems=1)
     assert str(error.value) == (
-        "rollout.prompts_per_step=6 is more than the 3 prompts of train.episodes=3; "
+        "rollout.prompts_per_step=6 is more than the 3 prompts of train.data_epochs=3; "
         "lower the one, raise the other, or set train.steps"
     )
 

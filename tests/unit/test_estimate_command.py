@@ -198,7 +198,7 @@ def test_what_waits_on_the_host_takes_the_time_of_its_copies() -> None:
     before, after = (seconds(each, LARGE, H100, tokens) for each in (plain, moved))
     inputs = 4 * LARGE.hidden * LARGE.layers * 8192 * 700  # of layers, with checkpoints
     assert after.update - before.update == pytest.approx(2 * inputs / HOST)
-    assert (after.rollout, after.score, after.hand_over) == (before.rollout, before.score, before.hand_over)
+    assert (after.rollout, after.score, after.sync_weights) == (before.rollout, before.score, before.sync_weights)
     # The optimiser: 28 bytes a weight, from slower memory.
     waiting = zoo("cluster.ray=auto", "model.offload=weights")
     steps = updates_per_step(waiting)
@@ -214,13 +214,13 @@ def test_weights_go_over_the_link_or_through_the_store() -> None:
     spread = ("cluster.ray=auto", "cluster.learners=4", "cluster.engines=4", "engine.name=vllm", "engine.sleep=true")
     direct, count = (*spread, "cluster.transfer=direct"), LARGE.parameters
 
-    def hand_over(*settings: str, nodes: int = 1) -> float:
-        return where(zoo(*settings), parse_hardware("8xH100", nodes)).seconds.hand_over
+    def sync_weights(*settings: str, nodes: int = 1) -> float:
+        return where(zoo(*settings), parse_hardware("8xH100", nodes)).seconds.sync_weights
 
-    assert hand_over(*spread) == pytest.approx(8 * count / 2e9)
-    assert hand_over(*direct) == pytest.approx(2 * count / (0.5 * 450e9))
-    assert hand_over(*direct, nodes=2) == pytest.approx(2 * count / 25e9)
-    assert hand_over(*direct, "cluster.colocated=true") == pytest.approx(4 * count / (0.7 * 3.35e12))
+    assert sync_weights(*spread) == pytest.approx(8 * count / 2e9)
+    assert sync_weights(*direct) == pytest.approx(2 * count / (0.5 * 450e9))
+    assert sync_weights(*direct, nodes=2) == pytest.approx(2 * count / 25e9)
+    assert sync_weights(*direct, "cluster.colocated=true") == pytest.approx(4 * count / (0.7 * 3.35e12))
 
 
 def test_moments_in_8_bits_keep_one_learner() -> None:
@@ -260,7 +260,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["fits"] and plan["placement"] == {"learners": 1, "engines": 1, "set": []}
     assert plan["memory_gib"]["all"]["update"]["total"] == pytest.approx(plan["peak_gib"]["all"])
     assert plan["seconds"]["step"] == pytest.approx(
-        sum(plan["seconds"][k] for k in ("rollout", "score", "update", "hand_over"))
+        sum(plan["seconds"][k] for k in ("rollout", "score", "update", "sync_weights"))
     )
     assert plan["changes"] == [] and plan["steps"] == 199
 

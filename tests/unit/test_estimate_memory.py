@@ -10,7 +10,7 @@ import pytest
 from simplerl.config import Recipe, validate_recipe
 from simplerl.estimate.activations import MAX_LOGITS, head, kept
 from simplerl.estimate.learner_memory import Learner, Passes
-from simplerl.estimate.load import Way, load_of, models_of, way_of
+from simplerl.estimate.load import ExecutionMode, load_of, models_of, way_of
 from simplerl.estimate.memory import GIB, Worker, memory, workers
 from simplerl.estimate.shapes import KNOWN, Shape
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 SMALL = Shape(vocab=5, hidden=4, layers=2, heads=2, kv_heads=1, intermediate=3, head_dim=2, tied=True, qkv_bias=True)
 ALL = 5 * 4 + 2 * 100 + 4
 CRITIC = ALL + 4 + 1
-TORCH = Way("cuda", False, False, "sdpa", False, None, 0, 1, 1)
+TORCH = ExecutionMode("cuda", False, False, "sdpa", False, None, 0, 1, 1)
 
 
 def recipe(**tables: Any) -> Recipe:
@@ -101,7 +101,7 @@ def test_adapters_have_gradients_and_moments_and_nothing_else_of_the_actor_has()
     assert parts["parameters"] == 4 * (ALL + adapters)
     assert (parts["moments"], parts["gradients"]) == (8 * adapters, 4 * adapters)
     # Their product and the weight it is added to, the largest of 4 x 4.
-    assert planned(made).phases["hand-over"]["workspace"] == 2 * 4 * 16
+    assert planned(made).phases["weight sync"]["workspace"] == 2 * 4 * 16
 
 
 def test_the_critic_beside_an_actor_with_adapters_is_trained_whole() -> None:
@@ -149,7 +149,7 @@ def test_the_cache_grows_by_halves() -> None:
     longer = recipe(rollout={"prompts_per_step": 6, "samples_per_prompt": 4, "max_tokens": 300})
     assert planned(longer).phases["rollout"]["KV cache"] == 10 * 424 * 8 * 4
     phases = planned(recipe()).phases
-    assert all("KV cache" not in phases[name] for name in ("score", "update", "hand-over"))
+    assert all("KV cache" not in phases[name] for name in ("score", "update", "weight sync"))
 
 
 def test_a_cpu_keeps_its_cache_and_vllm_its_share() -> None:
@@ -220,7 +220,7 @@ def test_weights_that_wait_on_the_host_are_gathered_by_layers() -> None:
 
 def test_totals_are_sums() -> None:
     for phases in memory(recipe(algorithm={"name": "ppo"}), SMALL).values():
-        assert set(phases) == {"rollout", "score", "update", "hand-over"}
+        assert set(phases) == {"rollout", "score", "update", "weight sync"}
         for parts in phases.values():
             assert parts["total"] == pytest.approx(sum(value for name, value in parts.items() if name != "total"))
 
@@ -243,7 +243,7 @@ def test_lanes_and_shared_prompts_on_a_cpu() -> None:
     made = recipe(train={"minibatch_size": 8, "micro_batch_tokens": 1000})
     shape = replace(SMALL, hidden=32, heads=2, kv_heads=2, head_dim=16, intermediate=48)
     way = way_of(made, shape, "cpu", threads=2)
-    assert (way.kernels, way.fused, way.lanes) == (True, True, 2)
+    assert (way.kernels, way.fused, way.cpu_threads) == (True, True, 2)
     # Each lane has four answers to one prompt.
     assert load_of(made, way, models_of(made)).tokens == 20 + 4 * 30
 
@@ -270,7 +270,7 @@ def test_an_engine_that_sleeps_takes_nothing_while_the_learner_works() -> None:
         assert {name: size for name, size in awake.phases[phase].items() if name not in held} == {
             name: size for name, size in asleep.phases[phase].items() if name not in held
         }
-    for phase in ("rollout", "hand-over"):
+    for phase in ("rollout", "weight sync"):
         assert asleep.phases[phase] == awake.phases[phase]
 
 
@@ -290,12 +290,12 @@ def test_weights_that_are_sent_take_chunks_at_both_ends(vocabulary: int) -> None
     engine = {"name": "vllm", "max_length": 50, "sleep": True}
     spread = {"ray": "auto", "learners": 1, "engines": 1}
 
-    def hand_over(**cluster: Any) -> list[float]:
+    def sync_weights(**cluster: Any) -> list[float]:
         made = recipe(engine=engine, cluster={**spread, **cluster})
-        return [each.phases["hand-over"]["workspace"] for each in workers(made, shape, device="cuda")]
+        return [each.phases["weight sync"]["workspace"] for each in workers(made, shape, device="cuda")]
 
     chunk, largest = 256 << 20, 4 * shape.head
-    for before, after in zip(hand_over(), hand_over(transfer="direct"), strict=True):
+    for before, after in zip(sync_weights(), sync_weights(transfer="direct"), strict=True):
         assert after - before == 2 * (chunk + largest)
-    (before,), (after,) = hand_over(colocated=True), hand_over(colocated=True, transfer="direct")
+    (before,), (after,) = sync_weights(colocated=True), sync_weights(colocated=True, transfer="direct")
     assert after - before == 2 * max(chunk, largest)

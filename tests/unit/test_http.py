@@ -263,12 +263,12 @@ def test_an_answer_without_end_is_not_read() -> None:
 # --- services with manners of their own -------------------------------------------------------------------------------
 
 
-def mannered(service: Service, manners: http.Manners) -> closing[http.Client]:
+def mannered(service: Service, manners: http.RetryPolicy) -> closing[http.Client]:
     return closing(http.Client(http.Endpoint(url=service.url), manners))
 
 
 def test_one_question_may_be_refused_and_the_others_go_on() -> None:
-    manners = http.Manners(refusals=frozenset({400, 422}))
+    manners = http.RetryPolicy(refusals=frozenset({400, 422}))
     with (
         Service(replies(Reply("long", 422), GOOD, Reply(status=503), GOOD)) as service,
         mannered(service, manners) as client,
@@ -282,7 +282,7 @@ def test_one_question_may_be_refused_and_the_others_go_on() -> None:
 
 
 def test_a_refusal_that_ends_the_client_says_what_mends_it() -> None:
-    manners = http.Manners(remedies={401: "Check the key"}, again="then go on")
+    manners = http.RetryPolicy(remedies={401: "Check the key"}, again="then go on")
     with Service(replies(Reply("who?", 401), Reply("gone", 404))) as service, mannered(service, manners) as client:
         with pytest.raises(RemoteError, match=r"it answered 401 Unauthorized '\"who\?\"'\. Check the key, then go on$"):
             client.ask({}, dict)
@@ -294,7 +294,7 @@ def test_a_refusal_that_ends_the_client_says_what_mends_it() -> None:
 @pytest.mark.parametrize("content", [b"<html>bad gateway</html>", b'{"choices": [', b'{"reward": "?"}'])
 def test_an_answer_of_no_use_is_asked_for_again_where_that_may_help(content: bytes) -> None:
     answer = replies(Reply(content), Reply(content), GOOD, Reply(content))
-    with Service(answer) as service, mannered(service, http.Manners(useless=2)) as client:
+    with Service(answer) as service, mannered(service, http.RetryPolicy(useless=2)) as client:
         assert client.ask({}, rewards._number) == 0.5
         with pytest.raises(http.RefusedError, match=r"3 answers of no use, the last: no use in 200 OK"):
             client.ask({}, rewards._number)
@@ -304,10 +304,10 @@ def test_an_answer_of_no_use_is_asked_for_again_where_that_may_help(content: byt
 def test_how_long_an_answer_may_be_is_the_kind_of_service_s_business() -> None:
     long = Reply({"text": "x" * (1 << 20)})
     with Service(replies(long)) as service:
-        with mannered(service, http.Manners(max_answer=1 << 21)) as client:
+        with mannered(service, http.RetryPolicy(max_answer=1 << 21)) as client:
             assert client.ask({}, lambda answer: len(answer["text"])) == 1 << 20
         with (
-            mannered(service, http.Manners(max_answer=4096)) as client,
+            mannered(service, http.RetryPolicy(max_answer=4096)) as client,
             pytest.raises(RemoteError, match="it is longer than 4,096 bytes"),
         ):
             client.ask({}, dict)
@@ -330,7 +330,7 @@ def test_attempts_of_all_threads_are_evenly_spaced() -> None:
         times.append(time.monotonic())
         return Reply(status=503) if len(times) == 2 else GOOD
 
-    manners = http.Manners(per_minute=1200)
+    manners = http.RetryPolicy(per_minute=1200)
     with Service(answer) as service, ThreadPoolExecutor(4) as threads, mannered(service, manners) as client:
         started = time.monotonic()
         list(threads.map(lambda n: client.ask({"n": n}, dict), range(7)))

@@ -18,7 +18,7 @@ def rows(step=1, seed=0, **train):
             "data": {"source": "arithmetic"},
             "rollout": {"prompts_per_step": 6, "samples_per_prompt": 4},
             "algorithm": {"name": "grpo"},
-            "train": {"minibatch_size": 8, "epochs": 2, **train},
+            "train": {"minibatch_size": 8, "ppo_epochs": 2, **train},
             "actor": {"learning_rate": 1e-3},
         }
     )

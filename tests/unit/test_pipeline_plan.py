@@ -21,7 +21,7 @@ ZERO = {
     "rollout": {"prompts_per_step": 4, "samples_per_prompt": 2},
     "train": {"steps": 2, "minibatch_size": 8},
 }
-SFT = {"kind": "sft", "data": {"source": {"name": "file", "data_path": "kept.jsonl"}}, "train": {"epochs": 1}}
+SFT = {"kind": "sft", "data": {"source": {"name": "file", "data_path": "kept.jsonl"}}, "train": {"data_epochs": 1}}
 STAGES: dict[str, Any] = {
     "zero": {"run": "train", "recipe": "zero.toml"},
     "sft": {"run": "sft", "recipe": "sft.toml", "set": {"model": {"path": "{zero}"}}},
@@ -162,7 +162,7 @@ def test_where_a_teacher_is_does_not_count_and_what_is_kept_does() -> None:
 
     def found(keep: int = 1, **teacher: Any) -> dict[str, Task]:
         settings = {"teacher": {"name": "openai", "model": "m", "url": "http://a/v1"} | teacher}
-        settings |= {"keep": {"per_problem": keep}}
+        settings |= {"filter": {"per_problem": keep}}
         source = {"name": "file", "data_path": "{ask}"}
         ask = {"run": "distill", "recipe": "distill.toml", "set": settings}
         sft = {"run": "sft", "recipe": "sft.toml", "set": {"data": {"source": source}}}

@@ -223,10 +223,10 @@ def test_answers_outlast_other_rules_of_keeping_them(doing: Stages, tmp_path: Pa
 
     assert go(doing)[0] == ["asked"]
     assert go(doing)[0] == []
-    done, lines, _ = go(doing, "stages.asked.set.keep.per_problem=2")
+    done, lines, _ = go(doing, "stages.asked.set.filter.per_problem=2")
     assert done == ["asked"] and "changed" not in lines[0]
     assert not Path("runs/mine/superseded").exists()
-    assert go(doing, "stages.asked.set.keep.per_problem=2")[0] == []
+    assert go(doing, "stages.asked.set.filter.per_problem=2")[0] == []
 
     done, lines, _ = go(doing, "stages.asked.set.sampling.samples_per_problem=9")
     assert done == ["asked"] and lines[0].startswith("asked: changed;")

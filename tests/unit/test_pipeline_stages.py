@@ -75,18 +75,18 @@ def test_a_distillation_sees_for_itself_that_other_answers_are_to_be_kept(tmp_pa
     (tmp_path / "asked.toml").write_text(tomli_w.dumps(asked))
 
     def task(model: str, per_problem: int) -> Task:
-        settings = {"teacher": {"model": model}, "keep": {"per_problem": per_problem}}
+        settings = {"teacher": {"model": model}, "filter": {"per_problem": per_problem}}
         stage = {"run": "distill", "recipe": str(tmp_path / "asked.toml"), "set": settings}
         recipe = validate_recipe({"kind": "pipeline", "stages": {"asked": stage}}, kind=PipelineRecipe)
         return make_plan(recipe, tmp_path / "p").tasks[0]
 
     before, after = task("here", 1), task("there", 2)
-    assert before.recipe is not None and before.recipe.keep.per_problem == 1
+    assert before.recipe is not None and before.recipe.filter.per_problem == 1
     before.folder.mkdir(parents=True)
     (before.folder / "recipe.toml").write_text(tomli_w.dumps(recipe_table(before.recipe)))
     stages.restate(after)
     stored = tomllib.loads((after.folder / "recipe.toml").read_text())
-    assert (stored["teacher"]["model"], stored["keep"]["per_problem"]) == ("there", 1)
+    assert (stored["teacher"]["model"], stored["filter"]["per_problem"]) == ("there", 1)
 
 
 def test_a_report_compares_with_the_first_evaluation_and_shows_the_runs(tmp_path: Path) -> None:

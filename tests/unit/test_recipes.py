@@ -107,7 +107,7 @@ def test_simplerl_is_the_same_reinforcement_learning_after_a_warm_up(tmp_path: P
     assert stages["simplerl"] == zero
     assert stages["distill"]["data"]["source"]["name"] == "math-lvl3to5"
     # What is kept is what the warm-up takes and what reinforcement learning allows.
-    limits = (stages["distill"]["keep"]["max_tokens"], stages["sft"]["train"]["max_response_tokens"])
+    limits = (stages["distill"]["filter"]["max_tokens"], stages["sft"]["train"]["max_response_tokens"])
     assert limits == (zero["rollout"]["max_tokens"],) * 2
     assert stages["sft"]["model"]["path"] == "Qwen/Qwen2.5-Math-7B"
     assert stages["sft"]["data"]["source"]["data_path"] == str(tmp_path / "p" / "distill" / "kept.jsonl")
@@ -172,10 +172,16 @@ def test_simplerl_zero_optimises_as_published() -> None:
     }
     assert {key: recipe["algorithm"][key] for key in algorithm} == algorithm
     assert recipe["train"]["steps"] is None
-    train = {"episodes": 20, "minibatch_size": 128, "epochs": 1, "critic_warmup_steps": 0, "logprob_temperature": "one"}
+    train = {
+        "data_epochs": 20,
+        "minibatch_size": 128,
+        "ppo_epochs": 1,
+        "critic_warmup_steps": 0,
+        "logprob_temperature": "one",
+    }
     assert {key: recipe["train"][key] for key in train} == train
     adamw = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0, "moments": "float32"}
-    schedule = {"schedule": "cosine", "warmup": 0.03, "floor": 0.1}
+    schedule = {"schedule": "cosine", "warmup": 0.03, "min_lr_ratio": 0.1}
     assert recipe["actor"] == {"learning_rate": 5e-7, **adamw, **schedule}
     assert recipe["critic"] == {"learning_rate": 9e-6, **adamw, **schedule}
     assert recipe["checkpoint"]["every"] == 4
@@ -206,12 +212,16 @@ def test_zoo_is_the_published_runs(name: str, model: str, source: str, template:
     assert {key: recipe["rollout"][key] for key in rollout} == rollout
     algorithm = {
         "name": "grpo", "clip_low": 0.2, "clip_high": 0.2, "scale_by_std": True, "aggregation": "token-mean",
-        "kl_loss_coef": 1e-4, "kl_loss_estimator": "k3", "entropy_coef": 0.001, "resample_rounds": 0,
+        "kl_loss_coef": 1e-4, "kl_loss_estimator": "k3", "entropy_coef": 0.001, "dynamic_sampling_rounds": 0,
         "overlong_buffer": 0,
     }  # fmt: skip
     assert {key: recipe["algorithm"][key] for key in algorithm} == algorithm
     assert recipe["reward"]["name"] == "accuracy"
-    assert (recipe["train"]["steps"], recipe["train"]["minibatch_size"], recipe["train"]["epochs"]) == (100, 256 * 8, 1)
+    assert (recipe["train"]["steps"], recipe["train"]["minibatch_size"], recipe["train"]["ppo_epochs"]) == (
+        100,
+        256 * 8,
+        1,
+    )
     actor = {"learning_rate": 5e-7, "betas": (0.9, 0.999), "weight_decay": 0.01, "schedule": "constant", "warmup": 0.0}
     assert {key: recipe["actor"][key] for key in actor} == actor
 

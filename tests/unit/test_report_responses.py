@@ -65,7 +65,7 @@ def test_an_empty_file_is_of_nothing(folder):
 
 def test_problems_are_taken_in_turn_from_each_kind():
     first = {f"kept{i}": "correct" for i in range(50)} | {"lost": "correct", "gained": "wrong"}
-    last = dict.fromkeys(first, "correct") | {"lost": "wrong", "cut": "wrong, cut", "none": "no_answer"}
+    last = dict.fromkeys(first, "correct") | {"lost": "wrong", "cut": "wrong, truncated", "none": "no_answer"}
     chosen = choose(first, last, 8)
     assert len(chosen) == 8
     assert {"lost", "gained", "cut", "none"} < set(chosen)

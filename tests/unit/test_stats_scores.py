@@ -178,7 +178,7 @@ def test_lengths_and_endings():
         response(3, 0, "c", response_tokens=30),
     ]
     scores = score(rows)
-    assert scores.tokens == {"all": 30, "correct": 20, "wrong": 40, "finished": 20, "cut": 60}
+    assert scores.tokens == {"all": 30, "correct": 20, "wrong": 40, "finished": 20, "truncated": 60}
     assert scores.shares["clip_ratio"] == 0.25
 
 

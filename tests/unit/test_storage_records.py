@@ -84,11 +84,11 @@ def test_a_setting_added_by_a_newer_version_is_named(run, make_recipe):
     recipe = make_recipe()
     run.create(recipe, {})
     table = recipe_table(recipe)
-    del table["train"]["epochs"]
+    del table["train"]["ppo_epochs"]
     import tomli_w
 
     (run.path / "recipe.toml").write_text(tomli_w.dumps(table))
-    with pytest.raises(ConfigError, match=r"train\.epochs: stored '\(not set\)', given 1"):
+    with pytest.raises(ConfigError, match=r"train\.ppo_epochs: stored '\(not set\)', given 1"):
         run.open(recipe, {})
 
 
@@ -275,7 +275,7 @@ def test_two_processes_cannot_train_into_one_folder(run):
         pid = child.stdout.readline().strip()
         with (
             pytest.raises(SimpleRLError, match=f"in use by process {pid} on .*name another folder"),
-            run.lock(patience=0),
+            run.lock(timeout=0),
         ):
             pass
         child.kill()
@@ -289,7 +289,7 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_lock(run):
         try:
             child.kill()
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            with run.lock(patience=1.0):
+            with run.lock(timeout=1.0):
                 pass
         finally:
             os.killpg(pid, 9)  # the orphan is in the child's own process group
@@ -298,7 +298,7 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_lock(run):
 def test_the_lock_is_free_again_after_an_error(run):
     with pytest.raises(KeyError), run.lock():
         raise KeyError
-    with run.lock(patience=0):
+    with run.lock(timeout=0):
         pass
 
 

@@ -93,21 +93,21 @@ def build(config: Config, sampling: DistillSampling) -> Teacher:
     import torch
 
     import simplerl
+    from simplerl.evaluation.models import model_hash, models_under_test
     from simplerl.evaluation.opening import precision, start
-    from simplerl.evaluation.subjects import model_hash, subjects
 
-    subject = subjects(config.model, None)[0]
+    model = models_under_test(config.model, None)[0]
     dtype, device = precision()
     versions = {"simplerl": simplerl.__version__, "torch": torch.__version__, "dtype": dtype, "device": device}
     provenance = {
         "teacher": config.name,
         "model": short_name(config.model),
         "path": config.model,
-        "model_hash": model_hash(subject),
+        "model_hash": model_hash(model),
         "engine": config.engine,
         "template": config.template,
         "versions": versions,
     }
-    tokenizer, engine = start(config.engine, subject)
+    tokenizer, engine = start(config.engine, model)
     drawn = Sampling(sampling.max_tokens, sampling.temperature, sampling.top_p, stop=STOP)
     return LocalTeacher(config, drawn, tokenizer, engine, provenance)

@@ -27,7 +27,7 @@ from simplerl.config import DistillSampling
 from simplerl.distill.teachers._threads import as_finished
 from simplerl.distill.teachers.base import Answer, AnswerEnd, Asked, Teacher, TeacherConfig
 from simplerl.errors import RemoteError
-from simplerl.http import Client, Endpoint, Manners, RefusedError
+from simplerl.http import Client, Endpoint, RefusedError, RetryPolicy
 
 ENDS: Mapping[str, AnswerEnd] = {
     "stop": "stop",
@@ -107,7 +107,7 @@ class OpenAITeacher:
 
     def __init__(self, config: Config, sampling: DistillSampling) -> None:
         self.config, self.sampling = config, sampling
-        manners = Manners(
+        manners = RetryPolicy(
             max_answer=MAX_ANSWER,
             refusals=frozenset({400, 413, 422}),
             useless=USELESS,

@@ -10,7 +10,7 @@ const KINDS = {
   kept: ["right at first and last", (problem) => problem.ends.some(([first, last]) => right(first) && right(last))],
   never: ["never right", (problem) => !problem.rows.some(right)],
   differ: ["runs end differently", (problem) => new Set(lastOfRuns(problem).map(right)).size > 1],
-  cut: ["cut at the limit", null, (row) => row.cut],
+  truncated: ["truncated", null, (row) => row.truncated],
   no_answer: ["no answer", null, (row) => row.verdict === "no_answer"],
   error: ["error of the verifier", null, (row) => row.verdict === "error"],
   code: ["with program code", null, (row) => has(row, "code")],
@@ -202,7 +202,7 @@ function showFacts(row, parts) {
   parts.verdict.className = `verdict ${right(row) ? "good" : "bad"}`;
   parts.answer.textContent = row.extracted ?? "none found";
   const reward = row.reward === null ? [] : [`reward ${+row.reward.toPrecision(4)}`];
-  const finish = row.cut ? "cut at the limit" : "finished";
+  const finish = row.truncated ? "truncated" : "finished";
   const facts = [`step ${row.step}`, finish, `${row.tokens} tokens`, ...reward, browser.data.methods[row.method]];
   parts.facts.textContent = facts.filter(Boolean).join(" · ");
 }
@@ -220,10 +220,10 @@ function option(value, text, chosen) {
 }
 
 function cell(pane, row) {
-  const button = element("button", `cell ${row.verdict}${row.cut ? " cut" : ""}`, SIGNS[row.verdict]);
+  const button = element("button", `cell ${row.verdict}${row.truncated ? " truncated" : ""}`, SIGNS[row.verdict]);
   const sample = row.sample ? `, sample ${row.sample}` : "";
   button.type = "button";
-  button.title = `step ${row.step}${sample}: ${WORDS[row.verdict]}${row.cut ? ", cut" : ""}, ${row.tokens} tokens`;
+  button.title = `step ${row.step}${sample}: ${WORDS[row.verdict]}${row.truncated ? ", truncated" : ""}, ${row.tokens} tokens`;
   button.setAttribute("aria-label", button.title);
   if (row === pane.row) button.setAttribute("aria-current", "true");
   button.tabIndex = row === pane.row ? 0 : -1;

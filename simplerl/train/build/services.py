@@ -18,7 +18,7 @@ from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, EngineError
 from simplerl.learner.learner import Learner, Loss
 from simplerl.learner.models import resolve_model_path
-from simplerl.learner.parallel import Alone
+from simplerl.learner.parallel import SingleProcess
 from simplerl.rewards.base import Reward
 from simplerl.verifiers.base import Verifier
 
@@ -91,7 +91,7 @@ def build_learner(
     horizon: int,
     device: torch.device,
     end_id: int | None,
-    ranks: Alone | None = None,
+    ranks: SingleProcess | None = None,
 ) -> Learner:
     """A learner in this process; `end_id` is the token that its responses end with, where that is not the model's."""
     torch.manual_seed(recipe.seed)
@@ -137,12 +137,12 @@ def placed_learner(
     if place is None:
         return build_learner(recipe, loss, horizon, device, end_id)
     from simplerl.cluster.learner import RemoteLearner
-    from simplerl.cluster.transfer import Direct
+    from simplerl.cluster.transfer import DirectTransfer
 
     direct = None
     if (kind := recipe.transfer) is not None:
         waits = not getattr(recipe.train, "staleness", 0)
-        direct = partial(Direct, kind=kind, dtype=recipe.model.dtype, waits=waits)
+        direct = partial(DirectTransfer, kind=kind, dtype=recipe.model.dtype, waits=waits)
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
     offload = recipe.model.offloads_weights
     return RemoteLearner(  # type: ignore[return-value]

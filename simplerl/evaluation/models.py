@@ -19,7 +19,7 @@ HASHED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ModelUnderTest:
     """Weights to evaluate: those in `path`, or with `weights` a checkpoint's in the model of `path`."""
 
     name: str
@@ -30,13 +30,13 @@ class Subject:
     """Where the checkpoint's weights are adapters."""
 
 
-def subjects(model: str, checkpoints: str | None) -> list[Subject]:
+def models_under_test(model: str, checkpoints: str | None) -> list[ModelUnderTest]:
     """What a command's MODEL and --checkpoints mean. Raises `ConfigError`."""
     run = RunFolder(model)
     if not run.exists:
         if checkpoints:
             raise ConfigError(f"--checkpoints is for run folders; {model} has no recipe.toml")
-        return [Subject(model, model)]
+        return [ModelUnderTest(model, model)]
     if checkpoints is None:
         return [_newest(run)]
     saved = checkpoint.checkpoints(run.path)
@@ -57,11 +57,11 @@ def _steps(text: str) -> list[int]:
         raise ConfigError(f"--checkpoints={text}: say all, or steps such as 20,40") from None
 
 
-def _newest(run: RunFolder) -> Subject:
+def _newest(run: RunFolder) -> ModelUnderTest:
     """The final export, or the newest whole checkpoint."""
     final = run.path / "exports" / "final"
     if (final / "config.json").is_file():
-        return Subject(str(run.path), str(final))
+        return ModelUnderTest(str(run.path), str(final))
     found = checkpoint.latest(run.path)
     if found is None:
         raise ConfigError(f"run {run.path} has neither an exported model nor a checkpoint yet")
@@ -69,27 +69,27 @@ def _newest(run: RunFolder) -> Subject:
     return _checkpoint(run, saved[found[0]], found[0])
 
 
-def _checkpoint(run: RunFolder, step: int, path: Path) -> Subject:
+def _checkpoint(run: RunFolder, step: int, path: Path) -> ModelUnderTest:
     model = run.read_recipe().get("model", {})
     lora = LoraConfig.model_validate(model["lora"]) if model.get("lora") else None
-    return Subject(f"{run.path}@{step}", model.get("path", "tiny-math-base"), step, path, lora)
+    return ModelUnderTest(f"{run.path}@{step}", model.get("path", "tiny-math-base"), step, path, lora)
 
 
-def load_checkpoint(engine: Engine, subject: Subject) -> None:
+def load_checkpoint(engine: Engine, model: ModelUnderTest) -> None:
     """Hands a checkpoint's weights to an engine that was started with the base model."""
-    assert subject.weights is not None
-    tensors = checkpoint.load_tensors(subject.weights, "actor")
-    engine.load_weights(((engine_name(name), tensor) for name, tensor in tensors.items()), version=subject.step or 0)
+    assert model.weights is not None
+    tensors = checkpoint.load_tensors(model.weights, "actor")
+    engine.load_weights(((engine_name(name), tensor) for name, tensor in tensors.items()), version=model.step or 0)
 
 
-def model_hash(subject: Subject) -> str:
+def model_hash(model: ModelUnderTest) -> str:
     """SHA-256 over weights, configuration and tokenizer; for a hub name, which may move, its files here or the name."""
-    if subject.weights is not None:
-        own = _digest(sorted(subject.weights.glob("actor.safetensors")) + sorted(subject.weights.glob("actor/*")))
-        return own if subject.lora is None else f"{own}+{model_hash(Subject(subject.path, subject.path))}"
-    folder = Path(resolve_model_path(subject.path))
+    if model.weights is not None:
+        own = _digest(sorted(model.weights.glob("actor.safetensors")) + sorted(model.weights.glob("actor/*")))
+        return own if model.lora is None else f"{own}+{model_hash(ModelUnderTest(model.path, model.path))}"
+    folder = Path(resolve_model_path(model.path))
     if not folder.is_dir():
-        folder = _snapshot(subject.path)
+        folder = _snapshot(model.path)
     return _digest(sorted(path for pattern in HASHED for path in folder.glob(pattern)))
 
 
