@@ -106,7 +106,7 @@ class TrainingRecipe(Frozen):
         problem = None
         if self.cluster.ray is None:
             problem = "cluster.ray is not set: in one process weights need not travel"
-        elif not getattr(self.engine, "receives", False):
+        elif not getattr(self.engine, "can_receive_weights", False):
             problem = f"engine.name={self.engine.name} cannot receive them; vllm can"
         elif self.model.lora is not None:
             problem = "model.lora hands over adapters alone, which are small"

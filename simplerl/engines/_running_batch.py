@@ -209,7 +209,7 @@ class RunningBatch:
         return "length" if code & _FULL else None
 
     def _rollout(self, request: Request, tokens: list[int], logprobs: list[float], reason: FinishReason) -> Rollout:
-        return Rollout(
+        return Rollout.single_turn(
             request_id=request.id,
             prompt=request.prompt,
             token_ids=tuple(tokens),

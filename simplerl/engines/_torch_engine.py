@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from simplerl.cpu.threads import CPUThreads
 from simplerl.engines._adapters import Adapters
@@ -15,7 +14,7 @@ from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
 from simplerl.engines._ends import Ends
 from simplerl.engines._running_batch import RunningBatch
-from simplerl.engines.base import ASLEEP
+from simplerl.engines.base import ASLEEP, Engine, Weights
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
 
@@ -23,8 +22,10 @@ from simplerl.types import Request, Rollout
 _ROOM = 256
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """An `Engine` that decodes in this process."""
+
+    can_sleep = True
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class TorchEngine:
         check_requests(requests, self._model.vocabulary, self._model.max_length)
         return self._run(list(requests))
 
-    def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+    def load_weights(self, weights: Weights, version: int) -> None:
         """Replaces every weight, or with adapters what they change.
 
         Raises `EngineError` when they do not fit or while rollouts are in flight.
@@ -65,9 +66,9 @@ class TorchEngine:
             raise EngineError(f"load_weights(version={version}) while rollouts are in flight; finish or close them")
         self._version = None
         if self._adapters is None:
-            self._model.load_weights(weights)
+            self._model.load_weights(iter(weights))
         else:
-            self._model.load_weights(self._adapters.merged(weights), partly=True)
+            self._model.load_weights(self._adapters.merged(iter(weights)), partly=True)
         self._version, self._asleep = version, False
 
     def sleep(self) -> None:

@@ -63,7 +63,7 @@ def hidden_states(body: nn.Module, layout: Layout) -> Tensor:
         packed = {"cu_seq_lens_q": layout.cu_seqlens, "cu_seq_lens_k": layout.cu_seqlens}
         packed |= {"max_length_q": longest, "max_length_k": longest, "position_ids": layout.positions}
     hidden = body(input_ids=layout.ids, use_cache=False, **packed).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, layout.where)
+    return hidden.flatten(0, 1).index_select(0, layout.logit_positions)
 
 
 class PolicyModel(nn.Module):

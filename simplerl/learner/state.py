@@ -15,31 +15,31 @@ from simplerl.errors import CheckpointError, ClusterError
 from simplerl.storage.checkpoint import flatten_optimiser, restore_optimiser, shapes
 
 if TYPE_CHECKING:
-    from simplerl.learner.learner import Learner
+    from simplerl.learner.learner import LocalLearner
     from simplerl.learner.optimizer import Optimiser
 
 
-def save_learner(learner: Learner, folder: Path) -> dict[str, Any]:
+def save_learner(learner: LocalLearner, folder: Path) -> dict[str, Any]:
     """Writes weights and moments into a checkpoint's folder and returns the rest as JSON. Every rank takes part."""
     if not folder.is_dir():
         raise ClusterError(f"{folder} is no folder on {socket.gethostname()}; the nodes of learners must share it")
     scalars: dict[str, Any] = {}
     for name, optimiser in learner.optimisers.items():
         moments, adamw = flatten_optimiser(optimiser.adamw)
-        learner.ranks.save(_weights(optimiser.model), folder, name)
-        learner.ranks.save(moments, folder, f"{name}_optimiser")
+        learner.parallel.save(_weights(optimiser.model), folder, name)
+        learner.parallel.save(moments, folder, f"{name}_optimiser")
         scalars[name] = {"updates": optimiser.updates, "adamw": adamw}
     return scalars
 
 
-def restore_learner(learner: Learner, folder: Path, scalars: Mapping[str, Any]) -> None:
+def restore_learner(learner: LocalLearner, folder: Path, scalars: Mapping[str, Any]) -> None:
     """The inverse of `save_learner`, exact, of any number of ranks. Raises `CheckpointError` when the models differ."""
     if set(scalars) != set(learner.optimisers):
         raise CheckpointError(f"the checkpoint holds {sorted(scalars)}, this run trains {sorted(learner.optimisers)}")
     for name, optimiser in learner.optimisers.items():
         own = _weights(optimiser.model)
         _check_shapes(name, own, shapes(folder, name))
-        for key, value in learner.ranks.load(folder, name, own).items():
+        for key, value in learner.parallel.load(folder, name, own).items():
             own[key].copy_(value)
         held = shapes(folder, f"{name}_optimiser")
         _check_moments(name, optimiser, held)
@@ -47,12 +47,12 @@ def restore_learner(learner: Learner, folder: Path, scalars: Mapping[str, Any]) 
         like = {
             key: parameters[int(key.partition(".")[0])] if shape else torch.zeros(()) for key, shape in held.items()
         }
-        moments = learner.ranks.load(folder, f"{name}_optimiser", like)
+        moments = learner.parallel.load(folder, f"{name}_optimiser", like)
         restore_optimiser(optimiser.adamw, moments, scalars[name]["adamw"])
         optimiser.updates = scalars[name]["updates"]
 
 
-def stored_bytes(learner: Learner) -> int:
+def checkpoint_bytes(learner: LocalLearner) -> int:
     """Bytes of what `save_learner` writes, all ranks together: weights and two moments."""
     return sum(
         weight.numel() * weight.element_size() + moment_bytes(weight.numel(), optimiser.config.moments)

@@ -18,6 +18,7 @@ from simplerl.cpu.library import problem
 from simplerl.errors import CheckpointError
 from simplerl.estimate.shapes import Shape, known_shape
 from simplerl.estimate.steps import updates_per_step
+from simplerl.learner.learner import LocalLearner
 from simplerl.learner.models import resolve_model_path
 from simplerl.profiling.waste import Operator, Phase, Profile
 from simplerl.storage import checkpoint
@@ -110,6 +111,7 @@ def _profile(
     once = 0.0 if shape is None else forward_flop(shape, lengths)
     scored = trainer.scores_first(10**9)
     learner = trainer.learner
+    assert isinstance(learner, LocalLearner)
     models = 1 + (learner.critic is not None)
     scores = scored + (learner.critic is not None) + (learner.reference is not None)
     work = {
@@ -130,7 +132,7 @@ def _profile(
         phases=(*phases, rest),
         peak=peak_flops(recipe.model.dtype, str(learner.device)),
         threads=torch.get_num_threads(),
-        padding=_padding(trainer, lengths),
+        padding=_padding(learner, lengths),
         live=response / len(lengths) / longest,
         updates=updates_per_step(recipe),
         scored=scored,
@@ -139,13 +141,13 @@ def _profile(
     )
 
 
-def _padding(trainer: RLTrainer, lengths: list[tuple[int, int]]) -> float:
+def _padding(learner: LocalLearner, lengths: list[tuple[int, int]]) -> float:
     """The share of padding if all of the batch is laid out at once."""
     from simplerl.batch.layouts import Padded
 
-    if trainer.learner.layout is not Padded:
+    if learner.layout is not Padded:
         return 0.0
-    width, computed, real = trainer.learner.budget, 0, 0
+    width, computed, real = learner.token_budget, 0, 0
     sizes = sorted((prompt + response for prompt, response in lengths), reverse=True)
     while sizes:
         rows = max(1, width // sizes[0])

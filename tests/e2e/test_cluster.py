@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from simplerl.cluster import check
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.report import report
+from simplerl.cluster.transfer import ObjectStoreWeights
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -170,7 +171,7 @@ def test_engines_sleep_until_weights_come_and_so_does_one_begun_anew(cluster, en
 
 def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
     learner = cluster.Actor(tiny.Storer, spread_over(), cluster.ANYWHERE)
-    weights = cluster.ObjectStoreWeights(cluster.get(learner.call("weights")))
+    weights = ObjectStoreWeights(cluster.get(learner.call("weights")))
     before = faults(engines)
     os.kill(process_of(cluster, learner), signal.SIGKILL)
     with pytest.raises(InputLost, match="went with the process that made them"):

@@ -15,7 +15,7 @@ from simplerl.errors import EngineError
 from simplerl.estimate.engine_memory import Engine
 from simplerl.estimate.load import way_of
 from simplerl.estimate.shapes import shape_of
-from simplerl.train.weight_sync import weight_sync_check
+from simplerl.rollouts.weight_sync import weight_sync_check
 
 pytest.importorskip("peft")
 LORA = LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj", "down_proj"))

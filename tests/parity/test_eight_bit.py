@@ -85,7 +85,7 @@ def test_a_checkpoint_takes_what_is_said_of_it(model, tmp_path):
     update(learner, algorithm)
     learner.save(tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert learner.stored_bytes == pytest.approx(size, rel=0.02)
+    assert learner.checkpoint_bytes == pytest.approx(size, rel=0.02)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, 
         add_adapters(causal_lm, LoraConfig(rank=RANK, targets=adapted))
     model = PolicyModel(causal_lm)
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
-    rollout = Rollout("r", prompt, (7,) * RESPONSE, (-1.0,) * RESPONSE, "", "stop", 0)
+    rollout = Rollout.single_turn("r", prompt, (7,) * RESPONSE, (-1.0,) * RESPONSE, "", "stop", 0)
     laid_out = layout.lay_out(collate([[GradedRollout(rollout, Verdict("correct"), 1.0)] * SAMPLES]))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, Tensor] = {}

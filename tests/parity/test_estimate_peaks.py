@@ -20,7 +20,7 @@ from simplerl.estimate.learner_memory import Learner as PlannedLearner
 from simplerl.estimate.load import load_of, models_of, way_of
 from simplerl.estimate.memory import Worker, workers
 from simplerl.estimate.shapes import known_shape
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.learner.optimizer import Optimiser
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
@@ -136,12 +136,12 @@ def planned(recipe: Recipe, model: str) -> Worker:
 def peaks(recipe: Recipe) -> dict[str, int]:
     """Of a second step's scoring and update: the first makes the moments."""
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
-    rollout = Rollout("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
+    rollout = Rollout.single_turn("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
     group = [GradedRollout(rollout, Verdict("correct"), float(number % 2)) for number in range(SAMPLES)]
     batch = collate([group])
     config = recipe.algorithm
     algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
-    learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
+    learner = LocalLearner(recipe, algorithm, 10, torch.device("cpu"))
     learner.update(algorithm.compute_advantages(learner.score(batch))[0], algorithm)
     kept: dict[str, Any] = {}
 

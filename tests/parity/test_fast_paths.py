@@ -16,7 +16,7 @@ from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -67,7 +67,10 @@ def groups_of(number=5, size=4, seed=0):
     groups = []
     for index, length in enumerate(draw(1, 60, number)):
         prompt = Prompt(Problem(f"p{index}", "q", "1"), "q", tuple(draw(3, 101, length)))
-        rollouts = [Rollout("r", prompt, tuple(draw(3, 101, n)), (-3.0,) * n, "", "stop", 0) for n in draw(1, 70, size)]
+        rollouts = [
+            Rollout.single_turn("r", prompt, tuple(draw(3, 101, n)), (-3.0,) * n, "", "stop", 0)
+            for n in draw(1, 70, size)
+        ]
         groups.append([GradedRollout(r, Verdict("correct"), float(draw(-1, 2, 1)[0])) for r in rollouts])
     return groups
 
@@ -88,7 +91,7 @@ def make(folder, algorithm="ppo", budget=150, **how):
     cls, config = kinds[algorithm]
     chosen = cls(config.model_validate(recipe.algorithm.model_dump()), 80)
     torch.manual_seed(0)
-    learner = Learner(recipe, chosen, horizon=10, device=CPU)
+    learner = LocalLearner(recipe, chosen, horizon=10, device=CPU)
     if learner.critic is not None:
         torch.nn.init.normal_(learner.critic.head.weight, std=0.05)
     return learner, chosen
@@ -204,7 +207,7 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder):
 def test_a_small_batch_is_shared_by_the_lanes(folder):
     """With the default budget all of it would be one micro-batch, and one lane would do everything."""
     learner, _ = make(folder, budget=10_000, train={"cpu_threads": 2})
-    sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._parts(BATCH)]
+    sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._split(BATCH)]
     assert len(sizes) == 2
     assert max(sizes) < 0.65 * sum(sizes)
 
@@ -214,18 +217,15 @@ def test_a_small_batch_is_shared_by_the_lanes(folder):
 
 @pytest.mark.parametrize(("algorithm", "budget"), [("grpo", 150), ("ppo", 150), ("ppo", 10_000)])
 def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget):
-    """With a micro-batch per lane the critic's forward pass is the update's too."""
     results = []
     for own in (True, False):
         learner, chosen = make(folder, algorithm, budget=budget)
         if algorithm == "ppo":
             chosen.config = chosen.config.model_copy(update={"kl_coef": 0.0})
-        scored = learner.score(BATCH, own=own)
+        scored = learner.score(BATCH, old_logprobs=own)
         assert (scored.old_logprobs is None) is not own
         credited, _ = chosen.compute_advantages(scored)
-        assert (learner._kept is not None) is (budget == 10_000 and not own)
         results.append(caught_update(learner, chosen, credited))
-        assert learner._kept is None
     (metrics, expected), (own_metrics, found) = results
     extra = {"mismatch/mean", "mismatch/max", "mismatch/kl", "mismatch/beyond", "kl/reference"}
     assert own_metrics.keys() - metrics.keys() == extra
@@ -235,21 +235,9 @@ def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget
         assert torch.allclose(found[name], gradient, atol=1e-6), name
 
 
-def test_a_kept_forward_pass_serves_no_other_batch(folder):
-    learner, algorithm = make(folder, budget=10_000)
-    algorithm.config = algorithm.config.model_copy(update={"kl_coef": 0.0})
-    credited, _ = algorithm.compute_advantages(learner.score(BATCH, own=False))
-    other = credited.select(torch.arange(len(credited) - 1, -1, -1))
-    metrics, found = caught_update(learner, algorithm, other)
-    learner, _ = make(folder, budget=10_000)
-    expected_metrics, expected = caught_update(learner, algorithm, other)
-    assert metrics == expected_metrics
-    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
-
-
 def test_a_refusing_check_comes_before_any_weight_moves(folder):
     learner, algorithm = make(folder, "grpo")
-    credited, _ = algorithm.compute_advantages(learner.score(BATCH, own=False))
+    credited, _ = algorithm.compute_advantages(learner.score(BATCH, old_logprobs=False))
     before = {name: p.clone() for name, p in learner.actor.named_parameters()}
     seen = []
 
@@ -271,7 +259,9 @@ def test_a_shared_prompt_stands_once_and_its_responses_are_predicted_from_it():
     """Two answers (10 11), (12) to the prompt (1 2 3), one (14) to (4)."""
 
     def graded(prompt, ids, name):
-        rollout = Rollout("r", Prompt(Problem(name, "q", "1"), "q", prompt), ids, (-1.0,) * len(ids), "", "stop", 0)
+        rollout = Rollout.single_turn(
+            "r", Prompt(Problem(name, "q", "1"), "q", prompt), ids, (-1.0,) * len(ids), "", "stop", 0
+        )
         return GradedRollout(rollout, Verdict("correct"), 1.0)
 
     batch = collate(
@@ -281,7 +271,7 @@ def test_a_shared_prompt_stands_once_and_its_responses_are_predicted_from_it():
     assert layout.ids.tolist() == [[1, 2, 3, 4, 14, 10, 11, 12]]
     assert layout.positions.tolist() == [[0, 1, 2, 0, 1, 3, 4, 3]]
     assert layout.targets.tolist() == [14, 10, 11, 12]
-    assert layout.where.tolist() == [3, 2, 5, 2]
+    assert layout.logit_positions.tolist() == [3, 2, 5, 2]
     assert layout.segments.tolist() == [[0, 3, 0, 0], [3, 1, 0, 0], [4, 1, 3, 1], [5, 2, 0, 3], [7, 1, 0, 3]]
 
 

@@ -39,7 +39,7 @@ def run(tmp_path):
 
 def graded(text="so \\boxed{4}", advantage=0.5, **verdict):
     problem = Problem("gsm8k/7", "2+2?", "4", level=3, subject="sums")
-    rollout = Rollout("r", Prompt(problem, "Q: 2+2?", (1, 2, 3)), (5, 6), (-0.1, -0.2), text, "stop", 11)
+    rollout = Rollout.single_turn("r", Prompt(problem, "Q: 2+2?", (1, 2, 3)), (5, 6), (-0.1, -0.2), text, "stop", 11)
     return rollout_row(12, GradedRollout(rollout, Verdict("correct", "4", "string"), 1.0), 2, advantage)
 
 
