@@ -131,7 +131,7 @@ def test_settings_data_and_reports_load_no_torch() -> None:
 import importlib, sys
 for name in {free!r}:
     importlib.import_module(name)
-    heavy = {{"torch", "transformers", "vllm", "ray"}} & set(sys.modules)
+    heavy = {{"torch", "transformers", "vllm", "ray", "scipy"}} & set(sys.modules)
     assert not heavy, f"{{name}} loads {{heavy}}"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
