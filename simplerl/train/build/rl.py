@@ -59,7 +59,7 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
             stream=PromptStream(prompts, recipe.seed),
             engine=placed_engine(recipe, tokenizer, device, place),
             verifier=placed_verifier(recipe, place),
-            reward=build_reward(recipe.reward),
+            reward=build_reward(recipe),
             algorithm=algorithm,
         )
         learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device, place)
