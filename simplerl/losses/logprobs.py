@@ -25,7 +25,7 @@ def token_logprobs(
     with torch.autocast(hidden.device.type, enabled=False):
         if len(hidden) <= size:
             return _chunk(hidden, weight, targets, temperature)
-        return _Chunked.apply(hidden, weight, targets, temperature, size)  # type: ignore[return-value]
+        return _Chunked.apply(hidden, weight, targets, temperature, size)
 
 
 class _Chunked(torch.autograd.Function):

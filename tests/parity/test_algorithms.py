@@ -96,6 +96,8 @@ class Result:
     """A loss, its statistics, and its gradient with respect to each input."""
 
     def __init__(self, loss: Tensor, stats: dict[str, Tensor], *inputs: Tensor) -> None:
+        # One that holds the graph would hold the activations of every micro-batch.
+        assert not [name for name, value in stats.items() if value.requires_grad]
         self.loss = loss.item()
         self.stats = {name: value.item() for name, value in stats.items()}
         gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
