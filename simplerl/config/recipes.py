@@ -31,6 +31,10 @@ from simplerl.errors import ConfigError
 from simplerl.types import Transfer
 
 
+def _no_check(recipe: TrainingRecipe) -> None:
+    """For a plug-in whose `Config` checks nothing against the rest of the recipe."""
+
+
 class TrainingRecipe(Frozen):
     """What every training run has, whatever its loss."""
 
@@ -178,9 +182,8 @@ class Recipe(TrainingRecipe):
                 f"engine.sleep=true, but with train.staleness={self.train.staleness} the engine answers while the "
                 "learner works; use train.staleness=0 or engine.sleep=false"
             )
-        check = getattr(self.algorithm, "check_recipe", None)
-        if check is not None:
-            check(self)
+        for plugin in (self.algorithm, self.reward):
+            getattr(plugin, "check_recipe", _no_check)(self)
         return self
 
 
@@ -208,6 +211,11 @@ class SFTRecipe(TrainingRecipe):
     def needs_engine(self) -> bool:
         """Only evaluations ask one."""
         return bool(self.eval.every and self.eval.sets)
+
+    @model_validator(mode="after")
+    def _reward(self) -> Self:
+        getattr(self.reward, "check_recipe", _no_check)(self)
+        return self
 
 
 class DistillRecipe(Frozen):

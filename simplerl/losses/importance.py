@@ -1,4 +1,4 @@
-"""Ratios of two policies on the same tokens, and the weights that correct a loss for the policy that sampled."""
+"""Ratios of two policies on the same tokens, and weights that correct a loss for the policy that sampled them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def policy_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """pi / pi_old per token [R]. A token impossible under both (-inf and -inf) has ratio 1, never NaN."""
+    """pi / pi_old of each token [R], from log-probs [R]. A token impossible under both (-inf) has ratio 1, not NaN."""
     both = torch.isneginf(logprobs) & torch.isneginf(old_logprobs)
-    # Masked before exp: NaN x 0 is NaN, also in the gradient.
+    # Masked before exp: NaN x 0 is NaN, in the gradient too.
     return torch.where(both, 0.0, logprobs - old_logprobs).exp()
 
 
 def importance_weights(
     logprobs: Tensor, sampled_logprobs: Tensor, how: Literal["truncated", "masked"], limit: float
 ) -> Tensor:
-    """What corrects a loss for tokens drawn from another policy: [R], from pi / pi_sampled of each token.
+    """Weights [R] that correct a loss for tokens sampled from another policy, from pi / pi_sampled of each token.
 
-    `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho). `masked`: the ratio where it lies
-    within 1 / limit and limit, else 0: such a token is not learned from (arXiv:2510.18855).
+    `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho). `masked`: the ratio if it lies
+    within [1 / limit, limit], else 0, so that the token is not learned from (arXiv:2510.18855).
     """
     ratio = policy_ratio(logprobs, sampled_logprobs)
     if how == "truncated":

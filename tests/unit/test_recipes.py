@@ -152,6 +152,7 @@ def test_simplerl_zero_is_the_published_run() -> None:
     }
     assert recipe["reward"] == {
         "name": "simplerl", "path": None, "correct": 1.0, "wrong": -0.5, "no_answer": -1.0, "error": -0.5,
+        "clip": 10.0, "overlong_buffer": 0, "overlong_penalty": 1.0,
     }  # fmt: skip
 
 
@@ -170,7 +171,6 @@ def test_simplerl_zero_optimises_as_published() -> None:
         "kl_target": None,
         "kl_loss_coef": 0.0,
         "entropy_coef": 0.0,
-        "reward_clip": 10.0,
         "whiten_advantages": True,
         "aggregation": "sequence-mean",
     }
@@ -217,10 +217,11 @@ def test_zoo_is_the_published_runs(name: str, model: str, source: str, template:
     algorithm = {
         "name": "grpo", "clip_low": 0.2, "clip_high": 0.2, "scale_by_std": True, "aggregation": "token-mean",
         "kl_loss_coef": 1e-4, "kl_loss_estimator": "k3", "entropy_coef": 0.001, "dynamic_sampling_rounds": 0,
-        "overlong_buffer": 0,
     }  # fmt: skip
     assert {key: recipe["algorithm"][key] for key in algorithm} == algorithm
-    assert recipe["reward"]["name"] == "accuracy"
+    assert recipe["reward"] == {
+        "name": "accuracy", "path": None, "clip": None, "overlong_buffer": 0, "overlong_penalty": 1.0,
+    }  # fmt: skip
     assert (recipe["train"]["steps"], recipe["train"]["minibatch_size"], recipe["train"]["ppo_epochs"]) == (
         100,
         256 * 8,
