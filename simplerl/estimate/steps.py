@@ -48,5 +48,17 @@ def sft_steps(recipe: SFTRecipe, examples: int) -> int:
 
 
 def updates_per_step(recipe: Recipe) -> int:
-    """Optimiser steps on one rollout batch; the minibatch divides it."""
+    """Optimiser steps on one rollout batch, whose size is a multiple of the minibatch's."""
     return recipe.train.ppo_epochs * recipe.rollout.sequences // recipe.train.minibatch_size
+
+
+def needs_scoring_pass(recipe: Recipe, step: int, *, needs_old_logprobs: bool) -> bool:
+    """True if step number `step` (from 1) computes the policy's log-probs before its first update.
+
+    In a step with one update they are the log-probs of that update's own forward pass, which saves a pass. They must
+    exist earlier if the advantages (`needs_old_logprobs`) or the importance weights are computed from them, if later
+    updates are compared with them, or if the actor has no forward pass of its own (critic warm-up).
+    """
+    if needs_old_logprobs or recipe.importance != "none":
+        return True
+    return updates_per_step(recipe) > 1 or step <= recipe.train.critic_warmup_steps

@@ -134,7 +134,7 @@ class _Clock:
 
     def score(self) -> float:
         """A forward pass of every model that scores."""
-        policies = self.models.scores_first + self.models.reference
+        policies = self.models.always_scores_policy + self.models.reference
         bodies = policies + self.models.critic
         sequences = self.recipe.rollout.sequences
         parts = self._parts(sequences)

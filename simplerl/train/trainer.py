@@ -16,6 +16,7 @@ from simplerl.algorithms.base import Algorithm
 from simplerl.batch.batch import TrainBatch, collate
 from simplerl.config import Recipe
 from simplerl.engines.base import Engine
+from simplerl.estimate.steps import needs_scoring_pass
 from simplerl.learner.learner import Learner
 from simplerl.losses.importance import importance_weights, policy_ratio
 from simplerl.rewards.base import Reward
@@ -170,13 +171,8 @@ class RLTrainer:
         """Every problem is trained on."""
 
     def scores_first(self, step: int) -> bool:
-        """Whether the policy scores its responses before the update; the only update of a step can do it itself."""
-        train = self.recipe.train
-        one = (
-            train.ppo_epochs * self.recipe.rollout.sequences == train.minibatch_size
-            and step > train.critic_warmup_steps
-        )
-        return self.algorithm.needs_old_logprobs or self.recipe.importance != "none" or not one
+        """True if the policy scores its responses before the first update of a step."""
+        return needs_scoring_pass(self.recipe, step, needs_old_logprobs=self.algorithm.needs_old_logprobs)
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 

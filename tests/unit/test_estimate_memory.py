@@ -82,6 +82,38 @@ def test_what_is_always_there() -> None:
     assert parts["context"] == GIB
 
 
+ONE_UPDATE = {"minibatch_size": 24, "micro_batch_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    "train", [{"importance": "truncated"}, {"importance": "masked"}, {"staleness": 1}, {"ppo_epochs": 2}]
+)
+def test_a_scoring_pass_takes_one_layers_workspace(train: dict[str, Any]) -> None:
+    # Two sequences of 50 at once. A token has the embedding, the layer's input, its middle and a norm's output (4 x 4
+    # numbers), q, k and v (8), and three float32 tensors of q's size (12): 36 numbers. Logits come later and are fewer.
+    assert planned(recipe(train=ONE_UPDATE | train)).phases["score"]["workspace"] == 100 * 36 * 4
+
+
+def test_without_a_scoring_pass_nothing_is_computed_before_the_update() -> None:
+    score = planned(recipe(train=ONE_UPDATE)).phases["score"]
+    assert {name for name, size in score.items() if size} == {"parameters", "moments", "context", "engine copy"}
+
+
+def test_critic_warmup_scores_the_policy_and_later_steps_keep_the_critics_forward_pass() -> None:
+    # All 24 sequences of 50 in one micro-batch. In the warm-up a scoring pass of either model needs 36 numbers a token.
+    # Later the critic's forward pass is kept for the update: 2 layers of 56 numbers a token (norms 26, q, k and v 8,
+    # attention's output twice 8, log-sum-exps 2, MLP 12), the last norm's 4 + 1 + 4, the states of 720 response tokens.
+    ppo = {"name": "ppo", "kl_coef": 0.0}
+    one_micro_batch = {"minibatch_size": 24, "micro_batch_tokens": 1200}
+    for warmup in (0, 1):
+        made = recipe(algorithm=ppo, train=one_micro_batch | {"critic_warmup_steps": warmup})
+        score = planned(made).phases["score"]
+        assert score["activations"] == 1200 * 4 * (2 * 56 + 9) + 720 * 4 * 4
+    every_step = recipe(algorithm=ppo, train=one_micro_batch | {"ppo_epochs": 2})
+    assert planned(every_step).phases["score"]["workspace"] == 1200 * 36 * 4
+    assert "activations" not in planned(every_step).phases["score"]
+
+
 def test_gradients_and_the_embeddings_sum() -> None:
     # 8 sequences of 50 are four micro-batches of 100. In the last backward pass all gradients are there, the tied
     # head's waits in a buffer, the embedding's comes to it.
