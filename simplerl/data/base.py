@@ -50,6 +50,7 @@ def load_problems(config: PluginConfig) -> tuple[list[Problem], list[str]]:
     """The problems of a source that are fit for training, and a notice for everything repaired or dropped.
 
     A source may define `repair(problems) -> (problems, notices)`; then problems without a question or an answer go.
+    One that knows the number of problems that are left defines `USABLE_PROBLEMS`.
     Raises `DataError` when nothing is left.
     """
     problems = load_source(config)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from simplerl.cpu.threads import CPUThreads
 from simplerl.engines._adapters import Adapters
+from simplerl.engines._cache_sizes import FIRST_RESPONSE_ROOM
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
 from simplerl.engines._ends import Ends
@@ -18,9 +19,6 @@ from simplerl.engines._running_batch import RunningBatch
 from simplerl.engines.base import ASLEEP
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
-
-# Room for so many tokens after the longest prompt before the cache first grows.
-_ROOM = 256
 
 
 class TorchEngine:
@@ -124,5 +122,5 @@ class TorchEngine:
             kept.clear()
             return kept
         longest = max(len(request.prompt.token_ids) for request in requests)
-        room = min(_ROOM, max(request.sampling.max_tokens for request in requests))
+        room = min(FIRST_RESPONSE_ROOM, max(request.sampling.max_tokens for request in requests))
         return self._model.new_cache(slots, longest + room)

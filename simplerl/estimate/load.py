@@ -9,14 +9,11 @@ from typing import Literal
 
 from simplerl import plugins
 from simplerl.config import ModelConfig, Recipe
+from simplerl.cpu_sizes import MAX_DEFAULT_THREADS, TILE
 from simplerl.estimate.shapes import Shape
 from simplerl.estimate.steps import needs_scoring_pass
 
 Device = Literal["cpu", "cuda"]
-LANES = 8
-"""Micro-batches side by side on a CPU at most, see `simplerl.cpu.threads`."""
-TILE = 16
-"""What sizes must be multiples of for the C kernels, see `simplerl.cpu.layer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = N
     cpu_threads = recipe.train.cpu_threads
     if cpu_threads is None:
         threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-        cpu_threads = min(LANES, threads) if device == "cpu" else 1
+        cpu_threads = min(MAX_DEFAULT_THREADS, threads) if device == "cpu" else 1
     sizes = (shape.hidden, shape.queries, shape.keys, shape.intermediate)
     return ExecutionMode(
         device=device,

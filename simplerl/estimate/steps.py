@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from simplerl import plugins
 from simplerl.config import Recipe, SFTRecipe
 from simplerl.errors import ConfigError
 
-PROBLEMS = {"math-lvl3to5": 8521, "math": 11_998, "gsm8k": 7473, "gsm8k-math1": 8431}
-"""Usable problems of the published training sets, for when they are not at hand."""
-
 
 def known_problems(recipe: Recipe) -> int | None:
-    """Usable problems of the recipe's source where that is published and the recipe keeps all; None if unknown."""
-    return None if recipe.data.levels else PROBLEMS.get(recipe.data.source.name)
+    """Usable problems of the recipe's source, if it knows their number and the recipe keeps all. None: unknown."""
+    if recipe.data.levels:
+        return None
+    source = recipe.data.source
+    return getattr(plugins.load("data", source.name, source.path), "USABLE_PROBLEMS", None)
 
 
 def total_steps(recipe: Recipe, problems: int) -> int:
@@ -31,7 +32,7 @@ def total_steps(recipe: Recipe, problems: int) -> int:
 
 
 def sft_steps(recipe: SFTRecipe, examples: int) -> int:
-    """Optimiser steps of the whole run: `train.steps`, or `train.ppo_epochs` passes.
+    """Optimiser steps of the whole run: `train.steps`, or `train.data_epochs` passes.
 
     Passes run on into each other, so only the very last batch may be short; it is not trained on.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from simplerl.config import Recipe, load_recipe, validate_recipe
+from simplerl.data.base import load_problems, source_config
 from simplerl.errors import ConfigError
 from simplerl.estimate.load import models_of
 from simplerl.estimate.memory import models_held
 from simplerl.estimate.overview import make_plan
 from simplerl.estimate.shapes import KNOWN, Shape, known_shape
-from simplerl.estimate.steps import needs_scoring_pass, total_steps
+from simplerl.estimate.steps import known_problems, needs_scoring_pass, total_steps
 from simplerl.train.trainer import RLTrainer
 
 pytestmark = pytest.mark.unit
@@ -96,7 +98,16 @@ def test_steps_of_a_run() -> None:
     assert (plan.max_response_tokens_per_step, plan.max_tokens_per_step) == (24 * 30, 24 * 50)
 
 
-def test_train_steps_override_episodes() -> None:
+@pytest.mark.skipif("SIMPLERL_DATA" not in os.environ, reason="SIMPLERL_DATA, the published sets, is unset")
+@pytest.mark.parametrize("source", ["math-lvl3to5", "math", "gsm8k", "gsm8k-math1"])
+def test_sources_that_know_their_size_have_it(source: str) -> None:
+    problems, _ = load_problems(source_config(source))
+    assert known_problems(recipe(data={"source": source})) == len(problems)
+    assert known_problems(recipe(data={"source": source, "levels": [1]})) is None
+    assert known_problems(recipe()) is None
+
+
+def test_train_steps_override_data_epochs() -> None:
     fixed = recipe(train={"minibatch_size": 8, "steps": 5})
     assert total_steps(fixed, problems=1) == 5
     assert make_plan(fixed).steps == 5

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from simplerl.config import Recipe, validate_recipe
-from simplerl.estimate.activations import MAX_LOGITS, head, kept
+from simplerl.environment import GIB
+from simplerl.estimate.activations import head, kept
 from simplerl.estimate.learner_memory import Learner, Passes
 from simplerl.estimate.load import ExecutionMode, load_of, models_of, way_of
-from simplerl.estimate.memory import GIB, Worker, memory, workers
+from simplerl.estimate.memory import Worker, memory, workers
 from simplerl.estimate.shapes import KNOWN, Shape
 
 pytestmark = pytest.mark.unit
@@ -69,9 +70,12 @@ def test_frozen_weights_keep_no_inputs_but_those_of_adapters() -> None:
 def test_logits_are_formed_in_chunks_where_they_are_many() -> None:
     assert head(SMALL, 60, entropy=False) == (4 * 4 * 300, 4 * 4 * 300, 2 * 4 * 300)
     assert head(SMALL, 60, entropy=True) == (4 * 4 * 300, 5 * 4 * 300, 0)
-    rows = MAX_LOGITS // 151_936
-    wide = replace(SMALL, vocab=151_936)
-    assert head(wide, rows + 1, entropy=False) == (8 * rows * 151_936, 8 * rows * 151_936, 0)
+    # 2^26 logits are 441.7 rows of 151,936. Two float32 copies of the 441.
+    wide, chunk = replace(SMALL, vocab=151_936), 2 * 4 * 441 * 151_936
+    assert head(wide, 442, entropy=False) == (chunk, chunk, 0)
+    assert head(wide, 10**6, entropy=True) == (chunk, chunk, 0)
+    whole = 4 * 441 * 151_936
+    assert head(wide, 441, entropy=False) == (4 * whole, 4 * whole, 2 * whole)
 
 
 def test_what_is_always_there() -> None:
