@@ -44,7 +44,8 @@ class Engine:
 
     @property
     def cpu_threads(self) -> int:
-        wanted = getattr(self.recipe.engine, "lanes", None)
+        engine = self.recipe.engine
+        wanted = engine.cpu_threads if isinstance(engine, EmbeddedConfig) else None
         return wanted or (min(MAX_DEFAULT_THREADS, self.threads) if self.kernels else 1)
 
     @property

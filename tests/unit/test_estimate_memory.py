@@ -188,6 +188,13 @@ def test_the_cache_grows_by_halves() -> None:
     assert all("KV cache" not in phases[name] for name in ("score", "update", "weight sync"))
 
 
+def test_cpu_threads_of_the_engine_share_its_batch() -> None:
+    # 10 rows over 4 threads are 2 each; a cache of 56 keys, see above.
+    engine = {"name": "embedded", "max_batch": 10, "cpu_threads": 4}
+    (cpu,) = workers(recipe(engine=engine), SMALL, device="cpu", threads=1)
+    assert cpu.phases["rollout"]["KV cache"] == 8 * 56 * 8 * 4
+
+
 def test_a_cpu_keeps_its_cache_and_vllm_its_share() -> None:
     (cpu,) = workers(recipe(), SMALL, device="cpu", threads=1)
     assert cpu.phases["update"]["KV cache"] == cpu.phases["rollout"]["KV cache"]
