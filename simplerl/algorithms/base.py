@@ -6,12 +6,12 @@ A new algorithm is one new file with a `Config` (extends `AlgorithmConfig`) and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
 
 from simplerl.config import PluginConfig
-from simplerl.types import Metrics
+from simplerl.types import Aggregation, KLEstimator, Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class AlgorithmConfig(PluginConfig):
     """Upper clip: the ratio is clipped at 1 + clip_high. Default 0.2. Raise it if `entropy` collapses; DAPO's
     clip-higher is 0.28."""
 
-    aggregation: Literal["sequence-mean", "token-mean", "constant"] = "sequence-mean"
+    aggregation: Aggregation = "sequence-mean"
     """How token losses become one number over the global minibatch, see `simplerl.losses.losses.token_weights`.
     `sequence-mean` (default): every response weighs the same. `token-mean`: every token does. `constant`: every token
     does, and a longer batch has a larger loss (Dr.GRPO). Change it to repeat a published run."""
@@ -40,7 +40,7 @@ class AlgorithmConfig(PluginConfig):
     """Weight of the KL to the reference policy, as a loss per token. Default 0: no such loss. Set it (0.001 or less) to
     keep the policy near the base model; it loads a reference model."""
 
-    kl_loss_estimator: Literal["k1", "k2", "k3", "k3-unbiased"] = "k3-unbiased"
+    kl_loss_estimator: KLEstimator = "k3-unbiased"
     """Estimator of that KL, see `simplerl.losses.losses.kl_estimate`. Default `k3-unbiased`, whose gradient is that of
     the KL also off policy; `k2`'s is on policy, `k3`'s is that of KL(ref || policy), `k1`'s is zero in expectation.
     Change it only to repeat a published run."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from simplerl.algorithms.base import AlgorithmConfig
 from simplerl.errors import ConfigError
-from simplerl.types import Metrics
+from simplerl.types import Aggregation, Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class Config(AlgorithmConfig):
     name: Literal["grpo"] = "grpo"
 
     # The paper's mean is over each response first (sequence-mean), which weighs tokens of long responses less.
-    aggregation: Literal["sequence-mean", "token-mean", "constant"] = "token-mean"
+    aggregation: Aggregation = "token-mean"
     """How token losses become one number over the global minibatch, see `simplerl.losses.losses.token_weights`. Default
     `token-mean`, as in DAPO and the released v1 code. Change it to repeat Dr.GRPO (`constant`) or GRPO's paper
     (`sequence-mean`)."""

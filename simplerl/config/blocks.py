@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from simplerl.config.base import Frozen, SourceField
+from simplerl.types import ImportanceMode
 
 STOP = ("</s>", "<|im_end|>", "<|endoftext|>")
 Moments = Literal["float32", "8-bit"]
@@ -179,7 +180,7 @@ class TrainConfig(Frozen):
     """Batches are sampled while the learner trains on earlier ones, each by weights so many steps older than those it
     is trained on; 0: sampling and training take turns. Which weights depends on this alone, never on timing."""
 
-    importance: Literal["none", "truncated", "masked"] | None = None
+    importance: ImportanceMode | None = None
     """Correction for the policy that sampled: each token's loss times pi / pi_sampled, `importance_limit` at most, or 0
     where it lies beyond; empty: truncated where `staleness` > 0."""
 

@@ -28,7 +28,7 @@ from simplerl.config.blocks import (
     TrainConfig,
 )
 from simplerl.errors import ConfigError
-from simplerl.types import Transfer
+from simplerl.types import ImportanceMode, Transfer
 
 
 def _no_check(recipe: TrainingRecipe) -> None:
@@ -148,7 +148,7 @@ class Recipe(TrainingRecipe):
         return self.rollout.temperature if self.train.logprob_temperature == "sampling" else 1.0
 
     @property
-    def importance(self) -> Literal["none", "truncated", "masked"]:
+    def importance(self) -> ImportanceMode:
         """How a token's loss is corrected for the policy that sampled it."""
         return self.train.importance or ("truncated" if self.train.staleness else "none")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from simplerl.rollouts.prefetch import RolloutSource
 from simplerl.seeding import permutation
 from simplerl.train.base import StepResult, evaluation_due
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.types import Metrics, Phase
+from simplerl.types import ImportanceMode, Metrics, Phase
 from simplerl.verifiers.base import Verifier
 
 
@@ -91,9 +90,7 @@ class RLTrainer:
         self.rollouts.close()
 
 
-def weigh_by_importance(
-    batch: TrainBatch, mode: Literal["none", "truncated", "masked"], limit: float
-) -> tuple[TrainBatch, Metrics]:
+def weigh_by_importance(batch: TrainBatch, mode: ImportanceMode, limit: float) -> tuple[TrainBatch, Metrics]:
     """Multiply advantages by what corrects for the policy that sampled, see `train.importance`.
 
     A loss that is linear in the advantages, as every clipped surrogate is for non-negative weights, is weighted by the
