@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from simplerl.algorithms.base import AlgorithmConfig
+from simplerl.algorithms.base import Algorithm, AlgorithmConfig
 from simplerl.errors import ConfigError
 from simplerl.types import Aggregation, Metrics
 
@@ -54,11 +54,8 @@ class Config(AlgorithmConfig):
             )
 
 
-class GRPO:
+class GRPO(Algorithm):
     """GRPO without a critic."""
-
-    needs_critic = False
-    needs_old_logprobs = False
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
@@ -90,17 +87,6 @@ class GRPO:
         from simplerl.algorithms._policy_gradient import surrogate_loss
 
         return surrogate_loss(self.config, self.response_limit, logprobs, entropy, micro_batch, counts)
-
-    def value_loss(
-        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise AssertionError("grpo has no critic")
-
-    def state(self) -> dict[str, float]:
-        return {}
-
-    def restore(self, state: dict[str, float]) -> None:
-        pass
 
 
 def build(config: Config, recipe: Recipe) -> GRPO:

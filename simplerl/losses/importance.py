@@ -20,7 +20,7 @@ def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, mode: Importa
 
     - `none`: 1.
     - `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho).
-    - `masked`: the ratio if it lies within [1 / limit, limit], else 0: the token is not learned from (arXiv:2510.18855).
+    - `masked`: the ratio within [1 / limit, limit], else 0: such a token is not learned from (arXiv:2510.18855).
     """
     ratio = policy_ratio(logprobs, sampled_logprobs)
     if mode == "truncated":
