@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from simplerl.batch.batch import Batch, ScoredBatch, TrainBatch, ragged_index
 from simplerl.batch.layouts import Layout, Packed, Padded, Shared
 from simplerl.config import Recipe, SFTRecipe
-from simplerl.cpu.threads import CPUThreads, thread_count
+from simplerl.cpu import CPUThreads, thread_count
 from simplerl.errors import NonFiniteError
 from simplerl.learner.lora import adapter_weights, adapters_off, add_adapters, merged_weights
 from simplerl.learner.models import PolicyModel, ValueModel, fused, load_causal_lm
@@ -117,15 +117,15 @@ class Learner:
         )
 
     def _values(self, batch: Batch, *, once: bool) -> Tensor:
-        """The critic's values. With one update to follow and a micro-batch for each lane at most, the forward pass is
+        """The critic's values. With one update to follow and a micro-batch for each thread at most, the forward pass is
         kept for it: no more memory than the update takes."""
         assert self.critic is not None and self.critics is not None
         critics, parts = self.critics, self._parts(batch)
         if not once or len(parts) > self.cpu_threads.count or self.ranks.sharded:
             return self._score(batch, self.critic)
 
-        def forward(thread: int, rows: Tensor) -> Tensor:
-            return self._critic_values(critics[thread], self.layout.lay_out(batch.select(rows).to(self.device)))
+        def forward(thread_index: int, rows: Tensor) -> Tensor:
+            return self._critic_values(critics[thread_index], self.layout.lay_out(batch.select(rows).to(self.device)))
 
         computed = self.cpu_threads.map(forward, parts)
         values = torch.zeros(int(batch.response_lengths.sum()))
@@ -148,7 +148,7 @@ class Learner:
         result = torch.zeros(int(batch.response_lengths.sum()))
 
         @torch.no_grad()
-        def score(thread: int, share: MicroBatch) -> None:
+        def score(thread_index: int, share: MicroBatch) -> None:
             with self._precision():
                 scores = model(self.layout.lay_out(batch.select(share.rows).to(self.device)))
             if share.counts:
@@ -194,15 +194,15 @@ class Learner:
         if minibatch.values is not scored:
             kept = None
 
-        def run(thread: int, share: MicroBatch) -> Stats:
+        def run(thread_index: int, share: MicroBatch) -> Stats:
             micro_batch = minibatch.select(share.rows).to(self.device)
             layout, stats = self.layout.lay_out(micro_batch), Stats()
             if self.critics is not None:
-                values = kept[share.number] if kept else self._critic_values(self.critics[thread], layout)
+                values = kept[share.number] if kept else self._critic_values(self.critics[thread_index], layout)
                 stats |= self._descend(share, *loss.value_loss(values, micro_batch, counts))
             if train_actor:
                 with self._precision(), self.keeping():
-                    logprobs, entropy = self.actors[thread](layout, self.temperature)
+                    logprobs, entropy = self.actors[thread_index](layout, self.temperature)
                 stats |= self._descend(share, *loss.policy_loss(logprobs, entropy, micro_batch, counts))
             return stats
 
@@ -254,14 +254,14 @@ class Learner:
         return sum(optimiser.updates for optimiser in self.optimisers.values())
 
     def _parts(self, batch: Batch) -> list[Tensor]:
-        """Micro-batches: within the budget, and small enough that every lane has its share of a small batch."""
-        cpu_threads, whole = self.cpu_threads.count * self.ranks.count, self.layout.tokens(batch)
+        """Micro-batches: within the budget, and small enough that every thread has its share of a small batch."""
+        workers, whole = self.cpu_threads.count * self.ranks.count, self.layout.tokens(batch)
         parts = self.layout.split(batch, self.budget)
-        if cpu_threads == 1 or whole > self.budget * cpu_threads:
+        if workers == 1 or whole > self.budget * workers:
             return parts
         for slack in (1.02, 1.1, 1.25):
-            parts = self.layout.split(batch, min(self.budget, math.ceil(whole * slack / cpu_threads)))
-            if len(parts) <= cpu_threads:
+            parts = self.layout.split(batch, min(self.budget, math.ceil(whole * slack / workers)))
+            if len(parts) <= workers:
                 break
         return parts
 
@@ -277,7 +277,7 @@ class Learner:
         return TokenUtilization(len(parts), int(batch.lengths.sum()) / (self.budget * len(parts)))
 
     def close(self) -> None:
-        """Ends the lanes' threads."""
+        """End the threads."""
         self.cpu_threads.close()
 
     # --- what is kept ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class SingleProcess:
     count = 1
     number = 0
     sharded = False
-    """Whether models are in parts; such a model has no twins in lanes."""
+    """True if parameters are sharded; sharded models have no per-thread replicas."""
     home: torch.device | None = None
     """Where weights wait, if not where they are used."""
 
