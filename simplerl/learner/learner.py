@@ -16,7 +16,7 @@ from torch import Tensor
 from simplerl.batch.batch import Batch, ScoredBatch, TrainBatch, ragged_index
 from simplerl.batch.layouts import Layout, Packed, Padded, Shared
 from simplerl.config import Recipe, SFTRecipe
-from simplerl.cpu.threads import CPUThreads, thread_count
+from simplerl.cpu import CPUThreads, thread_count
 from simplerl.errors import NonFiniteError
 from simplerl.learner.base import Check, Loss, Stats, TokenUtilization, merge_stats
 from simplerl.learner.lora import adapter_weights, adapters_off, add_adapters, merged_weights

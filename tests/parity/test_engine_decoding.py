@@ -99,7 +99,7 @@ def test_the_same_requests_repeat_bit_for_bit(folders):
     # An engine that ran other, longer requests before, so its cache is wider and full of old keys.
     engine = tiny.engine(folders["qwen2"], max_batch=8)
     generate(engine, [replace(r, sampling=replace(r.sampling, max_tokens=200)) for r in requests[::-1]])
-    assert engine._kept[0].capacity > 200
+    assert engine._idle_caches[0].capacity > 200
     assert generate(engine, requests) == first
     assert generate(engine, requests) == first
 

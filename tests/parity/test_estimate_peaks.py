@@ -15,7 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl import plugins
 from simplerl.batch.batch import collate
 from simplerl.config import Recipe, apply_overrides, validate_recipe
-from simplerl.cpu.library import library
+from simplerl.cpu import kernels_available
 from simplerl.estimate.learner_memory import Learner as PlannedLearner
 from simplerl.estimate.load import load_of, models_of, way_of
 from simplerl.estimate.memory import Worker, workers
@@ -85,7 +85,7 @@ LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=p
     ids=lambda settings: " ".join(settings),
 )
 def test_peaks(model: str, settings: list[str]) -> None:
-    if TORCH not in settings and library() is None:
+    if TORCH not in settings and not kernels_available():
         pytest.skip("no C compiler")
     if EIGHT in settings:
         pytest.importorskip("bitsandbytes")
