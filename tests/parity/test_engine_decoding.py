@@ -129,7 +129,7 @@ def test_results_do_not_depend_on_the_batch(folders, settings):
 def test_the_cache_grows_past_its_first_capacity(folders, monkeypatch):
     requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=150) for i, ids in enumerate(tiny.prompts(6))]
     expected = generate(tiny.engine(folders["llama"], max_batch=4), requests)
-    monkeypatch.setattr("simplerl.engines._torch_engine._ROOM", 1)
+    monkeypatch.setattr("simplerl.engines._torch_engine.FIRST_RESPONSE_ROOM", 1)
     grown = generate(tiny.engine(folders["llama"], max_batch=4), requests)
     assert max(len(rollout.token_ids) for rollout in expected) > 40
     assert grown == expected
