@@ -66,7 +66,7 @@ VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers", "ve
 EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines", "engine")]
 SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.source")]
 TeacherField = Annotated[SerializeAsAny[PluginConfig], _plugin("teachers", "teacher")]
-OPTIMIZER_PLUGINS = {block: _plugin("optimizers", block) for block in ("actor", "critic")}
+OPTIMIZER_PLUGINS = {block: _plugin("optimizers", block, "OptimizerConfig") for block in ("actor", "critic")}
 """Validators of the blocks that configure an optimizer; their fields are in `simplerl.config.optimizers`."""
 
 

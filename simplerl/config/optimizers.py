@@ -37,22 +37,23 @@ class OptimizerConfig(PluginConfig):
     """Why it does not, for the error message."""
 
     learning_rate: float = Field(gt=0)
-    """Peak of the schedule."""
+    """Peak of the schedule. Default 5e-7 for the actor, 9e-6 for the critic, 1e-5 in supervised fine-tuning."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay of matrices: an update shrinks them by learning rate x this. Biases and norms do not decay."""
+    """Decoupled decay of matrices: an update shrinks them by learning rate x this. Biases and norms do not decay.
+    Default 0."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
-    """The learning rate after the warm-up: a half cosine down to `min_lr_ratio`, or constant."""
+    """The learning rate after the warm-up: a half cosine down to `min_lr_ratio` (default), or constant."""
 
     warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the schedule's optimizer steps spent in linear warm-up."""
+    """Share of the schedule's optimizer steps spent in linear warm-up. Default 0.03."""
 
     min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
-    """The cosine ends at this share of the learning rate."""
+    """The cosine ends at this share of the learning rate. Default 0.1."""
 
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients of a larger norm, over all of a model's tensors, are scaled down to it."""
+    """Largest norm of the gradient over all of a model's tensors; a larger gradient is scaled down to it. Default 1."""
 
     def state_bytes(self, tensor: TensorSpec) -> int:
         """Bytes of the state of one tensor after its first update. By default two float32 numbers a weight."""

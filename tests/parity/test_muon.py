@@ -88,7 +88,7 @@ def test_newton_schulz_leaves_singular_vectors_and_makes_values_nearly_one(shape
     rotated = u.T @ (moved / (0.5 * 0.2 * max(shape) ** 0.5)) @ v
     assert rotated.diagonal().min() > 0.65 and rotated.diagonal().max() < 1.25
     assert (rotated - rotated.diagonal().diag()).abs().max() < 0.06
-    # An update of AdamW has a root mean square near 1 times the learning rate; one of Muon 0.2, whatever the shape.
+    # The scale makes the root mean square 0.2 learning rates, whatever the shape.
     rms = moved.square().mean().sqrt().item() / 0.5
     assert 0.2 * 0.65 < rms < 0.2 * 1.25
 

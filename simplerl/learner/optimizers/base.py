@@ -1,11 +1,11 @@
 """What an optimizer is: a module with a class `Config` and a function `build`.
 
-`Config` extends `OptimizerConfig`, or `AdamWConfig` if some tensors are left to AdamW. `build` is that of
+`Config` extends `OptimizerConfig`, or `AdamWConfig` if AdamW updates some of the tensors. `build` has the signature of
 `OptimizerPlugin`. A new optimizer is a new file in this folder, or your own file named by `actor.path`. Import torch
 inside of functions: reading a recipe imports the file.
 
-Schedule, clipping and the check for finite gradients are not an optimizer's business, see `simplerl.learner.optimizer`.
-A checkpoint stores any state of tensors and numbers, see `simplerl.learner.state`.
+`simplerl.learner.optimizer` sets the learning rate, clips gradients and checks that they are finite.
+`simplerl.learner.state` stores any optimizer state that consists of tensors and numbers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class AdamWConfig(OptimizerConfig):
     """Settings of AdamW (arXiv:1711.05101)."""
 
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the running means of the gradient and of its square."""
+    """Decay of the running means of the gradient and of its square. Default 0.9 and 0.95."""
 
     eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the mean square."""
+    """Added to the root of the mean square. Default 1e-8."""
 
 
 class TrainedParameter(NamedTuple):

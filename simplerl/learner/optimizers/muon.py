@@ -4,8 +4,8 @@ An update of Muon is the momentum of the gradient, orthogonalized: U V^T of its 
 approximated by Newton-Schulz iterations (https://kellerjordan.github.io/posts/muon/). Embeddings, heads, biases and
 norms are not maps between hidden states and get AdamW, as the post recommends.
 
-The update of an m x n matrix is scaled by 0.2 sqrt(max(m, n)) (arXiv:2502.16982), which makes it as large as one
-of AdamW: one learning rate and one weight decay do for both, and those tuned for AdamW can be kept.
+The update of an m x n matrix is scaled by 0.2 sqrt(max(m, n)) (arXiv:2502.16982). Its root mean square is then 0.2
+learning rates, near that of AdamW in training, so both share a learning rate and values tuned for AdamW can be kept.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Config(AdamWConfig):
     restriction: ClassVar[str] = "its matrix products would run on the host"
 
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the running mean of the gradient."""
+    """Decay of the running mean of the gradient. Default 0.95."""
 
     nesterov: bool = True
-    """Orthogonalize the mean as it will be after one more of the same gradient."""
+    """Orthogonalize the mean as it would be after one more of the same gradient. Default true."""
 
     ns_steps: int = Field(default=5, ge=1, lt=100)
-    """Newton-Schulz iterations. Five bring singular values between about 0.7 and 1.2."""
+    """Newton-Schulz iterations. Default 5, which bring singular values to between about 0.7 and 1.2."""
 
     def state_bytes(self, tensor: TensorSpec) -> int:
         """One float32 number a weight of a layer's matrix, two of every other tensor."""
