@@ -26,6 +26,7 @@ _SHARED = ("base", "shaping")
 _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
+    "optimizers": "simplerl.learner.optimizers",
     "teachers": "simplerl.distill.teachers",
 }
 

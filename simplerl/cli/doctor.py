@@ -21,7 +21,7 @@ from simplerl.formatting import table
 State = Literal["ok", "note", "missing"]
 OPTIONAL = {
     "datasets": ("hub", "data sets from the Hugging Face hub"),
-    "bitsandbytes": ("8bit", "actor.moments=8-bit"),
+    "bitsandbytes": ("8bit", "actor.name=adamw-8bit"),
     "peft": ("lora", "model.lora"),
     "tensorboard": ("track", "track.tensorboard"),
     "wandb": ("track", "track.wandb"),

@@ -66,6 +66,8 @@ VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers", "ve
 EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines", "engine")]
 SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.source")]
 TeacherField = Annotated[SerializeAsAny[PluginConfig], _plugin("teachers", "teacher")]
+OPTIMIZER_PLUGINS = {block: _plugin("optimizers", block, "OptimizerConfig") for block in ("actor", "critic")}
+"""Validators of the blocks that configure an optimizer; their fields are in `simplerl.config.optimizers`."""
 
 
 RENAMED: Mapping[str, str] = {
@@ -75,6 +77,8 @@ RENAMED: Mapping[str, str] = {
     "engine.lanes": "engine.cpu_threads",
     "actor.floor": "actor.min_lr_ratio",
     "critic.floor": "critic.min_lr_ratio",
+    "actor.moments": "actor.name; adamw-8bit keeps its state in 8 bits",
+    "critic.moments": "critic.name; adamw-8bit keeps its state in 8 bits",
     "algorithm.resample_rounds": "algorithm.dynamic_sampling_rounds",
     "algorithm.reward_clip": "reward.clip",
     "algorithm.overlong_buffer": "reward.overlong_buffer",

@@ -19,7 +19,6 @@ from simplerl.config.blocks import (
     EvalStage,
     FilterConfig,
     ModelConfig,
-    OptimiserConfig,
     RecipeStage,
     ReportStage,
     RolloutConfig,
@@ -27,6 +26,7 @@ from simplerl.config.blocks import (
     TrackConfig,
     TrainConfig,
 )
+from simplerl.config.optimizers import ActorField, CriticField, OptimizerConfig, SFTActorField
 from simplerl.errors import ConfigError
 from simplerl.types import ImportanceMode, Transfer
 
@@ -43,10 +43,10 @@ class TrainingRecipe(Frozen):
     model: ModelConfig = ModelConfig()
     data: DataConfig
     train: TrainConfig | SFTTrainConfig
-    engine: EngineField = Field(default="embedded")  # type: ignore[assignment]
-    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
-    reward: RewardField = Field(default="simplerl")  # type: ignore[assignment]
-    actor: OptimiserConfig = OptimiserConfig(learning_rate=5e-7)
+    engine: EngineField = Field(default="embedded", validate_default=True)
+    verifier: VerifierField = Field(default="math", validate_default=True)
+    reward: RewardField = Field(default="simplerl", validate_default=True)
+    actor: ActorField = Field(default="adamw", validate_default=True)
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
@@ -70,16 +70,19 @@ class TrainingRecipe(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _moments(self) -> Self:
+    def _optimizers(self) -> Self:
         learners = self.cluster.learners if self.cluster.ray is not None else 1
-        setting = "model.offload=" + self.model.offload if self.model.offloads_weights else f"cluster.{learners=}"
-        for name in ("actor", "critic"):
-            config: OptimiserConfig | None = getattr(self, name, None)
-            if config is not None and config.moments == "8-bit" and (learners > 1 or self.model.offloads_weights):
-                raise ConfigError(
-                    f"{name}.moments=8-bit needs one learner with its weights on its device, not {setting}: "
-                    "bitsandbytes knows no sharded tensors; use float32, of which each learner holds its share"
-                )
+        for block, optimizer in self.optimizers.items():
+            if self.model.offloads_weights and not optimizer.supports_offload:
+                setting = f"model.offload={self.model.offload}"
+            elif learners > 1 and not optimizer.supports_sharding:
+                setting = f"cluster.{learners=}"
+            else:
+                continue
+            raise ConfigError(
+                f"{block}.name={optimizer.name} cannot be used with {setting}: {optimizer.restriction}; "
+                f"use {block}.name=adamw, whose state is sharded like the weights"
+            )
         return self
 
     @model_validator(mode="after")
@@ -121,6 +124,11 @@ class TrainingRecipe(Frozen):
         return self
 
     @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """The optimizer of each model, by the block that configures it."""
+        return {"actor": self.actor}
+
+    @property
     def transfer(self) -> Transfer | None:
         """How learners send weights to engines in other processes; None where they go through a store, or nowhere."""
         if self.cluster.transfer == "store":
@@ -138,9 +146,13 @@ class Recipe(TrainingRecipe):
 
     kind: Literal["train"] = "train"
     rollout: RolloutConfig = RolloutConfig()
-    algorithm: AlgorithmField = Field(default="ppo")  # type: ignore[assignment]
+    algorithm: AlgorithmField = Field(default="ppo", validate_default=True)
     train: TrainConfig = TrainConfig()
-    critic: OptimiserConfig = OptimiserConfig(learning_rate=9e-6)
+    critic: CriticField = Field(default="adamw", validate_default=True)
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        return {"actor": self.actor, "critic": self.critic}
 
     @property
     def logprob_temperature(self) -> float:
@@ -192,7 +204,7 @@ class SFTRecipe(TrainingRecipe):
 
     kind: Literal["sft"]
     train: SFTTrainConfig = SFTTrainConfig()
-    actor: OptimiserConfig = OptimiserConfig(learning_rate=1e-5)
+    actor: SFTActorField = Field(default="adamw", validate_default=True)
 
     @property
     def logprob_temperature(self) -> float:
@@ -227,7 +239,7 @@ class DistillRecipe(Frozen):
     teacher: TeacherField
     data: DistillDataConfig
     sampling: DistillSampling = DistillSampling()
-    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
+    verifier: VerifierField = Field(default="math", validate_default=True)
     filter: FilterConfig = FilterConfig()
 
 

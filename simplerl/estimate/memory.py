@@ -145,8 +145,8 @@ FORMULA = f"""\
 without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's,
 or of a pair on one where they are colocated
 parameters     4 bytes each of actor, adapters, critic and reference (float32 masters)
-moments        8 bytes a trained parameter (AdamW), 2 with scales in 8 bits; with adapters the actor's are the only ones
-               trained of it
+moments        8 bytes a trained parameter (AdamW), 2 with scales in 8 bits, 4 of a layer's matrix with Muon; with
+               adapters the actor's are the only ones trained of it
 gradients      4 bytes a trained parameter; of the head and the embedding once more while they are summed
 activations    what the operations of every layer keep for the gradient, of one micro-batch a lane; with gradient
                checkpointing 4 hidden bytes a token and layer, and one layer whole

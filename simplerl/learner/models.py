@@ -67,6 +67,12 @@ def hidden_states(body: nn.Module, layout: Layout) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, layout.logit_positions)
 
 
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules that `transformers` declares as not to be split: one per decoder layer."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
 class PolicyModel(nn.Module):
     """Per-token log-probs and entropy of given responses; logits never leave it."""
 

@@ -102,7 +102,7 @@ def make(folder, algorithm="ppo", budget=150, **how):
 def caught_update(learner, algorithm, credited):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
 
         def catch(name=name, optimiser=optimiser):
             parameters = optimiser.model.named_parameters()
