@@ -150,7 +150,7 @@ class FakeEngine:
     def answer(self, request: Request) -> Rollout:
         tokens, logprobs, text = self.pool[request.seed % POOL]
         reason = "length" if len(tokens) == LIMIT else "stop"
-        return Rollout(request.id, request.prompt, tokens, logprobs, text, reason, self.version)
+        return Rollout.single_turn(request.id, request.prompt, tokens, logprobs, text, reason, self.version)
 
 
 class FakeLearner:

@@ -15,7 +15,7 @@ from learner_cases import rank_learner
 from stand_in_gpus import own_gpu, stand_in
 
 from simplerl.config import validate_recipe
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.train.build import services
 from simplerl.types import Request, Rollout
 
@@ -69,7 +69,7 @@ def make_engine(folder: str, kind: str) -> Receiver:
     return Receiver(tiny.PacedEngine(folder, seconds=0.05), kind, Path(folder) / STUCK)
 
 
-def make_learner(model: str, ranks: Any) -> Learner:
+def make_learner(model: str, ranks: Any) -> LocalLearner:
     stand_in(uuid=own_gpu())
     return rank_learner(model, ranks)
 
@@ -81,6 +81,6 @@ def build_engine(recipe: Any, tokenizer: Any, device: torch.device) -> Receiver:
     return Receiver(services.build_engine(validate_recipe(table), tokenizer, device), recipe.transfer)
 
 
-def build_learner(*arguments: Any) -> Learner:
+def build_learner(*arguments: Any) -> LocalLearner:
     stand_in(uuid=own_gpu())
     return services.build_learner(*arguments)

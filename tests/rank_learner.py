@@ -21,8 +21,8 @@ from simplerl.learner.sharded import Sharded
 
 def gradients(learner) -> dict[str, torch.Tensor]:
     return {
-        f"{name}.{key}": learner.ranks.whole(parameter.grad).clone()
-        for name, optimiser in learner.optimisers.items()
+        f"{name}.{key}": learner.parallel.full_tensor(parameter.grad).clone()
+        for name, optimiser in learner.optimizers.items()
         for key, parameter in optimiser.model.named_parameters()
         if parameter.grad is not None
     }
@@ -41,14 +41,14 @@ def main(rank: int, ranks: int, model: str, out: Path, settings: list[str]) -> N
     config = make_recipe(model, settings).model
     learner, algorithm = make_learner(model, settings, Sharded(torch.device("cpu"), offload=config.offloads_weights))
     if config.offloads_activations:
-        learner.keeping = partial(on_host, pinned=False)
+        learner.saved_activations = partial(on_host, pinned=False)
     policies = {type(group.offload_policy).__name__ for group in groups(learner.actor)}
     batch = learner.score(make_batch())
     credited, _ = algorithm.compute_advantages(batch)
     found = {"logprobs": batch.old_logprobs, "values": batch.values, "reference": batch.ref_logprobs}
     metrics = [learner.backward(credited, algorithm, train_actor=True)]
     found |= gradients(learner)
-    learner.forget()
+    learner.zero_grad()
     for rows in torch.arange(len(batch)).split(4):
         metrics.append(learner.update(credited.select(rows), algorithm))
     weights = {f"weights.{name}": weight.clone() for name, weight in learner.weights()}

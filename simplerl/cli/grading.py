@@ -131,7 +131,7 @@ def judged(rows: Iterator[Row], verifier: MathVerifier) -> Iterator[tuple[Row, V
 
 def _submit(verifier: MathVerifier, row: Row) -> Future[Verdict]:
     gold = verifier.extract_gold(row.gold) if row.from_solution else row.gold
-    return (verifier.submit_answer if row.bare else verifier.submit)(row.text, gold)
+    return (verifier.submit_answer if row.bare else verifier.submit_response)(row.text, gold)
 
 
 def record(row: Row, verdict: Verdict) -> dict[str, Any]:

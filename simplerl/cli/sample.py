@@ -31,7 +31,7 @@ def sample(
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, n=n)
     prompt, rollouts = draw(model_folder(model), Problem("sample", problem, gold or ""), template, sampling, seed)
-    verdicts = [judge(rollout.text, gold) for rollout in rollouts]
+    verdicts = [judge(rollout) for rollout in rollouts]
     if as_json:
         say_json({"prompt": prompt.text, "responses": [_row(*pair) for pair in zip(rollouts, verdicts, strict=True)]})
         return
@@ -68,13 +68,13 @@ def draw(model: str, problem: Any, template: str, sampling: Sampling, seed: int)
         engine.close()
 
 
-def judge(text: str, gold: str | None) -> Verdict:
-    """The verdict; without a gold answer only `extracted` means anything."""
+def judge(rollout: Rollout) -> Verdict:
+    """The verdict; without a gold answer only its `extracted` means anything."""
     from simplerl.verifiers import math
 
     verifier = math.build(math.Config())
     try:
-        return verifier.verify(text, gold or "")
+        return verifier.verify(rollout.prompt.problem, rollout)
     finally:
         verifier.close()
 

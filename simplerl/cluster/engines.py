@@ -10,9 +10,9 @@ from typing import Any, cast
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor
-from simplerl.cluster.transfer import DirectTransfer
+from simplerl.cluster.transfer import ClusterWeights, ObjectStoreWeights
 from simplerl.config import ClusterConfig
-from simplerl.engines.base import Engine, Receiver
+from simplerl.engines.base import Engine, Receiver, Weights
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
 from simplerl.types import Metrics, Request, Rollout
 
@@ -29,7 +29,7 @@ class EngineWorker:
         """Builds the engine; not when the process begins, so that it can say meanwhile that it lives."""
         self.engine = make()
 
-    def load(self, version: int, *chunks: dict[str, Any]) -> None:
+    def load_weights(self, version: int, *chunks: dict[str, Any]) -> None:
         self.engine.load_weights((pair for chunk in chunks for pair in chunk.items()), version)
 
     def init_transfer(self, how: Mapping[str, Any]) -> None:
@@ -61,13 +61,13 @@ class EngineWorker:
         yield finished
 
 
-class RemoteEngines:
+class RemoteEngines(Engine):
     """An `Engine` of several. Which engine answers a request depends on its place alone, unless one is lost."""
 
     def __init__(self, make: Callable[[], Engine], config: ClusterConfig, place: Placement) -> None:
         """Begins `config.engines`, each what `make` gives; raises what that raises."""
         self._make, self._config, self._place = make, config, place
-        self._weights: tuple[int, list[Any] | DirectTransfer] | None = None
+        self._weights: tuple[int, ClusterWeights] | None = None
         self._asleep = False
         self._workers = self._begin(range(config.engines))
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
@@ -78,27 +78,32 @@ class RemoteEngines:
         ray.all_of(workers, "begin", self._make)
         return workers
 
-    def load_weights(self, weights: Iterator[tuple[str, Any]] | DirectTransfer, version: int) -> None:
-        """Replaces every engine's weights; an engine that is lost is begun anew with them.
+    def load_weights(self, weights: Weights, version: int) -> None:
+        """Replace every engine's weights; an engine lost meanwhile is restarted with them.
 
-        Raises `InputLost` where they went with the learner that made them.
+        Raises `InputLost` if the learner was lost with its weights.
         """
         self._asleep = False
-        if not isinstance(weights, DirectTransfer):
-            self._weights = version, ray.store(weights)
-            self._for_all(self._load)
-            return
-        self._weights = None
-        for number in ray.lost(self._workers):
-            self._replace(number, WorkerLost("it does not answer"))
+        if not isinstance(weights, ClusterWeights):
+            weights = ObjectStoreWeights.put(weights)
+        if weights.needs_every_engine:
+            self._weights = None
+            for number in ray.lost(self._workers):
+                self._replace(number, WorkerLost("it does not answer"))
         self._weights = version, weights
-        weights.send(self._workers, version)
+        for number, error in weights.send(self._workers, version).items():
+            self._replace(number, error)
 
     def sleep(self) -> None:
         """Lets every engine sleep; one that is lost meanwhile is begun anew and sleeps too."""
         if not self._asleep:
             self._asleep = True
-            self._for_all(lambda worker: worker.call("sleep"))
+            asked = [worker.call("sleep") for worker in self._workers]
+            for number, reference in enumerate(asked):
+                try:
+                    ray.answer(self._workers[number], reference)
+                except WorkerLost as error:
+                    self._replace(number, error)
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         """Yields each rollout as it finishes, each exactly once."""
@@ -118,32 +123,6 @@ class RemoteEngines:
         """What was lost and made good, in words, since this was last asked."""
         events, self._events = self._events, []
         return events
-
-    def _for_all(self, ask: Callable[[Actor], Any]) -> None:
-        """Asks all at once, and begins those anew that are lost."""
-        asked = [ask(worker) for worker in self._workers]
-        for number, reference in enumerate(asked):
-            try:
-                ray.answer(self._workers[number], reference)
-            except InputLost:
-                raise  # the learner is lost, not this engine
-            except WorkerLost as error:
-                self._replace(number, error)
-
-    def _load(self, worker: Actor) -> Any:
-        assert self._weights is not None
-        version, chunks = self._weights
-        assert not isinstance(chunks, DirectTransfer)
-        return worker.call("load", version, *chunks)
-
-    def _load_again(self, worker: Actor) -> None:
-        """Gives an engine that was begun anew the weights of the others."""
-        assert self._weights is not None
-        version, weights = self._weights
-        if isinstance(weights, DirectTransfer):
-            weights.send_again(worker, version)
-        else:
-            ray.answer(worker, self._load(worker))
 
     def _run(self, requests: list[Request]) -> Iterator[Rollout]:
         open_requests = {request.id: request for request in requests}
@@ -204,7 +183,8 @@ class RemoteEngines:
             try:
                 (self._workers[number],) = self._begin([number])
                 if self._weights is not None:
-                    self._load_again(self._workers[number])
+                    version, weights = self._weights
+                    weights.resend(self._workers[number], version)
                 if self._asleep:
                     ray.answer(self._workers[number], self._workers[number].call("sleep"))
                 return

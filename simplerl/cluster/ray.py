@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +17,6 @@ START = 600.0
 """Seconds in which a new process must begin to run; it may wait for its node, and imports much."""
 PAUSE = 0.05
 """Seconds of what comes in that are looked at together."""
-
-CHUNK = 256 << 20
-"""Bytes of weights that travel as one object."""
-
 
 ANYWHERE: Mapping[str, Any] = {"scheduling_strategy": "SPREAD"}
 """Where a process goes that needs no GPU."""
@@ -259,28 +255,3 @@ def answers(actors: Sequence[Actor], references: Sequence[Any]) -> list[Any]:
                 raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({said})") from error
             raise
     return [results[reference] for reference in references]
-
-
-class ObjectStoreWeights:
-    """Weights in the cluster's store: actors read them there; whoever iterates brings them here."""
-
-    def __init__(self, references: list[Any]) -> None:
-        self.references = references
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        for reference in self.references:
-            yield from get(reference).items()
-
-
-def store(weights: Iterator[tuple[str, Any]]) -> list[Any]:
-    """Puts weights into the cluster's store, in chunks."""
-    if isinstance(weights, ObjectStoreWeights):
-        return weights.references
-    references, chunk, size = [], {}, 0
-    for name, tensor in weights:
-        chunk[name] = tensor.detach().cpu()
-        size += tensor.numel() * tensor.element_size()
-        if size >= CHUNK:
-            references.append(put(chunk))
-            chunk, size = {}, 0
-    return [*references, put(chunk)] if chunk else references

@@ -13,7 +13,7 @@ from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError, WorkerLost
-from simplerl.types import Metrics, Verdict
+from simplerl.types import Metrics, Problem, Rollout, Verdict
 from simplerl.verifiers.base import Verifier
 
 BATCH = 32
@@ -29,13 +29,13 @@ class VerifierWorker:
     def begin(self, make: Callable[[], Verifier]) -> None:
         self.verifier = make()
 
-    def judge(self, questions: Sequence[tuple[str, str]]) -> list[Verdict | Exception]:
-        """The verdict on each response and gold answer, or what asking for it raised."""
+    def judge(self, questions: Sequence[tuple[Problem, Rollout]]) -> list[Verdict | Exception]:
+        """The verdict on each response, or the exception that judging it raised."""
         return [_outcome(future) for future in [self._submit(*question) for question in questions]]
 
-    def _submit(self, response: str, gold: str) -> Future[Verdict]:
+    def _submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
         try:
-            return self.verifier.submit(response, gold)
+            return self.verifier.submit(problem, rollout)
         except Exception as error:  # of this question alone
             future: Future[Verdict] = Future()
             future.set_exception(error)
@@ -51,8 +51,8 @@ def _outcome(future: Future[Verdict]) -> Verdict | Exception:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    response: str
-    gold: str
+    problem: Problem
+    rollout: Rollout
     future: Future[Verdict] = field(default_factory=Future)
 
 
@@ -71,8 +71,8 @@ class RemoteVerifier(Verifier):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
-        question = Question(response, gold)
+    def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
+        question = Question(problem, rollout)
         self._questions.put(question)
         return question.future
 
@@ -122,7 +122,7 @@ class RemoteVerifier(Verifier):
 
     def _answer(self, number: int, batch: Sequence[Question]) -> None:
         try:
-            outcomes = self._ask(number, [(each.response, each.gold) for each in batch])
+            outcomes = self._ask(number, [(each.problem, each.rollout) for each in batch])
         except Exception as error:
             outcomes = [error] * len(batch)
         for each, outcome in zip(batch, outcomes, strict=True):
@@ -131,7 +131,7 @@ class RemoteVerifier(Verifier):
             else:
                 each.future.set_result(outcome)
 
-    def _ask(self, number: int, questions: Sequence[tuple[str, str]]) -> list[Verdict | Exception]:
+    def _ask(self, number: int, questions: Sequence[tuple[Problem, Rollout]]) -> list[Verdict | Exception]:
         """All of them again where the process is lost: it had answered none."""
         while True:
             worker = self._workers[number]

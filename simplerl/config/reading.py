@@ -10,7 +10,9 @@ from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
-from simplerl.config.base import explain
+from simplerl import plugins
+from simplerl.config.base import OPTIMIZER_PLUGINS, explain
+from simplerl.config.optimizers import OptimizerConfig
 from simplerl.config.recipes import KINDS, AnyRecipe, Recipe
 from simplerl.errors import ConfigError
 from simplerl.formatting import did_you_mean
@@ -95,10 +97,27 @@ def set_key(table: dict[str, Any], keys: Sequence[str], value: Any, where: str) 
             raise ConfigError(f"{where}: {key}={child!r} is a value and has no settings of its own")
         node[key] = {"name": child} if isinstance(child, str) else dict(child)
         node = node[key]
-    # Another plug-in has other settings: naming one drops those of the one before.
-    if keys[-1] == "name" and isinstance(node.get("name"), str) and node["name"] != value:
-        node.clear()
+    if keys[-1] == "name" and isinstance(value, str):
+        _drop_settings(node, keys[0], value)
     node[keys[-1]] = value
+
+
+def _drop_settings(node: dict[str, Any], block: str, name: str) -> None:
+    """Removes the settings of the plug-in named before. Optimizers share most of theirs, which stay."""
+    is_optimizer = block in OPTIMIZER_PLUGINS
+    former = node.get("name", "adamw" if is_optimizer and "path" not in node else None)
+    if isinstance(former, str) and former != name:
+        for key in node.keys() - (_optimizer_settings(name) if is_optimizer else set()):
+            del node[key]
+
+
+def _optimizer_settings(name: str) -> set[str]:
+    """Settings that an optimizer has; those that every one has, if the name is that of a user's file or of none."""
+    try:
+        config: type[OptimizerConfig] = plugins.load("optimizers", name).Config
+    except ConfigError:
+        config = OptimizerConfig
+    return config.model_fields.keys() - {"path"}
 
 
 @overload

@@ -21,6 +21,7 @@ from simplerl.environment import describe
 from simplerl.errors import EngineError
 from simplerl.rollouts.grade import in_order
 from simplerl.storage.files import locked
+from simplerl.types import Rollout
 
 Notice = Callable[[str], None]
 WAITING_VERDICTS = 1024
@@ -127,7 +128,10 @@ def graded(recipe: DistillRecipe, asked: Sequence[Asked], answers: Mapping[str, 
     verifier = plugins.load("verifiers", config.name, config.path).build(config)
     answered = [each for each in asked if answers[each.id].finish_reason != "refused"]
     with closing(verifier):
-        tasks = ((each.id, verifier.submit(answers[each.id].text, each.problem.answer)) for each in answered)
+        tasks = (
+            (each.id, verifier.submit(each.problem, Rollout.recorded(each.problem, answers[each.id].text)))
+            for each in answered
+        )
         verdicts = dict(in_order(tasks, most=WAITING_VERDICTS))
     return [Response(each, answers[each.id], verdicts.get(each.id)) for each in asked]
 

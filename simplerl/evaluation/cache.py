@@ -43,7 +43,7 @@ class ResponseCache:
         if not found:
             return None
         value = orjson.loads(found[0][0])
-        return Rollout(
+        return Rollout.single_turn(
             request.id,
             request.prompt,
             tuple(value["token_ids"]),

@@ -13,7 +13,7 @@ from simplerl.errors import DataError
 from simplerl.evaluation.folder import EvalFolder
 from simplerl.rollouts.grade import in_order
 from simplerl.stats.scores import score
-from simplerl.types import Verdict
+from simplerl.types import Problem, Rollout, Verdict
 from simplerl.verifiers.base import DEFAULT_VERIFIER, Verifier, evaluation_verifier, same_answer
 
 Row = Mapping[str, Any]
@@ -51,7 +51,8 @@ def graded(given: Sequence[Row], verifier: Verifier, path: Path) -> dict[str, li
     several = len({row.get("model") for row in given}) > 1
     seen: Counter[tuple[str, str]] = Counter()
     parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    tasks = ((row, verifier.submit(text(row, response), text(row, gold))) for row in given)
+    recorded = ((row, Problem("", question_of(row), text(row, gold))) for row in given)
+    tasks = ((row, verifier.submit(each, Rollout.recorded(each, text(row, response)))) for row, each in recorded)
     for number, (row, verdict) in enumerate(in_order(tasks, most=1024)):
         part = part_of(row, path, several)
         problem = str(row.get("problem_id") or question_of(row) or row.get("id") or number)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplerl.data.base import is_usable, load_benchmark
+from simplerl.data.base import load_benchmark
 from simplerl.data.rows import Keys, problems_from, read_table
 from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine, checked
@@ -87,7 +87,7 @@ class Session:
             yield rollout, self.verdict(rollout)
 
     def verdict(self, rollout: Rollout) -> Future[Verdict]:
-        return self.verifier.submit(rollout.text, rollout.prompt.problem.answer)
+        return self.verifier.submit(rollout.prompt.problem, rollout)
 
 
 def samples(requests: Sequence[Request]) -> Iterator[tuple[int, Request]]:
@@ -110,7 +110,7 @@ def load_part(part: Part, limit: int | None, notice: Callable[[str], None]) -> l
     if not problems:
         raise DataError(f"{part.benchmark} holds no problem")
     chosen = problems[:limit]
-    empty = sum(not is_usable(problem) for problem in chosen)
+    empty = sum(not problem.has_answer for problem in chosen)
     if empty:
         notice(f"{part.name}: {empty} of {len(chosen)} problems have no gold answer; they count as wrong")
     return chosen

@@ -13,11 +13,11 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from simplerl.config import ClusterConfig, Recipe
-from simplerl.cpu import ops
-from simplerl.cpu.library import problem
+from simplerl.cpu import trace_kernels, unavailable_reason
 from simplerl.errors import CheckpointError
 from simplerl.estimate.shapes import Shape, known_shape
 from simplerl.estimate.steps import updates_per_step
+from simplerl.learner.learner import LocalLearner
 from simplerl.learner.models import resolve_model_path
 from simplerl.profiling.waste import Operator, Phase, Profile
 from simplerl.storage import checkpoint
@@ -85,11 +85,10 @@ class _Tracer:
         settings = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # type: ignore[attr-defined]
         entered = time.perf_counter()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        with torch.profiler.profile(activities=activities, experimental_config=settings) as tracer:
-            ops.TRACED, begun = True, time.perf_counter()
+        with torch.profiler.profile(activities=activities, experimental_config=settings) as tracer, trace_kernels():
+            begun = time.perf_counter()
             yield self.rollouts.append
             spent = time.perf_counter() - begun
-        ops.TRACED = False
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self.operators[name] = tuple(
             Operator(event.key, event.count, (event.self_cpu_time_total + event.self_device_time_total) / 1e6)
@@ -110,6 +109,7 @@ def _profile(
     once = 0.0 if shape is None else forward_flop(shape, lengths)
     scored = trainer.scores_first(10**9)
     learner = trainer.learner
+    assert isinstance(learner, LocalLearner)
     models = 1 + (learner.critic is not None)
     scores = scored + (learner.critic is not None) + (learner.reference is not None)
     work = {
@@ -130,22 +130,24 @@ def _profile(
         phases=(*phases, rest),
         peak=peak_flops(recipe.model.dtype, str(learner.device)),
         threads=torch.get_num_threads(),
-        padding=_padding(trainer, lengths),
+        padding=_padding(learner, lengths),
         live=response / len(lengths) / longest,
         updates=updates_per_step(recipe),
         scored=scored,
-        kernels=None if learner.fused or learner.device.type != "cpu" else problem() or "model.kernels or the model",
+        kernels=None
+        if learner.fused or learner.device.type != "cpu"
+        else unavailable_reason() or "model.kernels or the model",
         memory=memory,
     )
 
 
-def _padding(trainer: RLTrainer, lengths: list[tuple[int, int]]) -> float:
+def _padding(learner: LocalLearner, lengths: list[tuple[int, int]]) -> float:
     """The share of padding if all of the batch is laid out at once."""
     from simplerl.batch.layouts import Padded
 
-    if trainer.learner.layout is not Padded:
+    if learner.layout is not Padded:
         return 0.0
-    width, computed, real = trainer.learner.budget, 0, 0
+    width, computed, real = learner.token_budget, 0, 0
     sizes = sorted((prompt + response for prompt, response in lengths), reverse=True)
     while sizes:
         rows = max(1, width // sizes[0])

@@ -201,7 +201,7 @@ OPTIMISATION = (
         metric("policy", "loss/policy", 0), metric("value", "loss/value", 1), metric("KL", "loss/kl", 3)), "free"),
     Panel("Learning rates", "mean of the step's updates", (
         metric("actor", "actor/lr", 0), metric("critic", "critic/lr", 1))),
-    Panel("Packing", "share of the token budget that is filled", (metric("filled", "pack/fill", 2),), "share"),
+    Panel("Packing", "share of the token budget in use", (metric("in use", "pack/token_utilization", 2),), "share"),
     Panel("Groups without a signal", "share of groups whose rewards are equal", (
         metric("equal", "group/equal_share", 4),), "share"),
 )  # fmt: skip

@@ -44,7 +44,7 @@ def graded_rollouts(
     requests: Sequence[Request],
     verifier: Verifier,
     reward: Reward,
-    progress: Callable[[GradedRollout], None] = lambda _: None,
+    progress: Callable[[GradedRollout], None] | None = None,
 ) -> list[GradedRollout]:
     """Every request's rollout with verdict and reward, in the order of the requests.
 
@@ -54,11 +54,12 @@ def graded_rollouts(
     """
     graded: dict[str, GradedRollout] = {}
     finished = (checked(rollout) for rollout in engine.submit(requests))
-    judged = in_order((each, verifier.submit(each.text, each.prompt.problem.answer)) for each in finished)
+    judged = in_order((each, verifier.submit(each.prompt.problem, each)) for each in finished)
     with closing(_rewarded(judged, reward)) as results:
         for each in results:
             graded[each.rollout.request_id] = each
-            progress(each)
+            if progress is not None:
+                progress(each)
     missing = [request.id for request in requests if request.id not in graded]
     if missing:
         raise EngineError(f"{len(missing)} of {len(requests)} requests never finished, the first is {missing[0]}")

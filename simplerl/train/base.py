@@ -1,4 +1,4 @@
-"""What a run repeats: the steps of a trainer, whatever its loss."""
+"""The trainer protocol: what a run repeats, whatever the loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from simplerl.config import TrainingRecipe
 from simplerl.engines.base import Engine
-from simplerl.learner.learner import Learner
+from simplerl.learner.base import Learner
 from simplerl.rewards.base import Reward
 from simplerl.train.console import Columns
 from simplerl.types import GradedRollout, Metrics, Phase
@@ -39,7 +39,8 @@ class State(Protocol):
 class Trainer(Protocol):
     """One step after another, each a function of its number and of what the learner and the loss hold."""
 
-    learner: Learner
+    @property
+    def learner(self) -> Learner: ...
 
     @property
     def verifier(self) -> Verifier: ...
@@ -63,16 +64,16 @@ class Trainer(Protocol):
         """The loss on what is kept from training; None where nothing is."""
         ...
 
-    def keep(self, folder: Path) -> None:
-        """Writes what a checkpoint keeps besides the learner and the loss into its folder."""
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint's folder what neither the learner nor the loss saves."""
         ...
 
     def restore(self, folder: Path) -> None:
-        """The inverse of `keep`."""
+        """Read what `save` wrote."""
         ...
 
     def close(self) -> None:
-        """Ends what goes on beside the steps."""
+        """Stop threads that work beside the steps."""
         ...
 
 
@@ -89,12 +90,6 @@ class Job:
     steps: int
     columns: Columns
     build: Build
-
-
-def rest(recipe: TrainingRecipe, engine: Engine) -> None:
-    """Lets the engine give its memory back until it is handed weights, where `engine.sleep` asks for it."""
-    if recipe.sleeps:
-        engine.sleep()
 
 
 def evaluation_due(recipe: TrainingRecipe, done: int, steps: int) -> bool:

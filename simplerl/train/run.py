@@ -180,8 +180,8 @@ class Run:
         metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
         metrics["memory/rss_gib"] = rss_gib()
         self._tell_of_losses()
-        for part in (self.trainer.engine, self.trainer.verifier):
-            metrics |= getattr(part, "metrics", dict)()
+        for service in filter(None, (self.trainer.engine, self.trainer.verifier)):
+            metrics |= service.metrics()
         if result.rows:
             self.folder.write_rollouts(self.done, result.rows)
         self.folder.append_metrics({"step": self.done, **dict(sorted(metrics.items()))})
@@ -193,8 +193,8 @@ class Run:
 
     def _tell_of_losses(self) -> None:
         """Engines and verifiers that were lost and begun anew since this was last asked."""
-        for part, kind in ((self.trainer.engine, "engine lost"), (self.trainer.verifier, "verifier lost")):
-            for text in getattr(part, "take_events", list)():
+        for service, kind in ((self.trainer.engine, "engine lost"), (self.trainer.verifier, "verifier lost")):
+            for text in [] if service is None else service.take_events():
                 self._tell(kind, text)
 
     def _tell(self, kind: str, text: str) -> None:
@@ -278,11 +278,11 @@ class Run:
             return
 
         def fill(folder: Path) -> dict[str, Any]:
-            self.trainer.keep(folder)
+            self.trainer.save(folder)
             learner = self.trainer.learner.save(folder)
             return {"step": self.done, "learner": learner, "algorithm": self.algorithm_state}
 
-        checkpoint.write(self.folder.path, self.done, fill, self.trainer.learner.stored_bytes)
+        checkpoint.write(self.folder.path, self.done, fill, self.trainer.learner.checkpoint_bytes)
         self.saved = self.done
         checkpoint.prune(self.folder.path, self.recipe.checkpoint.keep)
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from simplerl.cluster import check
 from simplerl.cluster.placement import Placement
 from simplerl.cluster.report import report
+from simplerl.cluster.transfer import ObjectStoreWeights
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -170,7 +171,7 @@ def test_engines_sleep_until_weights_come_and_so_does_one_begun_anew(cluster, en
 
 def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
     learner = cluster.Actor(tiny.Storer, spread_over(), cluster.ANYWHERE)
-    weights = cluster.ObjectStoreWeights(cluster.get(learner.call("weights")))
+    weights = ObjectStoreWeights(cluster.get(learner.call("weights")))
     before = faults(engines)
     os.kill(process_of(cluster, learner), signal.SIGKILL)
     with pytest.raises(InputLost, match="went with the process that made them"):
@@ -244,7 +245,7 @@ def written(learner, folder):
 
 def written_tensors(folder, scalars):
     """All that a learner saved, in a form that can be compared exactly."""
-    names = ("actor", "critic", "actor_optimiser", "critic_optimiser")
+    names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
     tensors = {name: {key: t.tolist() for key, t in sorted(load_tensors(folder, name).items())} for name in names}
     return tensors, scalars
 
@@ -278,7 +279,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     assert len(list((folder / "actor").glob("*.safetensors"))) == 2, "each rank writes its own part"
     (tmp_path / "alone").mkdir()
     alone.save(tmp_path / "alone")
-    for name in ("actor", "critic", "actor_optimiser", "critic_optimiser"):
+    for name in ("actor", "critic", "actor_optimizer", "critic_optimizer"):
         whole = load_tensors(folder, name)
         for key, tensor in load_tensors(tmp_path / "alone", name).items():
             assert torch.allclose(whole[key], tensor, atol=1e-6), (name, key)

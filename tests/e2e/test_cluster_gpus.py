@@ -192,7 +192,7 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
     alone, (_, algorithm) = tiny.engine(model), make_learner(model, [])
     config = spread_over(learners=2, engines=2, colocated=kind == "ipc", heartbeat_timeout=4.0)
     make = partial(direct_transfer.make_engine, model, kind)
-    direct = partial(DirectTransfer, kind=kind, dtype="float32", waits=True)
+    direct = partial(DirectTransfer, kind=kind, dtype="float32", keeps_weights=True)
     requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=100) for i, ids in enumerate(tiny.prompts(40))]
     with ExitStack() as stack:
         place = stack.enter_context(reserved(config, "cuda", engines=2)) if kind == "ipc" else Placement()
@@ -204,9 +204,9 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
         credited, _ = algorithm.compute_advantages(batch)
 
         def trained(version):
-            learner.update(credited, algorithm)
+            learner.train(credited, [None], algorithm)
             engines.load_weights(learner.weights(), version)
-            alone.load_weights(iter(learner.weights(kept=True)), version)
+            alone.load_weights(iter(learner.weights(snapshot=True)), version)
             return answers(generate(alone, requests))
 
         expected = trained(version=1)
@@ -229,7 +229,7 @@ def test_weights_go_from_learners_to_engines_by_vllms_own_transfer(cluster, kind
         assert engines.metrics()["cluster/engines_lost"] == 2
 
         with pytest.raises(InputLost, match="moved on from its weights of version 3"):
-            direct(learner._ranks, waits=False).send_again(engines._workers[1], 3)
+            direct(learner._ranks, keeps_weights=False).resend(engines._workers[1], 3)
         (tmp_path / direct_transfer.STUCK).touch()
         with pytest.raises(InputLost, match="version 4 did not arrive: worker 2 of 4 does not answer"):
             learner.weights().send(engines._workers, 4)

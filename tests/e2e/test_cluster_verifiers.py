@@ -56,8 +56,8 @@ def timeless(futures):
 def test_verdicts_are_those_of_one_process(remote):
     config = make_recipe("nowhere").verifier
     alone, spread = build_verifier(config), remote(partial(build_verifier, config), verifiers=2)
-    expected = timeless([alone.submit(*question) for question in QUESTIONS])
-    assert timeless([spread.submit(*question) for question in QUESTIONS * 20]) == expected * 20
+    expected = timeless([alone.submit(*tiny.question(*each)) for each in QUESTIONS])
+    assert timeless([spread.submit(*tiny.question(*each)) for each in QUESTIONS * 20]) == expected * 20
     assert [v.label for v in expected] == ["correct", "correct", "correct", "wrong", "no_answer"]
     assert spread.metrics() == {"cluster/verifiers_lost": 0.0}
     alone.close()
@@ -66,7 +66,7 @@ def test_verdicts_are_those_of_one_process(remote):
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_verifier_that_dies_among_500_verdicts_loses_none(cluster, remote, kind):
     spread = remote(tiny.Judge, verifiers=2, heartbeat_timeout=4.0)
-    futures = [spread.submit(str(number), str(number // 2 * 2)) for number in range(500)]
+    futures = [spread.submit(*tiny.question(str(number), str(number // 2 * 2))) for number in range(500)]
     victim = cluster.get(spread._workers[0].ask())
     wait(futures[:100], 60)
     os.kill(victim, kind)
@@ -82,7 +82,7 @@ def test_a_verifier_that_dies_among_500_verdicts_loses_none(cluster, remote, kin
 
 def test_what_a_verifier_raises_is_raised_for_that_question_alone(remote):
     spread = remote(tiny.Judge, verifiers=1)
-    futures = [spread.submit(text, "1") for text in ("1", "broken", "1")]
+    futures = [spread.submit(*tiny.question(text, "1")) for text in ("1", "broken", "1")]
     assert [futures[n].result(60).label for n in (0, 2)] == ["correct"] * 2
     with pytest.raises(ValueError, match="this judge is broken"):
         futures[1].result(60)
@@ -92,12 +92,12 @@ def test_verifiers_that_die_too_often_end_the_run_in_words(cluster, remote):
     spread = remote(tiny.Judge, verifiers=1, restarts=0)
     os.kill(cluster.get(spread._workers[0].ask()), signal.SIGKILL)
     with pytest.raises(ClusterError, match=r"verifier 0 is lost .*cluster\.restarts=0 allows no more"):
-        spread.verify("1", "1")
+        spread.verify(*tiny.question("1", "1"))
 
 
 def test_closing_cancels_what_waits_and_ends_the_processes(remote):
     spread = remote(tiny.Judge, verifiers=1)
-    futures = [spread.submit("1", "1") for _ in range(2000)]
+    futures = [spread.submit(*tiny.question("1", "1")) for _ in range(2000)]
     futures[0].result(60)
     spread.close()
     assert futures[-1].cancelled() and all(future.done() for future in futures)

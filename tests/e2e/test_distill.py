@@ -284,8 +284,8 @@ from simplerl.verifiers.base import Verifier
 class Lenient(Verifier):
     \"\"\"Every other length is right: a random model is never.\"\"\"
 
-    def verify(self, response, gold):
-        return Verdict("wrong" if len(response) % 2 else "correct", None, "length")
+    def verify(self, problem, rollout):
+        return Verdict("wrong" if len(rollout.text) % 2 else "correct", None, "length")
 
 
 def build(config):

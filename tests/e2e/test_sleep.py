@@ -4,12 +4,14 @@ The embedded engine refuses to answer while it sleeps, so a path on which nobody
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 from run_processes import contents, same_weights
 from test_cluster import ASLEEP, make_recipe
 from test_sft import make_recipe as make_sft
 
+from simplerl.rollouts.weight_sync import WeightSync
 from simplerl.storage.records import RunFolder
 from simplerl.train.build import rl, services
 from simplerl.train.run import train
@@ -43,16 +45,18 @@ def test_the_engine_sleeps_from_the_rollouts_to_the_next_weights(tiny_model):
     recipe = with_sleep(make_recipe(tiny_model))
     job = rl.reinforcement_job(recipe, services.load_tokenizer(recipe), print)
     trainer, calls = job.build(lambda name, total: nullcontext()), []
-    trainer.sample = type(trainer.sample)(
-        **{name: getattr(trainer.sample, name) for name in ("recipe", "stream", "verifier", "reward", "algorithm")},
-        engine=Recorder(trainer.engine, ("submit", "sleep", "load_weights"), calls),
+    engine = Recorder(trainer.engine, ("submit", "sleep", "load_weights"), calls)
+    learner = Recorder(trainer.learner, ("score", "train", "weights", "logprobs"), calls)
+    rollouts = replace(
+        trainer.rollouts,
+        collector=replace(trainer.rollouts.collector, engine=engine),
+        weights=WeightSync(recipe, engine, learner),
     )
-    trainer.ahead._sample = trainer.sample
-    trainer.learner = Recorder(trainer.learner, ("annotate", "train", "weights", "logprobs"), calls)
+    trainer = replace(trainer, rollouts=rollouts, learner=learner)
     for step in (1, 2):  # the first trains the critic alone
         calls.clear()
         trainer.step(step)
-        assert calls == ["submit", "sleep", "annotate", "train", "weights", "load_weights", "submit", "logprobs"]
+        assert calls == ["submit", "sleep", "score", "train", "weights", "load_weights", "submit", "logprobs"]
     trainer.close()
 
 

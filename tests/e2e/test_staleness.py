@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from run_processes import contents, finish, run, same_weights, server, wait_for
 from simplerl.batch.batch import ScoredBatch, TrainBatch
 from simplerl.config import validate_recipe
 from simplerl.storage.records import RunFolder
-from simplerl.train.trainer import RLTrainer
+from simplerl.train.trainer import weigh_by_importance
 
 STEPS = 7
 
@@ -85,12 +84,12 @@ def test_advantages_are_weighted_by_hand(tiny_model, how, expected):
     ratios[1:3], advantages[1:3] = torch.tensor([4.0, 0.5]), torch.tensor([2.0, -1.0])
     credited = batch.extend(TrainBatch, advantages=advantages, returns=None)
     credited = replace(credited, old_logprobs=credited.sampled_logprobs + ratios.log())
-    trainer = SimpleNamespace(recipe=make_recipe(tiny_model, 1, importance=how))
-    weighted, metrics = RLTrainer.weighted(trainer, credited)
+    recipe = make_recipe(tiny_model, 1, importance=how)
+    weighted, metrics = weigh_by_importance(credited, recipe.importance, recipe.train.importance_limit)
     assert weighted.advantages[:3].tolist() == pytest.approx(expected, abs=1e-6)
     assert (weighted.advantages[3:] == 1).all()
     assert metrics["importance/limited"] == pytest.approx(1 / tokens)
-    untouched, none = RLTrainer.weighted(SimpleNamespace(recipe=make_recipe(tiny_model, 0)), credited)
+    untouched, none = weigh_by_importance(credited, make_recipe(tiny_model, 0).importance, 2.0)
     assert untouched is credited and none == {}
 
 
@@ -111,10 +110,10 @@ def test_weights_that_never_change_make_staleness_nothing(tiny_model, tmp_path, 
 
 def test_which_weights_does_not_depend_on_timing(runs, tiny_model, tmp_path, monkeypatch):
     """A learner that is slow, then an engine that is: the numbers stay."""
-    from simplerl.learner.learner import Learner
-    from simplerl.rollouts.collect import Sampler
+    from simplerl.learner.learner import LocalLearner
+    from simplerl.rollouts.collect import RolloutCollector
 
-    for part, name in ((Learner, "apply"), (Sampler, "__call__")):
+    for part, name in ((LocalLearner, "optimizer_step"), (RolloutCollector, "collect")):
         with monkeypatch.context() as patch:
             patch.setattr(part, name, delayed(getattr(part, name)))
             assert contents(trained(make_recipe(tiny_model, 2), tmp_path / name)) == contents(runs[2])
@@ -139,7 +138,7 @@ def test_killed_and_begun_again_it_goes_on_bit_for_bit(tiny_model, tmp_path):
         wait_for(lambda done=done: len(RunFolder(torn).read_metrics()) >= done)
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-    assert list(torn.glob("checkpoints/*/ahead.safetensors"))
+    assert list(torn.glob("checkpoints/*/prefetched.safetensors"))
     finish(processes, recipe, torn)
     assert contents(torn) == contents(whole)
     assert same_weights(torn, whole)
@@ -155,6 +154,6 @@ def test_a_signal_leaves_a_checkpoint_with_what_was_sampled_ahead(runs, tiny_mod
     child.join(60)
     assert child.exitcode == 0
     newest = max((folder / "checkpoints").iterdir())
-    assert (newest / "ahead.safetensors").is_file() or len(RunFolder(folder).read_metrics()) == STEPS
+    assert (newest / "prefetched.safetensors").is_file() or len(RunFolder(folder).read_metrics()) == STEPS
     finish(processes, recipe, folder)
     assert contents(folder)["metrics"] == contents(runs[2])["metrics"]

@@ -7,7 +7,7 @@ from learner_cases import make_learner, make_recipe
 
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.train.weight_sync import weight_sync_check
+from simplerl.rollouts.weight_sync import weight_sync_check
 
 PROMPT = tiny.prompt([5, 6, 7, 8])
 

@@ -62,7 +62,7 @@ class Stub(math.MathVerifier):
         super().__init__("evaluation")
         self.verdict, self.closed = verdict, 0
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
+    def submit_response(self, response: str, gold: str) -> Future[Verdict]:
         assert self.verdict is not None
         return done(self.verdict)
 
@@ -144,7 +144,9 @@ def test_no_more_rows_are_held_than_wait_at_a_time(stub: Stub, monkeypatch: pyte
 
     with ThreadPoolExecutor(1) as threads:
         futures: list[Future[Verdict]] = []
-        monkeypatch.setattr(stub, "submit", lambda text, _: futures.append(threads.submit(judge, text)) or futures[-1])
+        monkeypatch.setattr(
+            stub, "submit_response", lambda text, _: futures.append(threads.submit(judge, text)) or futures[-1]
+        )
         judged = [(row.id, verdict.extracted) for row, verdict in grading.judged(rows(), stub)]
     assert judged == [(n, str(n)) for n in range(50)]
 

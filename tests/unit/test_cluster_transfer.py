@@ -11,10 +11,9 @@ from simplerl import plugins
 from simplerl.cluster import learner as cluster_learner
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.transfer import DirectTransfer
+from simplerl.cluster.transfer import CHUNK, DirectTransfer
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.estimate.engine_memory import CHUNK
 from simplerl.train.build import services
 
 pytestmark = pytest.mark.unit
@@ -76,7 +75,7 @@ def test_learners_and_engines_agree_on_how(
             told["engine"] = transfer
             return Engines()
 
-        def sleep(self) -> None: ...
+        can_sleep = True
 
     class Learner:
         def __init__(self, *_: Any, direct: Any, **others: Any) -> None:
@@ -95,7 +94,7 @@ def test_learners_and_engines_agree_on_how(
         direct: partial[Any] = told["learner"]
         assert (direct.func, direct.keywords) == (
             DirectTransfer,
-            {"kind": transfer, "dtype": "bfloat16", "waits": True},
+            {"kind": transfer, "dtype": "bfloat16", "keeps_weights": True},
         )
 
 
@@ -104,7 +103,7 @@ def test_with_rollouts_ahead_the_learner_does_not_wait(monkeypatch: Any) -> None
     monkeypatch.setattr(cluster_learner, "RemoteLearner", lambda *_, direct, **others: kept.update(direct.keywords))
     ahead = Recipe.model_validate(recipe().model_dump() | {"train": {"staleness": 1}})
     services.placed_learner(ahead, None, 1, services.torch.device("cuda"), Placement())  # type: ignore[arg-type]
-    assert kept["waits"] is False
+    assert kept["keeps_weights"] is False
 
 
 def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
@@ -112,8 +111,8 @@ def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
     for shapes, size in (({"a": (4, 4)}, CHUNK), ({"a": (4, 4), "embed": (152_064, 3_584)}, 1_089_994_752)):
         monkeypatch.setattr("simplerl.cluster.ray.answer", lambda actor, reference, shapes=shapes: shapes)
         monkeypatch.setattr("simplerl.cluster.ray.Actor.call", lambda *_: None)
-        direct = DirectTransfer([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", waits=True)
-        assert direct._room == size
+        direct = DirectTransfer([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", keeps_weights=True)
+        assert direct._ipc_buffer_bytes == size
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
             [
                 "rank init_transfer",
                 "engine init_transfer",
-                "rank free",
+                "rank free_cached_memory",
                 "engine begin_update",
                 "rank send",
                 "engine finish_update",
@@ -163,7 +162,7 @@ def test_who_is_told_what_and_when(kind: Any, order: list[str], monkeypatch: Any
     monkeypatch.setattr(ray, "answers", lambda actors, references: None)
     monkeypatch.setattr(ray, "all_of", all_of)
     engine: Any = Process("engine")
-    direct = DirectTransfer([Process("rank")], kind, "float32", waits=True)  # type: ignore[list-item]
+    direct = DirectTransfer([Process("rank")], kind, "float32", keeps_weights=True)  # type: ignore[list-item]
     direct.send([engine], 1)
     assert [each for each in told if each not in ("rank run", "rank address")] == order
     told.clear()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 GOOD = Reply({"reward": 0.5})
 PROBLEM = Problem("p/1", "What is 3+4?", "7")
-ROLLOUT = Rollout("r", Prompt(PROBLEM, "Q", (1,)), (2,), (-0.5,), "It is \\boxed{7}.", "stop", 0)
+ROLLOUT = Rollout.single_turn("r", Prompt(PROBLEM, "Q", (1,)), (2,), (-0.5,), "It is \\boxed{7}.", "stop", 0)
 RECIPE = {
     "model": {"path": "none"},
     "data": {"source": "arithmetic"},
@@ -387,6 +387,11 @@ def test_a_reward_without_an_address_is_a_mistake_in_the_recipe() -> None:
 # --- the verifier -----------------------------------------------------------------------------------------------------
 
 
+def question(response: str) -> tuple[Problem, Rollout]:
+    problem = Problem("p", "How many?", "7")
+    return problem, Rollout.recorded(problem, response)
+
+
 def verifier_of(service: Service, **settings: Any) -> verifiers.HttpVerifier:
     return verifiers.build(verifiers.Config(url=service.url, **settings))
 
@@ -397,12 +402,13 @@ def test_verdicts_come_from_the_service() -> None:
     )
     with Service(answers) as service:
         verifier = verifier_of(service)
-        first, second = verifier.verify("I say 7", "7"), verifier.verify("", "7")
+        first, second = verifier.verify(*question("I say 7")), verifier.verify(*question(""))
         verifier.close()
     assert (first.label, first.extracted, first.method) == ("correct", "7", "judge")
     assert (second.label, second.extracted, second.method) == ("no_answer", None, "http")
     assert first.seconds > 0
-    assert service.posted == [{"response": "I say 7", "gold": "7"}, {"response": "", "gold": "7"}]
+    known = {"gold": "7", "problem_id": "p", "question": "How many?"}
+    assert service.posted == [{"response": "I say 7"} | known, {"response": ""} | known]
 
 
 @pytest.mark.parametrize(
@@ -419,7 +425,7 @@ def test_a_verdict_that_is_none(answer: dict[str, Any], fault: str) -> None:
     with Service(replies(Reply(answer))) as service:
         verifier = verifier_of(service)
         with pytest.raises(RemoteError, match=fault):
-            verifier.submit("x", "7").result(30)
+            verifier.submit(*question("x")).result(30)
         verifier.close()
 
 
@@ -433,6 +439,6 @@ def test_as_many_questions_as_allowed_are_asked_at_once() -> None:
 
     with Service(answer) as service:
         verifier = verifier_of(service, concurrency=4)
-        verdicts = [verifier.submit(str(n), "7") for n in range(12)]
+        verdicts = [verifier.submit(*question(str(n))) for n in range(12)]
         assert [verdict.result(30).extracted for verdict in verdicts] == [str(n) for n in range(12)]
         verifier.close()

@@ -31,7 +31,7 @@ class Engine:
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         for n in FINISHED[: len(requests)]:
             self.events.append(f"rollout {n}")
-            yield Rollout(str(n), PROMPT, (n,), (-1.0,), f"answer {n}", "stop", 0)
+            yield Rollout.single_turn(str(n), PROMPT, (n,), (-1.0,), f"answer {n}", "stop", 0)
 
 
 class Echo(Verifier):
@@ -40,9 +40,9 @@ class Echo(Verifier):
     def __init__(self, events: list[Any]) -> None:
         self.events = events
 
-    def verify(self, response: str, gold: str) -> Verdict:
-        self.events.append(f"verdict {response[-1]}")
-        return Verdict("correct", response.split()[-1])
+    def verify(self, problem: Problem, rollout: Rollout) -> Verdict:
+        self.events.append(f"verdict {rollout.text[-1]}")
+        return Verdict("correct", rollout.text.split()[-1])
 
 
 class Later(Verifier):
@@ -51,8 +51,8 @@ class Later(Verifier):
     def __init__(self) -> None:
         self.futures: dict[str, Future[Verdict]] = {}
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
-        return self.futures.setdefault(response[-1], Future())
+    def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
+        return self.futures.setdefault(rollout.text[-1], Future())
 
 
 class Threaded:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from simplerl.config import DataConfig, TrainingRecipe
 from simplerl.data.base import load_benchmark, load_problems
@@ -10,13 +11,10 @@ from simplerl.data.templates import build_prompts
 from simplerl.evaluation.held_out import HeldOut
 from simplerl.types import Notice, Problem
 
-if TYPE_CHECKING:
-    pass
 
-
-def training_problems(data: DataConfig, notice: Notice) -> list[Problem]:
+def training_problems(data: DataConfig, notice: Notice, is_usable: Callable[[Problem], bool]) -> list[Problem]:
     """The problems of the recipe's source and levels."""
-    problems, notices = load_problems(data.source)
+    problems, notices = load_problems(data.source, is_usable)
     for text in notices:
         notice(text)
     return [p for p in problems if p.level in data.levels] if data.levels else problems

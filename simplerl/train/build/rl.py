@@ -10,16 +10,10 @@ from simplerl.data.stream import PromptStream
 from simplerl.data.templates import build_prompts
 from simplerl.errors import DataError
 from simplerl.estimate.steps import total_steps, updates_per_step
-from simplerl.rollouts.collect import Sampler
+from simplerl.rollouts.collect import RolloutCollector
+from simplerl.rollouts.prefetch import RolloutPrefetcher, RolloutsOnDemand
+from simplerl.rollouts.weight_sync import WeightSync
 from simplerl.train.base import Job
-from simplerl.train.console import STEP_COLUMNS
-from simplerl.train.trainer import RLTrainer
-from simplerl.types import Notice, Phase, Prompt
-
-if TYPE_CHECKING:
-    from simplerl.cluster.placement import Placement
-
-
 from simplerl.train.build.problems import training_problems
 from simplerl.train.build.services import (
     build_algorithm,
@@ -29,12 +23,19 @@ from simplerl.train.build.services import (
     placed_learner,
     placed_verifier,
 )
+from simplerl.train.console import STEP_COLUMNS
+from simplerl.train.trainer import RLTrainer
+from simplerl.types import Notice, Phase, Prompt
+from simplerl.verifiers.base import usable_problems
+
+if TYPE_CHECKING:
+    from simplerl.cluster.placement import Placement
 
 
 def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Prompt]:
     """The training problems as prompts; what is left out is counted and said."""
     data = recipe.data
-    problems = training_problems(data, notice)
+    problems = training_problems(data, notice, usable_problems(recipe.verifier.name, recipe.verifier.path))
     prompts, dropped = build_prompts(problems, data.template, tokenizer, data.max_prompt_tokens)
     if dropped:
         notice(f"{dropped} of {len(problems)} prompts are longer than {data.max_prompt_tokens} tokens and left out")
@@ -54,16 +55,18 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
     def build(phase: Phase, place: Placement | None = None) -> RLTrainer:
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
-        sampler = Sampler(
-            recipe=recipe,
-            stream=PromptStream(prompts, recipe.seed),
-            engine=placed_engine(recipe, tokenizer, device, place),
-            verifier=placed_verifier(recipe, place),
-            reward=build_reward(recipe.reward),
-            algorithm=algorithm,
-        )
+        engine = placed_engine(recipe, tokenizer, device, place)
+        verifier, reward = placed_verifier(recipe, place), build_reward(recipe)
+        collector = RolloutCollector(recipe, PromptStream(prompts, recipe.seed), engine, verifier, reward, algorithm)
         learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device, place)
-        gc.freeze()  # what is there now stays: looking through it again and again takes 3 % of a short step
-        return RLTrainer(recipe, sampler, learner, steps, phase)
+        weights = WeightSync(recipe, engine, learner)
+        rollouts = (
+            RolloutPrefetcher(collector, weights, phase, steps)
+            if recipe.train.staleness
+            else RolloutsOnDemand(collector, weights, phase)
+        )
+        # Models and prompts live as long as the run: scanning them at every collection takes 3 % of a short step.
+        gc.freeze()
+        return RLTrainer(recipe, rollouts, engine, verifier, reward, algorithm, learner, steps, phase)
 
     return Job(steps, STEP_COLUMNS, build)

@@ -16,10 +16,12 @@ from simplerl.algorithms.base import Algorithm
 from simplerl.config import PluginConfig, Recipe, SFTRecipe, TrainingRecipe
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, EngineError
-from simplerl.learner.learner import Learner, Loss
+from simplerl.learner.base import Learner, Loss
+from simplerl.learner.learner import LocalLearner
 from simplerl.learner.models import resolve_model_path
 from simplerl.learner.parallel import SingleProcess
-from simplerl.rewards.base import Reward
+from simplerl.rewards.base import Reward, RewardConfig
+from simplerl.rewards.shaping import shape
 from simplerl.verifiers.base import Verifier
 
 if TYPE_CHECKING:
@@ -48,16 +50,23 @@ def build_verifier(config: PluginConfig) -> Verifier:
     return plugins.load("verifiers", config.name, config.path).build(config)
 
 
-def build_reward(config: PluginConfig) -> Reward:
-    """A reward plug-in's `build(config)`, or in a user's own file a plain function `reward(rollout, verdict)`."""
+def build_reward(recipe: Recipe | SFTRecipe) -> Reward:
+    """The recipe's reward with its shaping (`simplerl.rewards.shaping`).
+
+    It comes from the plug-in's `build(config)`, or is the plain function `reward(rollout, verdict)` of a user's file. A
+    user's `Config` that does not extend `RewardConfig` has no shaping.
+    """
+    config = recipe.reward
     module = plugins.load("rewards", config.name, config.path)
     if hasattr(module, "build"):
-        return module.build(config)
-    if hasattr(module, "reward"):
-        return module.reward
-    raise ConfigError(
-        f"reward.path={config.path} defines neither `build(config)` nor `reward(rollout, verdict)`; add one of them"
-    )
+        reward = module.build(config)
+    elif hasattr(module, "reward"):
+        reward = module.reward
+    else:
+        raise ConfigError(
+            f"reward.path={config.path} defines neither `build(config)` nor `reward(rollout, verdict)`; add one of them"
+        )
+    return shape(reward, config, recipe.response_limit) if isinstance(config, RewardConfig) else reward
 
 
 def build_algorithm(recipe: Recipe) -> Algorithm:
@@ -80,8 +89,13 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
         lora=recipe.model.lora,
         **({"transfer": recipe.transfer} if recipe.transfer else {}),
     )
-    if recipe.sleeps and not hasattr(engine, "sleep"):
-        raise EngineError(f"engine.sleep=true, but engine {recipe.engine.name!r} has no method `sleep`; leave it false")
+    if not isinstance(engine, Engine):
+        raise EngineError(
+            f"engine {recipe.engine.name!r}: build() returned a {type(engine).__name__}, not an engine; "
+            "make it a subclass of simplerl.engines.base.Engine"
+        )
+    if recipe.sleeps and not engine.can_sleep:
+        raise EngineError(f"engine.sleep=true, but engine {recipe.engine.name!r} cannot sleep; leave it false")
     return engine
 
 
@@ -91,13 +105,14 @@ def build_learner(
     horizon: int,
     device: torch.device,
     end_id: int | None,
-    ranks: SingleProcess | None = None,
-) -> Learner:
-    """A learner in this process; `end_id` is the token that its responses end with, where that is not the model's."""
+    parallel: SingleProcess | None = None,
+) -> LocalLearner:
+    """The learner in this process. `end_id`: the token that ends its responses. None: the model's own end tokens."""
     torch.manual_seed(recipe.seed)
-    learner = Learner(recipe, loss, horizon, device, ranks)  # type: ignore[arg-type]
+    assert isinstance(recipe, Recipe | SFTRecipe)
+    learner = LocalLearner(recipe, loss, horizon, device, parallel)
     if end_id is not None:
-        learner.stop_at(end_id)
+        learner.add_end_token(end_id)
     return learner
 
 
@@ -119,7 +134,7 @@ def reserved(recipe: Recipe | SFTRecipe, run_dir: Path, *, again: bool = False) 
     if recipe.transfer is not None and device != "cuda":
         raise ConfigError("cluster.transfer=direct is made for GPUs, and the cluster has none; leave it at store")
     with placement.reserved(recipe.cluster, device, engines, seconds) as place:
-        packages = getattr(plugins.load("engines", recipe.engine.name, recipe.engine.path), "PACKAGES", ())
+        packages = getattr(recipe.engine, "packages", ())
         model = recipe.model.path if Path(recipe.model.path).is_dir() else ""
         check.check(place, run_dir, packages, model, everywhere=recipe.transfer is not None)
         yield place
@@ -141,13 +156,11 @@ def placed_learner(
 
     direct = None
     if (kind := recipe.transfer) is not None:
-        waits = not getattr(recipe.train, "staleness", 0)
-        direct = partial(DirectTransfer, kind=kind, dtype=recipe.model.dtype, waits=waits)
+        keeps_weights = not getattr(recipe.train, "staleness", 0)
+        direct = partial(DirectTransfer, kind=kind, dtype=recipe.model.dtype, keeps_weights=keeps_weights)
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
-    offload = recipe.model.offloads_weights
-    return RemoteLearner(  # type: ignore[return-value]
-        make, recipe.cluster, device.type, place, offload=offload, direct=direct
-    )
+    offloads = recipe.model.offloads_weights
+    return RemoteLearner(make, recipe.cluster, device.type, place, offloads_weights=offloads, direct=direct)
 
 
 def placed_engine(

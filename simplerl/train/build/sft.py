@@ -12,16 +12,15 @@ from simplerl.data.stream import PromptStream
 from simplerl.estimate.steps import sft_steps
 from simplerl.learner.models import resolve_model_path
 from simplerl.train.base import Job
+from simplerl.train.build.problems import training_problems
+from simplerl.train.build.services import build_reward, choose_device, placed_engine, placed_learner, placed_verifier
 from simplerl.train.console import SFT_COLUMNS
 from simplerl.train.sft import LikelihoodLoss, SFTTrainer
 from simplerl.types import Notice, Phase
+from simplerl.verifiers.base import usable_problems
 
 if TYPE_CHECKING:
     from simplerl.cluster.placement import Placement
-
-
-from simplerl.train.build.problems import training_problems
-from simplerl.train.build.services import build_reward, choose_device, placed_engine, placed_learner, placed_verifier
 
 
 def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
@@ -39,7 +38,7 @@ def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
             validation=examples.validation,
             engine=placed_engine(recipe, tokenizer, device, place) if recipe.needs_engine else None,
             verifier=placed_verifier(recipe, place),
-            reward=build_reward(recipe.reward),
+            reward=build_reward(recipe),
             algorithm=loss,
             learner=learner,
             steps=steps,
@@ -53,7 +52,7 @@ def training_examples(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Exam
     """The problems that have a solution, as examples; what is left out is counted and said."""
     data, train = recipe.data, recipe.train
     examples = build_examples(
-        training_problems(data, notice),
+        training_problems(data, notice, usable_problems(recipe.verifier.name, recipe.verifier.path)),
         data.template,
         tokenizer,
         max_prompt_tokens=data.max_prompt_tokens,
