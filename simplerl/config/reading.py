@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -16,6 +15,7 @@ from simplerl.config.base import OPTIMIZER_PLUGINS, explain
 from simplerl.config.optimizers import OptimizerConfig
 from simplerl.config.recipes import KINDS, AnyRecipe, Recipe
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -37,8 +37,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if path.suffix != ".toml":
         shipped = shipped_recipes()
         if name_or_path not in shipped:
-            close = difflib.get_close_matches(name_or_path, shipped, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
+            hint = did_you_mean(name_or_path, shipped)
             raise ConfigError(
                 f"no recipe {name_or_path!r}{hint} Shipped: {', '.join(shipped)}. Your own is a path that ends in .toml"
             )

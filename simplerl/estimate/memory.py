@@ -160,11 +160,6 @@ workspace      the largest moment beside those: one layer's work, prompts on the
 context        {CONTEXT / GIB:g} GiB of a GPU that its driver and libraries take"""
 
 
-def gib(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / GIB:.1f} GiB"
-
-
 def in_gib(parts: Parts) -> dict[str, float]:
     """The parts in GiB with their sum under "total", without those that are nothing."""
     return {name: count / GIB for name, count in parts.items() if count} | {"total": total(parts) / GIB}
