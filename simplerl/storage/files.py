@@ -1,6 +1,6 @@
-"""Tables of responses, lines of numbers, and the lock of a folder: what run folders and evaluations are made of.
+"""Parquet tables, JSON lines, and folder locks of run folders and evaluations.
 
-Readers may come at any moment: files appear whole, and a torn last line is not read.
+Readers may come at any moment: files appear complete, and a torn last line is not read.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Row = Mapping[str, Any]
 
 
 def line(row: Row) -> bytes:
-    # Names in a fixed order: where a row was gathered through a set, Python's hash seed would decide it.
+    # names in a fixed order: if a row was gathered through a set, Python's hash seed would decide it
     first = {key: row[key] for key in ("step", "set", "temperature") if key in row}
     return orjson.dumps(first | dict(sorted(row.items())), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file; a last line without its newline is still being written and is not read."""
+    """Rows of a JSONL file. A last line without its newline is still being written and is not read."""
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -44,7 +44,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield orjson.loads(line)
         except ValueError as error:
-            # A crash can leave a last line of zeros; anywhere else the file is damaged and the user should know.
+            # a crash can leave a last line of zeros; anywhere else the file is damaged and the user should know
             if number < len(lines):
                 raise SimpleRLError(f"{path}, line {number} is damaged: {error}") from error
 
@@ -70,7 +70,7 @@ def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
 
 
 def encodable(value: Any) -> Any:
-    """A cell as UTF-8 can hold it, see `replace_surrogates`."""
+    """A cell that UTF-8 can encode, see `replace_surrogates`."""
     return replace_surrogates(value) if isinstance(value, str) else value
 
 
@@ -94,13 +94,13 @@ def _close_held() -> None:
 
 @contextmanager
 def locked(folder: Path, timeout: float = 3.0) -> Iterator[None]:
-    """Holds a folder for this process; the kernel lets go of it when the process dies, however it dies.
+    """Lock a folder for this process. The kernel releases the lock when the process dies, however it dies.
 
-    Waits `timeout` seconds, because a killed process with much memory takes a moment to be gone.
+    Waits `timeout` seconds: a killed process with much memory takes a moment to disappear.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    # A forked worker would keep the lock after its parent has died.
+    # a forked worker would keep the lock after its parent's death
     inherited = _closed_in_children(descriptor)
     try:
         _acquire(descriptor, folder, timeout)
