@@ -1,4 +1,4 @@
-"""A whole distillation: problems, answers, verdicts, and what is kept. The same command goes on after any end."""
+"""A whole distillation: problems, answers, verdicts, filter. Run the same command again to resume it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ WAITING_VERDICTS = 1024
 def distill(
     recipe: DistillRecipe, folder: Path, *, notice: Notice = lambda text: None, plain: bool | None = None
 ) -> Path:
-    """Asks for every response, or for those that are not in the folder yet; returns the file of the kept ones.
+    """Request every response that the folder does not have; return the file of the training data.
 
-    Where that is there already and the recipe is the same, nothing is done. `plain` shows no progress bar; without a
-    terminal there is none anyway.
+    Does nothing if the file exists and the recipe is equal. `plain` shows no progress bar; without a terminal there is
+    none either.
     """
     kept = DistillFolder(folder)
     with locked(folder):
@@ -51,12 +51,12 @@ def distill(
 
 @contextmanager
 def interruption(folder: DistillFolder, asked: Sequence[Asked], notice: Notice) -> Iterator[None]:
-    """Says after Ctrl-C what is there."""
+    """Report progress after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
         answers = len(folder.answers(asked))
-        notice(f"stopped; {answers} of {len(asked)} answers are in {folder.path}, and the same command goes on")
+        notice(f"stopped; {answers} of {len(asked)} answers are in {folder.path}. Run the same command again to resume")
         raise
 
 
@@ -66,11 +66,11 @@ def interruption(folder: DistillFolder, asked: Sequence[Asked], notice: Notice) 
 def collect(
     recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], notice: Notice, *, plain: bool | None
 ) -> None:
-    """Asks the teacher for what is not there yet, and keeps each answer as it comes."""
+    """Request the missing answers and store each at its arrival."""
     there = folder.answers(asked)
     missing = {each.id: each for each in asked if each.id not in there}
     if there and missing:
-        notice(f"{len(there)} of {len(asked)} answers are there already")
+        notice(f"{len(there)} of {len(asked)} answers are stored already")
     if not missing:
         return
     with closing(build_teacher(recipe)) as teacher:
@@ -78,11 +78,13 @@ def collect(
         with progress(len(there), len(asked), plain) as advance:
             for answer in teacher.answer(list(missing.values())):
                 if answer.id not in missing:
-                    raise EngineError(f"the teacher answered {answer.id!r}, which it was not asked, or not twice")
+                    raise EngineError(
+                        f"the teacher answered {answer.id!r}, which was not asked, or was answered before"
+                    )
                 folder.append(missing.pop(answer.id), answer)
                 advance()
     if missing:
-        raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered, the first is {min(missing)}")
+        raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered; the first is {min(missing)}")
 
 
 def build_teacher(recipe: DistillRecipe) -> Teacher:
@@ -91,13 +93,13 @@ def build_teacher(recipe: DistillRecipe) -> Teacher:
 
 
 def provenance(recipe: DistillRecipe, teacher: Teacher) -> dict[str, Any]:
-    """What makes the answers, whatever is kept of them afterwards."""
+    """Origin of the answers, independent of the filter."""
     return {**teacher.provenance(), "seed": recipe.seed, "sampling": recipe.sampling.model_dump(mode="json")}
 
 
 @contextmanager
 def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, and only on a terminal."""
+    """A progress bar on stderr, on a terminal only."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=bool(plain) or not console.is_terminal) as bar:
@@ -109,7 +111,7 @@ def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[],
 
 
 def finish(recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], chosen: Chosen) -> None:
-    """Grades all answers and writes down which are kept, in the order of the problems."""
+    """Grade and filter all answers, in the order of the problems, and write the results."""
     responses = graded(recipe, asked, folder.answers(asked))
     outcomes = decide(responses, recipe.filter)
     common = {

@@ -270,7 +270,7 @@ def test_ctrl_c_ends_it_at_once_and_says_that_it_goes_on(tmp_path: Path) -> None
         _, said = process.communicate(timeout=30)
         assert time.monotonic() - interrupted < 10
     assert process.returncode != 0
-    assert f"stopped; 40 of {QUESTIONS} answers are in {folder}, and the same command goes on" in said
+    assert f"stopped; 40 of {QUESTIONS} answers are in {folder}. Run the same command again to resume" in said
     assert not (folder / "kept.jsonl").exists()
 
 

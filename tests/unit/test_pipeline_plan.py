@@ -128,7 +128,7 @@ def test_every_line_of_what_is_wrong_names_the_stage() -> None:
 
 def test_a_report_needs_an_evaluation_and_a_name_is_reserved() -> None:
     assert "no eval stage before it" in refused({"zero": STAGES["zero"], "report": {"run": "report"}})
-    assert "call the stage by another name" in refused({"superseded": STAGES["zero"]})
+    assert "give the stage another name" in refused({"superseded": STAGES["zero"]})
 
 
 # --- fingerprints -----------------------------------------------------------------------------------------------------
