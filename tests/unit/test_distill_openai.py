@@ -227,7 +227,8 @@ def test_an_answer_of_no_use_is_asked_for_again_and_then_refused(bad: Reply) -> 
 
 
 @pytest.mark.parametrize(
-    "status, remedy", [(401, "Check the key"), (403, "Check the key"), (404, r"Check teacher\.url"), (409, "Mend it")]
+    "status, remedy",
+    [(401, "Check the key"), (403, "Check the key"), (404, r"Check teacher\.url"), (409, "Fix the service")],
 )
 def test_what_concerns_every_question_ends_the_run(status: int, remedy: str) -> None:
     with (
@@ -259,7 +260,7 @@ def test_refusals_between_answers_end_nothing() -> None:
 
 
 def test_a_stalled_question_does_not_hold_up_the_others() -> None:
-    with Service(by_question({0: Reply(how="stall")})) as service:
+    with Service(by_question({0: Reply(mode="stall")})) as service:
         teacher = teacher_of(service, concurrency=2)
         found = teacher.answer([asked(n) for n in range(10)])
         assert {next(found).id for _ in range(9)} == {f"p{n}#0" for n in range(1, 10)}
