@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
 from simplerl.pipeline import stages
 from simplerl.pipeline.folder import PipelineFolder
 from simplerl.pipeline.plan import Plan, Task
@@ -20,7 +20,7 @@ def run(plan: Plan, *, plain: bool | None = None, say: Say = print) -> bool:
     """Does what is left to do; a line per stage. False where a signal stopped it: the same call goes on from there."""
     folder = PipelineFolder(plan.root)
     with locked(plan.root):
-        folder.prepare(plan.recipe, describe())
+        folder.prepare(plan.recipe, describe_environment())
         return all(settle(task, folder, plain=plain, say=say) for task in plan.tasks)
 
 
