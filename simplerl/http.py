@@ -29,6 +29,7 @@ from tenacity import (
 
 from simplerl.config import Frozen
 from simplerl.errors import ConfigError, RemoteError
+from simplerl.formatting import to_utf8
 
 MAX_ANSWER_BYTES = 1 << 20
 """Longest answer, unless a `RetryPolicy` sets another limit."""
@@ -166,8 +167,7 @@ class Client:
         long), and after `give_up_seconds` if attempts fail to connect, time out, or end in 429 or 5xx. Raises
         `RefusedError` if the policy counts the failure as a refusal of this request only.
         """
-        # Lone surrogates, which a byte-level tokenizer may produce, cannot be encoded as UTF-8.
-        body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        body = to_utf8(json.dumps(content, ensure_ascii=False))
         self._pace.wait(self._closed)
         try:
             request = _Request(body, headers or {})

@@ -6,7 +6,6 @@ the package is named by its path. A plug-in with settings defines a class `Confi
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -16,13 +15,18 @@ from pathlib import Path
 from types import ModuleType
 
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
 
 USER_MODULE_PREFIX = "simplerl_user_"
 """Prefix of the module names of users' own files."""
 
+_SHARED = ("base", "shaping")
+"""Modules that plug-ins of a kind share. They are no plug-ins; nor is a module whose name starts with an underscore."""
+
 _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
+    "optimizers": "simplerl.learner.optimizers",
     "teachers": "simplerl.distill.teachers",
 }
 
@@ -36,7 +40,7 @@ def available(kind: str) -> list[str]:
     """Names of the shipped plug-ins of a kind, with dashes for the underscores of the file names."""
     package = importlib.import_module(package_of(kind))
     names = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name.replace("_", "-") for name in names if not name.startswith("_") and name != "base")
+    return sorted(name.replace("_", "-") for name in names if not name.startswith("_") and name not in _SHARED)
 
 
 def load(kind: str, name: str, path: str | Path | None = None) -> ModuleType:
@@ -49,11 +53,9 @@ def load(kind: str, name: str, path: str | Path | None = None) -> ModuleType:
     names = available(kind)
     if name in names:
         return importlib.import_module(f"{package_of(kind)}.{name.replace('-', '_')}")
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
     folder = package_of(kind).replace(".", "/")
     raise ConfigError(
-        f"{kind}: no {name!r}{hint} Available: {', '.join(names)}. "
+        f"{kind}: no {name!r}{did_you_mean(name, names)} Available: {', '.join(names)}. "
         f"A new one is a new file in {folder}/, or your own file named by `path`."
     )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 
 from simplerl.environment import describe_environment
+from simplerl.formatting import long_clock
 from simplerl.pipeline import stages
 from simplerl.pipeline.folder import PipelineFolder
 from simplerl.pipeline.plan import Plan, Task
@@ -28,15 +28,15 @@ def settle(task: Task, folder: PipelineFolder, *, plain: bool | None, say: Say) 
     """Brings one stage to its end, however far it was. Returns whether it is there."""
     standing = folder.standing(task)
     if standing == "done":
-        say(f"{task.name}: skipped, done and unchanged ({duration(folder.seconds(task))})")
+        say(f"{task.name}: skipped, done and unchanged ({long_clock(folder.seconds(task))})")
         return True
     if standing == "changed":
         say(f"{task.name}: changed; what it made before is kept in {folder.supersede(task)}")
     seconds, done = session(task, folder, plain=plain, say=say)
     if done:
-        say(f"{task.name}: {task.stage.run} done in {duration(seconds)}, {task.product}")
+        say(f"{task.name}: {task.stage.run} done in {long_clock(seconds)}, {task.product}")
     else:
-        say(f"{task.name}: {task.stage.run} stopped after {duration(seconds)}; the same command goes on from there")
+        say(f"{task.name}: {task.stage.run} stopped after {long_clock(seconds)}; the same command goes on from there")
     return done
 
 
@@ -52,8 +52,3 @@ def session(task: Task, folder: PipelineFolder, *, plain: bool | None, say: Say)
         seconds = time.monotonic() - started
         folder.end(task, seconds, done=done)
     return seconds, done
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
-    return str(timedelta(seconds=round(seconds)))

@@ -13,8 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from simplerl.config import ClusterConfig, Recipe
-from simplerl.cpu import ops
-from simplerl.cpu.library import problem
+from simplerl.cpu import trace_kernels, unavailable_reason
 from simplerl.errors import CheckpointError
 from simplerl.estimate.shapes import Shape, known_shape
 from simplerl.estimate.steps import updates_per_step
@@ -86,11 +85,10 @@ class _Tracer:
         settings = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # type: ignore[attr-defined]
         entered = time.perf_counter()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        with torch.profiler.profile(activities=activities, experimental_config=settings) as tracer:
-            ops.TRACED, begun = True, time.perf_counter()
+        with torch.profiler.profile(activities=activities, experimental_config=settings) as tracer, trace_kernels():
+            begun = time.perf_counter()
             yield self.rollouts.append
             spent = time.perf_counter() - begun
-        ops.TRACED = False
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self.operators[name] = tuple(
             Operator(event.key, event.count, (event.self_cpu_time_total + event.self_device_time_total) / 1e6)
@@ -136,7 +134,9 @@ def _profile(
         live=response / len(lengths) / longest,
         updates=updates_per_step(recipe),
         scored=scored,
-        kernels=None if learner.fused or learner.device.type != "cpu" else problem() or "model.kernels or the model",
+        kernels=None
+        if learner.fused or learner.device.type != "cpu"
+        else unavailable_reason() or "model.kernels or the model",
         memory=memory,
     )
 

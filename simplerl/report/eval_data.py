@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,12 @@ from typing import Any, Literal
 import orjson
 
 from simplerl.errors import DataError
+from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
 from simplerl.stats.scores import COLUMNS
 from simplerl.storage.files import read_lines
 from simplerl.storage.records import RunFolder
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 Row = Mapping[str, Any]
 SAMPLING = ("temperature", "top_p", "max_tokens")
@@ -47,6 +48,12 @@ class EvalData:
     def name(self) -> str:
         return self.path.name if self.step is None else f"{self.path.name}@{self.step}"
 
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier that judged the responses: `eval.toml` has it as text, a recipe as a table."""
+        named = self.settings.get("verifier", DEFAULT_VERIFIER)
+        return named if isinstance(named, str) else named.get("name", DEFAULT_VERIFIER)
+
     def responses(self, benchmark: str, columns: Sequence[str] = COLUMNS) -> list[Row]:
         """The responses so far, one per problem and sample, by problem and sample."""
         rows = (row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
@@ -73,8 +80,7 @@ def _near(name: str) -> str:
     parent = Path(name).parent
     beside = [str(parent / path.name) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     known = {**{path: path for path in beside}, **{row: f"paper:{row}" for row in published_rows()}}
-    close = difflib.get_close_matches(name.partition("@")[0], known, n=3, cutoff=0.7)
-    return f"; did you mean {', '.join(known[each] for each in close)}?" if close else "."
+    return did_you_mean(name.partition("@")[0], known, most=3, cutoff=0.7, show=known.__getitem__)
 
 
 # --- eval folders -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from simplerl.storage import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
 
     Tensors = Mapping[str, Tensor]
 
@@ -33,7 +32,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
     """Writes the checkpoint of a step into the run folder and returns its path.
 
-    `tensors` holds named sets of tensors ("actor", "critic", "actor_optimiser"), each one safetensors file on any
+    `tensors` holds named sets of tensors ("actor", "critic", "actor_optimizer"), each one safetensors file on any
     device; `state` is plain JSON. Raises `DiskFullError`, and `CheckpointError` for a state that is not JSON.
     """
     wanted = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
@@ -172,74 +171,6 @@ def prune(folder: Path, keep: int) -> list[str]:
     for path in doomed:
         atomic.remove(path)
     return [path.name for path in doomed] + atomic.remove_leftovers(_folder(folder))
-
-
-# --- optimisers -------------------------------------------------------------------------------------------------------
-
-
-def flatten_optimiser(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors named "INDEX.exp_avg" and scalars that fit in JSON.
-
-    INDEX counts the parameters over all groups, as torch's own `state_dict` does. Moments in 8 bits are their codes
-    ("INDEX.state1"), the blocks' scales ("INDEX.absmax1") and the values of the codes ("INDEX.qmap1").
-    """
-    import torch
-
-    # bitsandbytes hides its tensors from FSDP in a dict of its own.
-    state = torch.optim.Optimizer.state_dict(optimizer)
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {"groups": [], "state": {}}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                scalars["state"][f"{index}.{key}"] = value
-    for group in state["param_groups"]:
-        scalars["groups"].append({k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items()})
-    return tensors, scalars
-
-
-def restore_optimiser(optimizer: Optimizer, tensors: Tensors, scalars: Mapping[str, Any]) -> None:
-    """Puts back what `flatten_optimiser` took. Raises `CheckpointError` where the parameters differ in number or shape.
-
-    The next step is bit-identical as long as the state has its parameter's dtype, which torch's AdamW sees to.
-    """
-    current = optimizer.state_dict()["param_groups"]
-    expected, stored = ([len(group["params"]) for group in groups] for groups in (current, scalars["groups"]))
-    if expected != stored:
-        raise CheckpointError(
-            f"the stored optimiser state has groups of {stored} parameters, this model {expected}: another model?"
-        )
-    state: dict[int, dict[str, Any]] = {}
-    # torch adopts tensors that have the right dtype already: without a copy the next step would change the caller's.
-    for name, value in [*((k, t.clone()) for k, t in tensors.items()), *scalars["state"].items()]:
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    _check_shapes(optimizer, state)
-    groups = [
-        {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in group.items()}
-        for now, group in zip(current, scalars["groups"], strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _check_shapes(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state.items():
-        for key, value in values.items():
-            shape, parameter = getattr(value, "shape", ()), parameters[index]
-            if len(shape) > 0 and tuple(shape) != _shape(key, parameter):
-                raise CheckpointError(
-                    f"optimiser state {index}.{key} has shape {list(shape)}, its parameter {list(parameter.shape)}"
-                )
-
-
-def _shape(key: str, parameter: Tensor) -> tuple[int, ...]:
-    """Of a moment, of the scales of one in 8 bits, or of its codes' values."""
-    if key.startswith("absmax"):
-        return (-(-parameter.numel() // 256),)
-    return (256,) if key.startswith("qmap") else tuple(parameter.shape)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

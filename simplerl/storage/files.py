@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from simplerl.errors import SimpleRLError
+from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
 
 if TYPE_CHECKING:
@@ -63,14 +64,14 @@ def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
     if unknown:
         raise ValueError(f"responses have no column {', '.join(unknown)}; known: {', '.join(kinds)}")
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
-    columns = [[_encodable(row.get(name)) for row in rows] for name in kinds]
+    columns = [[encodable(row.get(name)) for row in rows] for name in kinds]
     arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pyarrow.Table.from_arrays(arrays, schema=schema)
 
 
-def _encodable(value: Any) -> Any:
-    """Text without lone surrogates, which UTF-8 cannot hold and a byte-level tokenizer may produce."""
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+def encodable(value: Any) -> Any:
+    """A cell as UTF-8 can hold it, see `replace_surrogates`."""
+    return replace_surrogates(value) if isinstance(value, str) else value
 
 
 # --- the lock ---------------------------------------------------------------------------------------------------------

@@ -19,34 +19,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from simplerl.formatting import clock, number
+
 Row = Mapping[str, Any]
 
 Columns = Sequence[tuple[str, str, str]]
 """Columns of a step: heading, name of the metric, format."""
 
 STEP_COLUMNS: Columns = (
-    ("reward", "reward/mean", "{:+.3f}"),
-    ("accuracy", "reward/accuracy", "{:.1%}"),
-    ("length", "length/mean", "{:.0f}"),
-    ("code", "style/code", "{:.1%}"),
-    ("checks", "style/reflection", "{:.1%}"),
-    ("seconds", "time/total", "{:.1f}"),
+    ("reward", "reward/mean", "+.3f"),
+    ("accuracy", "reward/accuracy", ".1%"),
+    ("length", "length/mean", ".0f"),
+    ("code", "style/code", ".1%"),
+    ("checks", "style/reflection", ".1%"),
+    ("seconds", "time/total", ".1f"),
 )
 SFT_COLUMNS: Columns = (
-    ("loss", "loss/sft", "{:.4f}"),
-    ("entropy", "entropy", "{:.3f}"),
-    ("norm", "actor/grad_norm", "{:.2f}"),
-    ("length", "length/mean", "{:.0f}"),
-    ("epoch", "epoch", "{:.2f}"),
-    ("seconds", "time/total", "{:.1f}"),
+    ("loss", "loss/sft", ".4f"),
+    ("entropy", "entropy", ".3f"),
+    ("norm", "actor/grad_norm", ".2f"),
+    ("length", "length/mean", ".0f"),
+    ("epoch", "epoch", ".2f"),
+    ("seconds", "time/total", ".1f"),
 )
 EVAL_COLUMNS = (
-    ("n", "{:.0f}"),
-    ("accuracy", "{:.1%}"),
-    ("reward", "{:+.3f}"),
-    ("length", "{:.0f}"),
-    ("code", "{:.1%}"),
-    ("reflection", "{:.1%}"),
+    ("n", ".0f"),
+    ("accuracy", ".1%"),
+    ("reward", "+.3f"),
+    ("length", ".0f"),
+    ("code", ".1%"),
+    ("reflection", ".1%"),
 )
 UNPRINTABLE_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories: control, format, surrogate, line separator, paragraph separator."""
@@ -136,7 +138,7 @@ class _TimeLeft:
         steps = self.done - self._first
         if steps <= 0:
             return "-:--"
-        return _duration((time.monotonic() - self._start) / steps * max(0, self.total - self.done))
+        return clock((time.monotonic() - self._start) / steps * max(0, self.total - self.done))
 
 
 class PlainDisplay:
@@ -176,7 +178,7 @@ class PlainDisplay:
 
     def show_step(self, step: int, metrics: Row) -> None:
         self._left.done = step
-        cells = "  ".join(f"{name} {_cell(metrics.get(key), form)}" for name, key, form in self._columns)
+        cells = "  ".join(f"{name} {number(metrics.get(key), form)}" for name, key, form in self._columns)
         self._print(f"step {step}/{self._left.total}  {cells}  left {self._left}")
 
     def show_evals(self, rows: Sequence[Row]) -> None:
@@ -299,19 +301,15 @@ class LiveDisplay:
         for column in table.columns:
             column.justify = "right"
         for step, metrics in self._steps:
-            table.add_row(str(step), *(_cell(metrics.get(key), form) for _, key, form in self._columns))
+            table.add_row(str(step), *(number(metrics.get(key), form) for _, key, form in self._columns))
         return table
-
-
-def _cell(value: object, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) else "-"
 
 
 def _eval_line(row: Row) -> str:
     low, high = row.get("accuracy_low"), row.get("accuracy_high")
     interval = f" ({low:.1%} to {high:.1%})" if isinstance(low, float) and isinstance(high, float) else ""
     cells = [
-        f"{key} {_cell(row.get(key), form)}{interval if key == 'accuracy' else ''}"
+        f"{key} {number(row.get(key), form)}{interval if key == 'accuracy' else ''}"
         for key, form in EVAL_COLUMNS
         if key in row
     ]
@@ -321,9 +319,3 @@ def _eval_line(row: Row) -> str:
 
 def _validation_line(step: int, loss: float) -> str:
     return f"validation at step {step}: loss {loss:.4f} nats per response token"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -245,7 +245,7 @@ def saved_state(learner, folder):
 
 def read_state(folder, scalars):
     """Tensors and scalars that a learner saved, as lists and numbers that compare exactly."""
-    names = ("actor", "critic", "actor_optimiser", "critic_optimiser")
+    names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
     tensors = {name: {key: t.tolist() for key, t in sorted(load_tensors(folder, name).items())} for name in names}
     return tensors, scalars
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_resumes_with_another_number_of_ranks(cluster, tmp_path):
     assert len(list((folder / "actor").glob("*.safetensors"))) == 2, "each rank writes its own shards"
     (tmp_path / "alone").mkdir()
     alone.save(tmp_path / "alone")
-    for name in ("actor", "critic", "actor_optimiser", "critic_optimiser"):
+    for name in ("actor", "critic", "actor_optimizer", "critic_optimizer"):
         full = load_tensors(folder, name)
         for key, tensor in load_tensors(tmp_path / "alone", name).items():
             assert torch.allclose(full[key], tensor, atol=1e-6), (name, key)

@@ -39,13 +39,7 @@ def recipe_table(tiny_model, reward_file, algorithm):
     "algorithm",
     [
         {"name": "ppo", "kl_coef": 0.001, "lam": 0.95},
-        {
-            "name": "grpo",
-            "dynamic_sampling_rounds": 1,
-            "overlong_buffer": 4,
-            "overlong_penalty": 0.0,
-            "clip_high": 0.28,
-        },
+        {"name": "grpo", "dynamic_sampling_rounds": 1, "clip_high": 0.28},
     ],
     ids=["ppo", "grpo"],
 )
@@ -63,6 +57,16 @@ def test_training_raises_the_reward(tiny_model, tmp_path, algorithm):
     exported = AutoModelForCausalLM.from_pretrained(folder / "exports" / "final")
     assert len(AutoTokenizer.from_pretrained(folder / "exports" / "final")) == exported.config.vocab_size
     assert all(torch.isfinite(p).all() for p in exported.parameters())
+
+
+def test_training_with_muon_raises_the_reward(tiny_model, tmp_path):
+    reward_file = tmp_path / "low_tokens.py"
+    reward_file.write_text(REWARD)
+    table = recipe_table(tiny_model, reward_file, {"name": "grpo"})
+    table["actor"]["name"] = "muon"
+    rows = RunFolder(runs.train(validate_recipe(table), tmp_path / "run", plain=True)).read_metrics()
+    assert rows[0]["reward/mean"] < 0.5
+    assert rows[-1]["reward/mean"] > rows[0]["reward/mean"] + 0.25
 
 
 def test_adapters_are_trained_and_the_engine_samples_with_them(tiny_model, tmp_path):
@@ -116,9 +120,9 @@ def test_a_refused_update_ends_the_run_with_a_checkpoint_of_the_step_before(tiny
     recipe = validate_recipe(recipe_table(tiny_model, reward_file, "ppo"))
     build_reward = runs.services.build_reward
 
-    def broken(config):
+    def broken(recipe):
         calls = iter(range(10**6))
-        reward = build_reward(config)
+        reward = build_reward(recipe)
         # Number 128 is the first response of step 3, after two steps of 64.
         return lambda rollout, verdict: float("nan") if next(calls) == 2 * 64 else reward(rollout, verdict)
 

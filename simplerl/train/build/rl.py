@@ -64,7 +64,7 @@ def reinforcement_job(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, notice
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
         engine = place_engine(recipe, tokenizer, device, placement)
-        verifier, reward = place_verifier(recipe, placement), build_reward(recipe.reward)
+        verifier, reward = place_verifier(recipe, placement), build_reward(recipe)
         collector = RolloutCollector(recipe, PromptStream(prompts, recipe.seed), engine, verifier, reward, algorithm)
         learner = place_learner(recipe, algorithm, steps * updates_per_step(recipe), device, placement)
         weights = WeightSync(recipe, engine, learner)

@@ -40,7 +40,7 @@ def supervised_job(recipe: SFTRecipe, tokenizer: PreTrainedTokenizerBase, notice
             validation=examples.validation,
             engine=place_engine(recipe, tokenizer, device, placement) if recipe.needs_engine else None,
             verifier=place_verifier(recipe, placement),
-            reward=build_reward(recipe.reward),
+            reward=build_reward(recipe),
             algorithm=loss,
             learner=learner,
             steps=steps,
