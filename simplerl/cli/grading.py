@@ -18,7 +18,7 @@ from typing import Any, get_args
 from simplerl.errors import DataError
 from simplerl.formatting import replace_surrogates
 from simplerl.rewards.simplerl import Config as Reward
-from simplerl.rollouts.grade import in_order
+from simplerl.rollouts.grade import results_in_order
 from simplerl.types import Verdict, VerdictLabel
 from simplerl.verifiers.math import MathVerifier
 
@@ -126,7 +126,7 @@ def _expected(row: Mapping[str, Any]) -> bool | VerdictLabel | None:
 
 def judged(rows: Iterator[Row], verifier: MathVerifier) -> Iterator[tuple[Row, Verdict]]:
     """Every row with its verdict, in order; later rows are judged while an earlier one is waited for."""
-    return in_order(((row, _submit(verifier, row)) for row in rows), most=WINDOW)
+    return results_in_order(((row, _submit(verifier, row)) for row in rows), max_pending=WINDOW)
 
 
 def _submit(verifier: MathVerifier, row: Row) -> Future[Verdict]:

@@ -17,9 +17,9 @@ from simplerl.distill.folder import DistillFolder, recipe_sha256
 from simplerl.distill.problems import Chosen, choose_problems, questions
 from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
 from simplerl.distill.yields import yields_of
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
 from simplerl.errors import EngineError
-from simplerl.rollouts.grade import in_order
+from simplerl.rollouts.grade import results_in_order
 from simplerl.storage.files import locked
 from simplerl.types import Rollout
 
@@ -38,7 +38,7 @@ def distill(
     kept = DistillFolder(folder)
     with locked(folder):
         if not kept.is_finished(recipe):
-            kept.prepare(recipe, describe())
+            kept.prepare(recipe, describe_environment())
             chosen = choose_problems(recipe.data, recipe.seed)
             for text in chosen.notices:
                 notice(text)
@@ -134,7 +134,7 @@ def graded(recipe: DistillRecipe, asked: Sequence[Asked], answers: Mapping[str, 
             (each.id, verifier.submit(each.problem, Rollout.recorded(each.problem, answers[each.id].text)))
             for each in answered
         )
-        verdicts = dict(in_order(tasks, most=WAITING_VERDICTS))
+        verdicts = dict(results_in_order(tasks, max_pending=WAITING_VERDICTS))
     return [Response(each, answers[each.id], verdicts.get(each.id)) for each in asked]
 
 

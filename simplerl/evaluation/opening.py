@@ -16,7 +16,7 @@ import simplerl
 from simplerl import plugins
 from simplerl.config import PluginConfig
 from simplerl.engines.base import Engine
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
 from simplerl.errors import ConfigError
 from simplerl.evaluation.cache import ResponseCache, default_path
 from simplerl.evaluation.folder import EvalFolder
@@ -36,7 +36,7 @@ def opened(
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
         kept = EvalFolder(folder)
-        kept.prepare(plan, describe())
+        kept.prepare(plan, describe_environment())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
         verifier = evaluation_verifier(plan.verifier)

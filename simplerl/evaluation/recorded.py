@@ -11,7 +11,7 @@ from typing import Any
 from simplerl.data.rows import read_table
 from simplerl.errors import DataError
 from simplerl.evaluation.folder import EvalFolder
-from simplerl.rollouts.grade import in_order
+from simplerl.rollouts.grade import results_in_order
 from simplerl.stats.scores import score
 from simplerl.types import Problem, Rollout, Verdict
 from simplerl.verifiers.base import DEFAULT_VERIFIER, Verifier, evaluation_verifier, same_answer
@@ -53,7 +53,7 @@ def graded(given: Sequence[Row], verifier: Verifier, path: Path) -> dict[str, li
     parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
     recorded = ((row, Problem("", question_of(row), text(row, gold))) for row in given)
     tasks = ((row, verifier.submit(each, Rollout.recorded(each, text(row, response)))) for row, each in recorded)
-    for number, (row, verdict) in enumerate(in_order(tasks, most=1024)):
+    for number, (row, verdict) in enumerate(results_in_order(tasks, max_pending=1024)):
         part = part_of(row, path, several)
         problem = str(row.get("problem_id") or question_of(row) or row.get("id") or number)
         seen[part, problem] += 1

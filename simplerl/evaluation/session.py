@@ -16,7 +16,7 @@ from simplerl.errors import DataError
 from simplerl.evaluation.cache import ResponseCache
 from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.suite import Part, Plan
-from simplerl.rollouts.grade import in_order, make_requests
+from simplerl.rollouts.grade import make_requests, results_in_order
 from simplerl.stats.scores import Scores, average, score
 from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, Verdict
@@ -55,7 +55,7 @@ class Session:
         index = {request.id: sample for sample, request in samples(requests)}
         wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in kept]
         self.progress(part, len(kept), len(requests))
-        for rollout, verdict in in_order(self.judged(wanted)):
+        for rollout, verdict in results_in_order(self.judged(wanted)):
             graded = GradedRollout(rollout, verdict, float(verdict.label == "correct"))
             row = rollout_row(self.plan.step or 0, graded, index[rollout.request_id])
             row |= {"set": part.name, "temperature": part.temperature}

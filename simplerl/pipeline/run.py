@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
 from simplerl.formatting import long_clock
 from simplerl.pipeline import stages
 from simplerl.pipeline.folder import PipelineFolder
@@ -20,7 +20,7 @@ def run(plan: Plan, *, plain: bool | None = None, say: Say = print) -> bool:
     """Run what is left, one line per stage. Returns False if a signal stopped it; the same call resumes."""
     folder = PipelineFolder(plan.root)
     with locked(plan.root):
-        folder.prepare(plan.recipe, describe())
+        folder.prepare(plan.recipe, describe_environment())
         return all(settle(task, folder, plain=plain, say=say) for task in plan.tasks)
 
 

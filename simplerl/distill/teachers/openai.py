@@ -108,16 +108,16 @@ class OpenAITeacher:
 
     def __init__(self, config: Config, sampling: DistillSampling) -> None:
         self.config, self.sampling = config, sampling
-        manners = RetryPolicy(
-            max_answer=MAX_ANSWER,
-            refusals=frozenset({400, 413, 422}),
-            useless=USELESS,
-            per_minute=config.requests_per_minute,
+        policy = RetryPolicy(
+            max_answer_bytes=MAX_ANSWER,
+            refusal_statuses=frozenset({400, 413, 422}),
+            unusable_retries=USELESS,
+            requests_per_minute=config.requests_per_minute,
             remedies=REMEDIES,
-            again=AGAIN,
+            resume_hint=AGAIN,
         )
         self._refused: set[str] = set()
-        self._client = Client(config.model_copy(update={"url": config.address}), manners)
+        self._client = Client(config.model_copy(update={"url": config.address}), policy)
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Answer]:
         """Yield answers in the order of arrival; a refusal is held back until an answer shows that the service works.
@@ -140,7 +140,7 @@ class OpenAITeacher:
         question = self.question(asked)
         headers = {"Idempotency-Key": idempotency_key(asked, question)}
         try:
-            answer = self._client.ask(question, lambda body: read(body, asked.id, self.config.reasoning), headers)
+            answer = self._client.post(question, lambda body: read(body, asked.id, self.config.reasoning), headers)
         except RefusedError as error:
             self._count_refusal(asked, error)
             return Answer(asked.id, "", None, "refused", str(error))
