@@ -189,6 +189,7 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
     import torch
 
     from simplerl.batch.batch import collate
+    from simplerl.estimate.steps import needs_scoring_pass
     from simplerl.learner.learner import LocalLearner
     from simplerl.train.build.services import build_algorithm
     from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
@@ -211,10 +212,10 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
     learner = LocalLearner(recipe, algorithm, 10, torch.device("cpu"))
     for model in filter(None, (learner.actor, learner.critic, learner.reference)):
         own(model)
-    one = recipe.train.ppo_epochs == 1 and not algorithm.needs_old_logprobs
+    own_logprobs = needs_scoring_pass(recipe, 1, needs_old_logprobs=algorithm.needs_old_logprobs)
     for turn in range(2):
         with watched(peaks, "score", base):
-            scored = learner.score(batch, old_logprobs=not one)
+            scored = learner.score(batch, old_logprobs=own_logprobs)
         credited, _ = algorithm.compute_advantages(scored)
         with watched(peaks, "update", base):
             learner.update(credited, algorithm)

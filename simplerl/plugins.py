@@ -20,6 +20,9 @@ from simplerl.errors import ConfigError
 USER = "simplerl_user_"
 """How the modules of users' own files are named."""
 
+_SHARED = ("base", "shaping")
+"""Modules that plug-ins of a kind share. They are no plug-ins; nor is a module whose name starts with an underscore."""
+
 _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
@@ -36,7 +39,7 @@ def available(kind: str) -> list[str]:
     """The names of the shipped plug-ins of a kind; underscores in a file's name read as dashes."""
     package = importlib.import_module(package_of(kind))
     names = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name.replace("_", "-") for name in names if not name.startswith("_") and name != "base")
+    return sorted(name.replace("_", "-") for name in names if not name.startswith("_") and name not in _SHARED)
 
 
 def load(kind: str, name: str, path: str | Path | None = None) -> ModuleType:

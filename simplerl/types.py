@@ -15,6 +15,12 @@ Transfer = Literal["nccl", "ipc"]
 """Weight transfer between GPUs: NCCL over the link, or CUDA IPC within a GPU that two processes share."""
 VerdictLabel = Literal["correct", "wrong", "no_answer", "error"]
 Metrics = dict[str, float]
+Aggregation = Literal["sequence-mean", "token-mean", "constant"]
+"""How token losses become one number, see `simplerl.losses.losses.token_weights`."""
+KLEstimator = Literal["k1", "k2", "k3", "k3-unbiased"]
+"""How a KL is estimated from sampled tokens, see `simplerl.losses.losses.kl_estimate`."""
+ImportanceMode = Literal["none", "truncated", "masked"]
+"""How a loss is corrected for the policy that sampled, see `simplerl.losses.importance.importance_weights`."""
 
 
 @dataclass(frozen=True, slots=True)

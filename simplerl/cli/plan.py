@@ -76,7 +76,8 @@ def _steps(found: Placement) -> int | None:
 
 
 def _as_dict(told: _Told) -> dict[str, Any]:
-    from simplerl.estimate.memory import GIB, USABLE
+    from simplerl.environment import GIB
+    from simplerl.estimate.memory import USABLE
     from simplerl.estimate.times import ASSUMPTIONS
 
     found, steps = told.found, told.steps
@@ -102,7 +103,8 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _placement(found: Placement) -> dict[str, Any]:
-    from simplerl.estimate.memory import GIB, in_gib
+    from simplerl.environment import GIB
+    from simplerl.estimate.memory import in_gib
 
     return {
         "fits": found.fits,

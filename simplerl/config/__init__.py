@@ -3,7 +3,7 @@
 Nothing here imports torch.
 """
 
-from simplerl.config.base import Frozen, PluginConfig, explain
+from simplerl.config.base import RENAMED, Frozen, PluginConfig, explain
 from simplerl.config.blocks import (
     STOP,
     ClusterConfig,
@@ -36,6 +36,7 @@ from simplerl.config.recipes import KINDS, AnyRecipe, DistillRecipe, PipelineRec
 
 __all__ = [
     "KINDS",
+    "RENAMED",
     "STOP",
     "AnyRecipe",
     "ClusterConfig",

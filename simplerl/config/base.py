@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,11 @@ class PluginConfig(Frozen):
     """A file of your own outside the package, instead of a shipped plug-in."""
 
 
-def _plugin_config(kind: str, key: str, value: object) -> object:
-    """Settings given as a name or a table, validated by the `Config` of the plug-in they name."""
+def _plugin_config(kind: str, key: str, default: str | None, value: object) -> object:
+    """Settings given as a name or a table, validated by the `Config` of the plug-in they name.
+
+    A module without a `Config` has the class named `default` in the kind's `base`. None: it has no settings.
+    """
     if isinstance(value, PluginConfig):
         return value
     table = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
@@ -42,19 +46,22 @@ def _plugin_config(kind: str, key: str, value: object) -> object:
     if "name" not in table:
         raise ConfigError(f"{kind}: needs `name`; available: {', '.join(plugins.available(kind))}")
     module = plugins.load(kind, table["name"], table.get("path"))
-    config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
+    config: type[PluginConfig] | None = getattr(module, "Config", None)
+    if config is None and default is not None:
+        config = getattr(importlib.import_module(f"{plugins.package_of(kind)}.base"), default)
+    config = config or PluginConfig
     try:
         return config.model_validate(table)
     except ValidationError as error:
         raise ConfigError(explain(error, config, f"{key}.")) from None
 
 
-def _plugin(kind: str, key: str) -> Any:
-    return BeforeValidator(partial(_plugin_config, kind, key))
+def _plugin(kind: str, key: str, default: str | None = None) -> Any:
+    return BeforeValidator(partial(_plugin_config, kind, key, default))
 
 
 AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms", "algorithm")]
-RewardField = Annotated[SerializeAsAny[PluginConfig], _plugin("rewards", "reward")]
+RewardField = Annotated[SerializeAsAny[PluginConfig], _plugin("rewards", "reward", "RewardConfig")]
 VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers", "verifier")]
 EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines", "engine")]
 SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.source")]
@@ -69,6 +76,9 @@ RENAMED: Mapping[str, str] = {
     "actor.floor": "actor.min_lr_ratio",
     "critic.floor": "critic.min_lr_ratio",
     "algorithm.resample_rounds": "algorithm.dynamic_sampling_rounds",
+    "algorithm.reward_clip": "reward.clip",
+    "algorithm.overlong_buffer": "reward.overlong_buffer",
+    "algorithm.overlong_penalty": "reward.overlong_penalty",
     "cluster.patience": "cluster.heartbeat_timeout",
     "keep": "filter",
 }

@@ -28,7 +28,11 @@ from simplerl.config.blocks import (
     TrainConfig,
 )
 from simplerl.errors import ConfigError
-from simplerl.types import Transfer
+from simplerl.types import ImportanceMode, Transfer
+
+
+def _no_check(recipe: TrainingRecipe) -> None:
+    """For a plug-in whose `Config` checks nothing against the rest of the recipe."""
 
 
 class TrainingRecipe(Frozen):
@@ -144,7 +148,7 @@ class Recipe(TrainingRecipe):
         return self.rollout.temperature if self.train.logprob_temperature == "sampling" else 1.0
 
     @property
-    def importance(self) -> Literal["none", "truncated", "masked"]:
+    def importance(self) -> ImportanceMode:
         """How a token's loss is corrected for the policy that sampled it."""
         return self.train.importance or ("truncated" if self.train.staleness else "none")
 
@@ -178,9 +182,8 @@ class Recipe(TrainingRecipe):
                 f"engine.sleep=true, but with train.staleness={self.train.staleness} the engine answers while the "
                 "learner works; use train.staleness=0 or engine.sleep=false"
             )
-        check = getattr(self.algorithm, "check_recipe", None)
-        if check is not None:
-            check(self)
+        for plugin in (self.algorithm, self.reward):
+            getattr(plugin, "check_recipe", _no_check)(self)
         return self
 
 
@@ -208,6 +211,11 @@ class SFTRecipe(TrainingRecipe):
     def needs_engine(self) -> bool:
         """Only evaluations ask one."""
         return bool(self.eval.every and self.eval.sets)
+
+    @model_validator(mode="after")
+    def _reward(self) -> Self:
+        getattr(self.reward, "check_recipe", _no_check)(self)
+        return self
 
 
 class DistillRecipe(Frozen):

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from simplerl.cpu.ops import run
-
-TILE = 16
-"""Columns of a panel and tokens of a block of keys, as in simd.h."""
+from simplerl.cpu_sizes import TILE
 
 
 def _padded(size: int) -> int:

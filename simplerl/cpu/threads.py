@@ -14,18 +14,17 @@ from typing import TypeVar
 
 import torch
 
+from simplerl.cpu_sizes import MAX_DEFAULT_THREADS
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST = 8
-"""Lanes at most where their number is not given: each holds activations, gradients and a share of a batch."""
-
 
 def thread_count(device: torch.device, wanted: int | None) -> int:
-    """How many lanes: as wanted, else one per thread on a CPU, up to `MOST`, and one on anything else."""
+    """`wanted` threads; for None one per torch thread, at most `MAX_DEFAULT_THREADS`, on a CPU and one elsewhere."""
     if wanted is not None:
         return wanted
-    return min(MOST, torch.get_num_threads()) if device.type == "cpu" else 1
+    return min(MAX_DEFAULT_THREADS, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
 class CPUThreads:

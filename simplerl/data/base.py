@@ -53,6 +53,8 @@ def load_problems(
 
     A source may define `repair(problems) -> (problems, notices)`. Then problems that are not usable are dropped; pass
     the verifier's rule, see `simplerl.verifiers.base.usable_problems`. Raises `DataError` if nothing is left.
+
+    A source that knows how many problems remain may define `USABLE_PROBLEMS`.
     """
     problems = load_source(config)
     repair = getattr(plugins.load("data", config.name, config.path), "repair", None)

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-# Lengths are rounded up to this many keys; masked kernels want aligned rows.
-_ALIGN = 8
-
-
-def _aligned(length: int) -> int:
-    return -(-length // _ALIGN) * _ALIGN
+from simplerl.engines._cache_sizes import aligned, grown
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -79,7 +74,7 @@ class SlotCache(Cache):
         device: torch.device,
     ) -> None:
         """`shapes` has (kv_heads, key_dim, value_dim) of each layer; every layer has as many heads."""
-        capacity = _aligned(capacity)
+        capacity = aligned(capacity)
         self.mask = torch.full((slots, 1, 1, capacity), -torch.inf, dtype=dtype, device=device)
         self.width = 0
         self.where = torch.empty(0, dtype=torch.long, device=device)
@@ -107,7 +102,7 @@ class SlotCache(Cache):
         """
         self._reserve(longest)
         rows = len(positions)
-        self.width = _aligned(longest)
+        self.width = aligned(longest)
         self.where = (self._lanes[:rows] * self.capacity + positions[:, None]).view(-1)
         mask = self.mask[:rows, :, :, : self.width]
         mask.scatter_(3, positions[:, None, None, None], 0.0)
@@ -130,7 +125,7 @@ class SlotCache(Cache):
     def _reserve(self, length: int) -> None:
         if length <= self.capacity:
             return
-        extra = _aligned(max(length, self.capacity * 3 // 2)) - self.capacity
+        extra = grown(self.capacity, length) - self.capacity
         self.mask = torch.nn.functional.pad(self.mask, (0, extra), value=-torch.inf)
         for layer in self.layers:
             layer.grow(extra)

@@ -10,6 +10,7 @@ import torch
 
 from simplerl.cpu.threads import CPUThreads
 from simplerl.engines._adapters import Adapters
+from simplerl.engines._cache_sizes import FIRST_RESPONSE_ROOM
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
 from simplerl.engines._ends import Ends
@@ -17,9 +18,6 @@ from simplerl.engines._running_batch import RunningBatch
 from simplerl.engines.base import ASLEEP, Engine, Weights
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
-
-# Room for so many tokens after the longest prompt before the cache first grows.
-_ROOM = 256
 
 
 class TorchEngine(Engine):
@@ -125,5 +123,5 @@ class TorchEngine(Engine):
             kept.clear()
             return kept
         longest = max(len(request.prompt.token_ids) for request in requests)
-        room = min(_ROOM, max(request.sampling.max_tokens for request in requests))
+        room = min(FIRST_RESPONSE_ROOM, max(request.sampling.max_tokens for request in requests))
         return self._model.new_cache(slots, longest + room)

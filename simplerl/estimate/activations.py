@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 from simplerl.estimate.load import ExecutionMode
 from simplerl.estimate.shapes import Shape
-
-MAX_LOGITS = 1 << 26
-"""Logits formed at a time, see `simplerl.losses.logprobs`."""
+from simplerl.losses.sizes import MAX_LOGITS
 
 ROWS = 4
 """Bytes of a float32 number."""

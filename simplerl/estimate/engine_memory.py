@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 from simplerl.cluster.transfer import CHUNK, CHUNKS
 from simplerl.config import Recipe
+from simplerl.cpu_sizes import MAX_DEFAULT_THREADS, TILE
+from simplerl.engines._cache_sizes import FIRST_RESPONSE_ROOM, aligned, grown
+from simplerl.engines.base import EngineConfig
+from simplerl.engines.embedded import Config as EmbeddedConfig
+from simplerl.engines.vllm import Config as VLLMConfig
+from simplerl.environment import GIB
 from simplerl.estimate.activations import forward_work
 from simplerl.estimate.learner_memory import Parts, largest
-from simplerl.estimate.load import LANES, TILE, ExecutionMode
+from simplerl.estimate.load import ExecutionMode
 from simplerl.estimate.shapes import Shape
 
-ROOM = 256
-"""Response tokens that the cache of the embedded engine first has room for."""
-ALIGN = 8
-"""Keys to which it rounds up; `TILE` where the kernels decode."""
-VLLM_WORK = 1.5
-"""GiB that vLLM keeps of its share for graphs and activations. An assumption."""
+VLLM_WORKSPACE = 1.5 * GIB
+"""Bytes of its share that vLLM keeps for graphs and activations. An assumption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Engine:
 
     @property
     def vllm(self) -> bool:
-        return self.recipe.engine.name == "vllm"
+        return isinstance(self.recipe.engine, VLLMConfig)
 
     @property
     def kernels(self) -> bool:
@@ -42,14 +44,16 @@ class Engine:
 
     @property
     def cpu_threads(self) -> int:
-        wanted = getattr(self.recipe.engine, "lanes", None)
-        return wanted or (min(LANES, self.threads) if self.kernels else 1)
+        engine = self.recipe.engine
+        wanted = engine.cpu_threads if isinstance(engine, EmbeddedConfig) else None
+        return wanted or (min(MAX_DEFAULT_THREADS, self.threads) if self.kernels else 1)
 
     @property
     def rows(self) -> int:
         """Sequences decoded at once."""
         own = -(-self.recipe.rollout.sequences // self.engines)
-        most = getattr(self.recipe.engine, "max_batch", own)
+        engine = self.recipe.engine
+        most = engine.max_batch if isinstance(engine, EngineConfig) else own
         return min(max(1, most // self.cpu_threads) * self.cpu_threads, own)
 
     @property
@@ -57,22 +61,18 @@ class Engine:
         """Tokens a row of the cache has room for when the prompts are written."""
         longest, response = self.recipe.data.max_prompt_tokens, self.recipe.rollout.max_tokens
         if self.kernels:
-            return _up(longest, self._unit)
-        return _up(longest + min(ROOM, response), self._unit)
+            return aligned(longest, TILE)
+        return aligned(longest + min(FIRST_RESPONSE_ROOM, response))
 
     @property
     def capacity(self) -> int:
         """Tokens a row has room for in the end: the cache grows by halves, and past what is needed."""
         room, needed = self.first_capacity, self.recipe.data.max_prompt_tokens + self.recipe.rollout.max_tokens - 1
         if self.kernels:
-            return _up(needed, self._unit)  # what is reserved beyond is never written to, and so no memory
+            return aligned(needed, TILE)  # what is reserved beyond is never written to, and so no memory
         while room < needed:
-            room = _up(max(room + 1, room * 3 // 2), self._unit)
+            room = grown(room, room + 1)
         return room
-
-    @property
-    def _unit(self) -> int:
-        return TILE if self.kernels else ALIGN
 
     @property
     def token_bytes(self) -> int:
@@ -105,13 +105,14 @@ class Engine:
 
     def share(self, memory: float) -> float:
         """Bytes that vLLM takes of a GPU; 0 for other engines."""
-        return self.recipe.engine.gpu_memory * memory if self.vllm else 0.0  # type: ignore[attr-defined]
+        engine = self.recipe.engine
+        return engine.gpu_memory * memory if isinstance(engine, VLLMConfig) else 0.0
 
     def rollout(self) -> Parts:
         """The moment of a rollout that takes the most: prompts, before the cache has grown or, where there are more
         responses than rows, after; or decoding and growing at the end."""
         if self.vllm:
-            return self.cache() | {"workspace": VLLM_WORK * (1 << 30)}
+            return self.cache() | {"workspace": VLLM_WORKSPACE}
         rows, again = self.rows, self.rows * self.engines < self.recipe.rollout.sequences
         early = rows * (self.capacity if again else self.first_capacity) * self.token_bytes
         late = self.cache() | {"workspace": max(self._growing(), self._decoding())}
@@ -137,7 +138,9 @@ class Engine:
         """Prompts in chunks of `engine.prefill_tokens`; their keys and values for every response before they are
         written to the cache. Each lane has its own."""
         prompt, samples = self.recipe.data.max_prompt_tokens, self.recipe.rollout.samples_per_prompt
-        chunk = max(1, getattr(self.recipe.engine, "prefill_tokens", 16384) // max(1, prompt - 1))
+        engine = self.recipe.engine
+        settings = engine if isinstance(engine, EmbeddedConfig) else EmbeddedConfig()
+        chunk = max(1, settings.prefill_tokens // max(1, prompt - 1))
         rows = self.rows // self.cpu_threads
         prompts = min(chunk, -(-rows // samples))
         tokens = prompts * (prompt - 1)
@@ -159,10 +162,6 @@ class Engine:
         if self.kernels:
             return max(read, self.way.size * shape.layers * shape.layer_matrices)
         return max(read, 4 * shape.head if self.way.bfloat16 else 0)
-
-
-def _up(value: int, unit: int) -> int:
-    return math.ceil(value / unit) * unit
 
 
 def in_chunks(recipe: Recipe, shape: Shape, way: ExecutionMode) -> float:

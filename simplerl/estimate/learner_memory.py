@@ -98,7 +98,7 @@ class Learner:
         """The moment of scoring that takes the most; no policy's logits where nothing is to be scored."""
         moments: list[Parts] = [{}]
         plain = replace(self.way, adapted=None)
-        if self.models.scores_first:
+        if self.models.scores_policy:
             moments.append(self._scored(self.way, frozen=self.way.adapted is not None, policy=True))
         if self.models.reference:
             moments.append(self._scored(plain, frozen=True, policy=True))

@@ -9,13 +9,11 @@ from typing import Literal
 
 from simplerl import plugins
 from simplerl.config import ModelConfig, Recipe
+from simplerl.cpu_sizes import MAX_DEFAULT_THREADS, TILE
 from simplerl.estimate.shapes import Shape
+from simplerl.estimate.steps import needs_scoring_pass
 
 Device = Literal["cpu", "cuda"]
-LANES = 8
-"""Micro-batches side by side on a CPU at most, see `simplerl.cpu.threads`."""
-TILE = 16
-"""What sizes must be multiples of for the C kernels, see `simplerl.cpu.layer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,11 @@ class Models:
     copied: bool
     """Whether the reference is a model of its own; under adapters it is the actor without them."""
 
-    scores_first: bool
-    """Whether the policy's log-probs are wanted before the first update."""
+    scores_policy: bool
+    """True if some step computes the policy's log-probs before its first update: with critic warm-up its steps do."""
+
+    always_scores_policy: bool
+    """True if every step does."""
 
     entropy: bool
     """Whether the loss has a gradient along the entropy."""
@@ -117,12 +118,16 @@ class Load:
 def models_of(recipe: Recipe) -> Models:
     config = recipe.algorithm
     algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
-    one = recipe.train.ppo_epochs * recipe.rollout.sequences == recipe.train.minibatch_size
+    after_warmup = recipe.train.critic_warmup_steps + 1
+    first, later = (
+        needs_scoring_pass(recipe, step, needs_old_logprobs=algorithm.needs_old_logprobs) for step in (1, after_warmup)
+    )
     return Models(
         critic=algorithm.needs_critic,
         reference=algorithm.needs_reference,
         copied=algorithm.needs_reference and recipe.model.lora is None,
-        scores_first=algorithm.needs_old_logprobs or not one,
+        scores_policy=first,
+        always_scores_policy=later,
         entropy=bool(getattr(config, "entropy_coef", 0)),
     )
 
@@ -142,7 +147,7 @@ def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = N
     cpu_threads = recipe.train.cpu_threads
     if cpu_threads is None:
         threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-        cpu_threads = min(LANES, threads) if device == "cpu" else 1
+        cpu_threads = min(MAX_DEFAULT_THREADS, threads) if device == "cpu" else 1
     sizes = (shape.hidden, shape.queries, shape.keys, shape.intermediate)
     return ExecutionMode(
         device=device,
@@ -192,5 +197,5 @@ def load_of(recipe: Recipe, way: ExecutionMode, models: Models) -> Load:
     tokens, responses = part(train.minibatch_size)
     scored, scored_responses = part(rollout.sequences)
     parts = max(1, -(-tokens_of(train.minibatch_size) // (tokens * ways)))
-    once = models.critic and not models.scores_first and parts == 1 and way.ranks == 1
+    once = models.critic and not models.always_scores_policy and parts == 1 and not way.sharded
     return Load(tokens, responses, parts, scored, scored_responses, longest, once)

@@ -6,14 +6,15 @@ import os
 from dataclasses import dataclass
 
 from simplerl.config import Recipe
+from simplerl.environment import GIB
 from simplerl.estimate.engine_memory import Engine, in_chunks
 from simplerl.estimate.learner_memory import Learner, Parts, total
 from simplerl.estimate.load import Device, device_of, load_of, models_of, way_of
 from simplerl.estimate.shapes import Shape
+from simplerl.losses.sizes import MAX_LOGITS
 
-GIB = 1 << 30
-CONTEXT = 1.0
-"""GiB of a GPU that the driver's context, the kernels' code and cuBLAS's workspaces take. An assumption."""
+CONTEXT = 1.0 * GIB
+"""Bytes of a GPU that the driver's context, the kernels' code and cuBLAS's workspaces take. An assumption."""
 USABLE = 0.95
 """Share of a GPU's memory that may be planned for: the allocator leaves gaps. An assumption."""
 
@@ -69,7 +70,7 @@ def workers(
     learner = Learner(shape, way, load_of(recipe, way, models), models)
     spread = recipe.cluster.ray is not None
     engine = Engine(recipe, shape, way, recipe.cluster.engines if spread else 1, threads)
-    own = {"context": CONTEXT * GIB} if device == "cuda" else {}
+    own = {"context": CONTEXT} if device == "cuda" else {}
     chunks = in_chunks(recipe, shape, way)
     if spread and not recipe.cluster.colocated:
         learning = {name: learner.always() | own | parts for name, parts in _learning(learner, chunks).items()}
@@ -140,7 +141,7 @@ def _together(
     return phases
 
 
-FORMULA = """\
+FORMULA = f"""\
 without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's,
 or of a pair on one where they are colocated
 parameters     4 bytes each of actor, adapters, critic and reference (float32 masters)
@@ -152,11 +153,11 @@ activations    what the operations of every layer keep for the gradient, of one 
 cast weights   2 bytes a weight of the layers, with bfloat16: in a forward pass, and where activations are kept
                model.offload: activations but one layer's, or a cluster's weights, moments and gradients, are not here
 gathered       with several learners: what is outside of layers and two layers, whole, in float32, with their gradients
-logits         2 float32 copies of one chunk of 64 M elements, 4 where all are fewer
+logits         2 float32 copies of one chunk of {MAX_LOGITS >> 20} M elements, 4 where all are fewer
 engine copy    the policy in model.dtype, its head in float32; with the C kernels in float32, and its matrices once more
 KV cache       sequences decoded at once x tokens, grown by halves, x 2 x layers x KV heads x head size
 workspace      the largest moment beside those: one layer's work, prompts on their way into the cache, weights that move
-context        1 GiB of a GPU that its driver and libraries take"""
+context        {CONTEXT / GIB:g} GiB of a GPU that its driver and libraries take"""
 
 
 def gib(count: float) -> str:

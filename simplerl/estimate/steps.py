@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from simplerl import plugins
 from simplerl.config import Recipe, SFTRecipe
 from simplerl.errors import ConfigError
 
-PROBLEMS = {"math-lvl3to5": 8521, "math": 11_998, "gsm8k": 7473, "gsm8k-math1": 8431}
-"""Usable problems of the published training sets, for when they are not at hand."""
-
 
 def known_problems(recipe: Recipe) -> int | None:
-    """Usable problems of the recipe's source where that is published and the recipe keeps all; None if unknown."""
-    return None if recipe.data.levels else PROBLEMS.get(recipe.data.source.name)
+    """Usable problems of the recipe's source, if it knows their number and the recipe keeps all. None: unknown."""
+    if recipe.data.levels:
+        return None
+    source = recipe.data.source
+    return getattr(plugins.load("data", source.name, source.path), "USABLE_PROBLEMS", None)
 
 
 def total_steps(recipe: Recipe, problems: int) -> int:
@@ -31,7 +32,7 @@ def total_steps(recipe: Recipe, problems: int) -> int:
 
 
 def sft_steps(recipe: SFTRecipe, examples: int) -> int:
-    """Optimiser steps of the whole run: `train.steps`, or `train.ppo_epochs` passes.
+    """Optimiser steps of the whole run: `train.steps`, or `train.data_epochs` passes.
 
     Passes run on into each other, so only the very last batch may be short; it is not trained on.
     """
@@ -48,5 +49,17 @@ def sft_steps(recipe: SFTRecipe, examples: int) -> int:
 
 
 def updates_per_step(recipe: Recipe) -> int:
-    """Optimiser steps on one rollout batch; the minibatch divides it."""
+    """Optimiser steps on one rollout batch, whose size is a multiple of the minibatch's."""
     return recipe.train.ppo_epochs * recipe.rollout.sequences // recipe.train.minibatch_size
+
+
+def needs_scoring_pass(recipe: Recipe, step: int, *, needs_old_logprobs: bool) -> bool:
+    """True if step number `step` (from 1) computes the policy's log-probs before its first update.
+
+    In a step with one update they are the log-probs of that update's own forward pass, which saves a pass. They must
+    exist earlier if the advantages (`needs_old_logprobs`) or the importance weights are computed from them, if later
+    updates are compared with them, or if the actor has no forward pass of its own (critic warm-up).
+    """
+    if needs_old_logprobs or recipe.importance != "none":
+        return True
+    return updates_per_step(recipe) > 1 or step <= recipe.train.critic_warmup_steps

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from simplerl.config import Recipe
 from simplerl.estimate.activations import kept
-from simplerl.estimate.engine_memory import VLLM_WORK, Engine
+from simplerl.estimate.engine_memory import VLLM_WORKSPACE, Engine
 from simplerl.estimate.hardware import Hardware
 from simplerl.estimate.learner_memory import Learner, total
 from simplerl.estimate.load import ExecutionMode, Models, load_of, models_of, way_of
@@ -30,8 +30,10 @@ HOST_MEMORY = 100e9
 """Bytes/s of the host's memory for each GPU, by which an optimiser there takes its steps."""
 STORE = 2e9
 """Bytes/s of weights through Ray's store, by one process: to the CPU, serialised, and read again."""
-LAUNCH = {"embedded": 6e-4, "vllm": 5e-5}
-"""Seconds of a decoding step for each layer that go into starting kernels: some 40 by Python, or a recorded graph."""
+LAUNCH = 6e-4
+"""Seconds of a decoding step for each layer that go into starting some 40 kernels from Python."""
+VLLM_LAUNCH = 5e-5
+"""The same of vLLM, which replays a recorded graph."""
 PROMPT = 200
 """Mean tokens of a prompt, where `data.max_prompt_tokens` is no less."""
 RESPONSE = 0.25
@@ -40,7 +42,7 @@ RESPONSE = 0.25
 ASSUMPTIONS = f"""\
 training's bfloat16 products reach {MFU:.0%} of the peak, float32 ones (the head's always) {MFU_FLOAT32:.0%}
 decoding and the optimiser reach {BANDWIDTH:.0%} of the memory's bandwidth
-a decoding step starts kernels for {LAUNCH["embedded"] * 1e3:g} ms a layer, with vLLM {LAUNCH["vllm"] * 1e3:g} ms
+a decoding step starts kernels for {LAUNCH * 1e3:g} ms a layer, with vLLM {VLLM_LAUNCH * 1e3:g} ms
 sharded layers are gathered beside computation: {LINK:.0%} of the link's rate in one node, else {NETWORK / 1e9:g} GB/s
 what waits on the host moves at {HOST / 1e9:g} GB/s, an optimiser there reaches {HOST_MEMORY / 1e9:g} GB/s
 weights go through Ray's store at {STORE / 1e9:g} GB/s; grading costs nothing beside the rollout
@@ -112,7 +114,7 @@ class _Clock:
         """Rows decoded at once; vLLM's also as many as its cache holds at their mean length."""
         if not engine.vllm:
             return engine.rows
-        room = engine.share(self.hardware.gpu.memory) - total(engine.always()) - VLLM_WORK * (1 << 30)
+        room = engine.share(self.hardware.gpu.memory) - total(engine.always()) - VLLM_WORKSPACE
         held = engine.token_bytes * (self.tokens.prompt + self.tokens.response / 2)
         return max(1.0, min(engine.rows, room / held))
 
@@ -120,10 +122,10 @@ class _Clock:
         """One token for every row: weights and caches are read, or products computed, whichever takes longer."""
         gpu, shape = self.hardware.gpu, self.shape
         context = self.tokens.prompt + self.tokens.response / 2
-        head = (4 if engine.recipe.engine.name == "embedded" else self.way.size) * shape.head
+        head = (self.way.size if engine.vllm else 4) * shape.head
         read = self.way.size * shape.layers * shape.layer_matrices + head + rows * context * engine.token_bytes
         products = self._products(2 * shape.layers * shape.layer_matrices * rows)
-        launch = LAUNCH.get(engine.recipe.engine.name, LAUNCH["embedded"]) * shape.layers
+        launch = (VLLM_LAUNCH if engine.vllm else LAUNCH) * shape.layers
         return max(read / (BANDWIDTH * gpu.bandwidth), products) + launch
 
     # --- learner ------------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class _Clock:
 
     def score(self) -> float:
         """A forward pass of every model that scores."""
-        policies = self.models.scores_first + self.models.reference
+        policies = self.models.always_scores_policy + self.models.reference
         bodies = policies + self.models.critic
         sequences = self.recipe.rollout.sequences
         parts = self._parts(sequences)

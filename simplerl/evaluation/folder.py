@@ -25,6 +25,7 @@ from simplerl.evaluation.suite import Plan
 from simplerl.storage import atomic
 from simplerl.storage.files import Row, read_lines, write_parquet
 from simplerl.storage.records import EVAL_COLUMNS
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 
 class EvalFolder:
@@ -36,6 +37,9 @@ class EvalFolder:
     def prepare(self, plan: Plan, environment: Row) -> None:
         """Begins, or goes on with the evaluation that is there. Raises `ConfigError` where that is another one."""
         stored, given = self.read_plan(), plan_table(plan)
+        if stored is not None:
+            # Plans written before 0.2 name no verifier.
+            stored = {"verifier": DEFAULT_VERIFIER} | stored
         if stored is not None and stored != given:
             raise ConfigError(
                 f"{self.path} holds another evaluation:\n  " + "\n  ".join(differences(stored, given)) + "\n"

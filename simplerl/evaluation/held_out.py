@@ -43,7 +43,10 @@ def evaluate(
     step: int,
     progress: Callable[[GradedRollout], None] = lambda _: None,
 ) -> Evaluation:
-    """Answers every problem once. The random numbers depend on the step, so that a mean over evaluations gains."""
+    """Answers every problem once. The random numbers depend on the step, so that a mean over evaluations gains.
+
+    `reward` is the one of training, with its shaping: an overlong penalty is by training's limit, not `sampling`'s.
+    """
     requests = make_requests(held_out.prompts, sampling, seed, "eval", held_out.name, step)
     graded = graded_rollouts(engine, requests, verifier, reward, progress)
     return Evaluation(summary(held_out.name, step, sampling.temperature, graded), graded)

@@ -25,7 +25,7 @@ from simplerl.evaluation.session import Session
 from simplerl.evaluation.suite import Part, Plan
 from simplerl.learner.models import resolve_model_path
 from simplerl.storage.files import locked
-from simplerl.verifiers import math
+from simplerl.verifiers.base import evaluation_verifier
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def opened(
         kept.prepare(plan, describe())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
-        verifier = math.build(math.Config(mode="evaluation"))
+        verifier = evaluation_verifier(plan.verifier)
         stack.callback(verifier.close)
         cache = ResponseCache(default_path(), identity(plan), notice) if use_cache else None
         if cache:

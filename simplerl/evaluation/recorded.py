@@ -14,8 +14,7 @@ from simplerl.evaluation.folder import EvalFolder
 from simplerl.rollouts.grade import in_order
 from simplerl.stats.scores import score
 from simplerl.types import Problem, Rollout, Verdict
-from simplerl.verifiers import math
-from simplerl.verifiers.base import Verifier
+from simplerl.verifiers.base import DEFAULT_VERIFIER, Verifier, evaluation_verifier, same_answer
 
 Row = Mapping[str, Any]
 RESPONSE = ("response", "text", "output", "completion", "pred")
@@ -32,7 +31,7 @@ def grade_recorded(path: Path, out: Path) -> dict[str, Any]:
     given = read_table(path)
     if not given:
         raise DataError(f"{path} holds no row")
-    verifier = math.build(math.Config(mode="evaluation"))
+    verifier = evaluation_verifier(DEFAULT_VERIFIER)
     try:
         rows = graded(given, verifier, path)
     finally:
@@ -41,7 +40,7 @@ def grade_recorded(path: Path, out: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"plan": {"model": str(path), "parts": [], "recorded": True}, "benchmarks": {}}
     for name, part in rows.items():
         folder.finish(name, part)
-        results["benchmarks"][name] = score(part).as_dict()
+        results["benchmarks"][name] = score(part, same_answer(DEFAULT_VERIFIER)).as_dict()
     folder.write_results(results)
     return results
 

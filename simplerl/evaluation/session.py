@@ -20,7 +20,7 @@ from simplerl.rollouts.grade import in_order, make_requests
 from simplerl.stats.scores import Scores, average, score
 from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, Verdict
-from simplerl.verifiers.base import Verifier
+from simplerl.verifiers.base import Verifier, same_answer
 
 Row = dict[str, Any]
 PROMPT_TOKENS = 1 << 20
@@ -118,7 +118,8 @@ def load_part(part: Part, limit: int | None, notice: Callable[[str], None]) -> l
 
 def table(plan: Plan, rows: dict[str, list[Row]]) -> dict[str, Any]:
     """Scores of every part and their average, as plain JSON."""
-    scores: dict[str, Scores] = {name: score(part) for name, part in rows.items()}
+    same = same_answer(plan.verifier)
+    scores: dict[str, Scores] = {name: score(part, same) for name, part in rows.items()}
     results: dict[str, Any] = {"plan": plan.model_dump(mode="json", exclude_none=True)}
     results["benchmarks"] = {name: one.as_dict() for name, one in scores.items()}
     over = [scores[name] for name in plan.average if name in scores]

@@ -18,6 +18,7 @@ from simplerl.config import Frozen, explain
 from simplerl.data.base import benchmark_module, benchmark_names
 from simplerl.data.templates import PLAIN, render
 from simplerl.errors import ConfigError
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 STOP = ("</s>", "<|im_end|>", "<|endoftext|>")
 
@@ -75,6 +76,8 @@ class Plan(Frozen):
     trained: bool = False
     template: str
     engine: str = "embedded"
+    verifier: str = DEFAULT_VERIFIER
+    """Name of the shipped verifier that judges the responses and tells which answers vote together."""
     seed: int = 0
     limit: int | None = None
     """Problems per benchmark at most."""

@@ -11,6 +11,7 @@ from simplerl.errors import DataError
 from simplerl.report.eval_data import EvalData, read_eval
 from simplerl.report.run_data import RunData
 from simplerl.stats.scores import Scores, score
+from simplerl.verifiers.base import same_answer
 
 
 def with_evaluations(runs: Sequence[RunData], folders: Sequence[Path]) -> list[RunData]:
@@ -59,10 +60,11 @@ def _extended(run: RunData, evaluations: Sequence[EvalData]) -> RunData:
 
 def _parts(one: EvalData) -> Iterator[tuple[dict[str, Any], Path]]:
     """A row like those of `evals.jsonl` and the responses of each finished benchmark."""
+    same = same_answer(one.verifier)
     for name, files in one.files.items():
         if files[0].suffix == ".parquet":
             temperature = float(one.decoding.get(name, {}).get("temperature", 0.0))
-            yield _row(one.step or 0, name, temperature, score(one.responses(name))), files[0]
+            yield _row(one.step or 0, name, temperature, score(one.responses(name), same)), files[0]
 
 
 def _row(step: int, name: str, temperature: float, scores: Scores) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from simplerl.report.published import published_rows, suite_average
 from simplerl.stats.scores import COLUMNS
 from simplerl.storage.files import read_lines
 from simplerl.storage.records import RunFolder
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 Row = Mapping[str, Any]
 SAMPLING = ("temperature", "top_p", "max_tokens")
@@ -46,6 +47,12 @@ class EvalData:
     @property
     def name(self) -> str:
         return self.path.name if self.step is None else f"{self.path.name}@{self.step}"
+
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier that judged the responses: `eval.toml` has it as text, a recipe as a table."""
+        named = self.settings.get("verifier", DEFAULT_VERIFIER)
+        return named if isinstance(named, str) else named.get("name", DEFAULT_VERIFIER)
 
     def responses(self, benchmark: str, columns: Sequence[str] = COLUMNS) -> list[Row]:
         """The responses so far, one per problem and sample, by problem and sample."""

@@ -25,7 +25,7 @@ from typing import Any
 
 import orjson
 
-from simplerl.config import AnyRecipe, TrainingRecipe
+from simplerl.config import RENAMED, AnyRecipe, TrainingRecipe
 from simplerl.errors import ConfigError
 from simplerl.storage import atomic
 from simplerl.storage.files import Row, line, locked, read_lines, write_parquet
@@ -58,6 +58,13 @@ COLUMNS = {
 
 EVAL_COLUMNS = COLUMNS | {"set": "string", "temperature": "float64"}
 """Columns of the responses of an evaluation."""
+
+RENAMED_METRICS = {
+    "ratio/clip_share": "ratio/clip_fraction",
+    "length/cut": "length/truncated",
+    "pack/fill": "pack/token_utilization",
+}
+"""Metrics of runs written before 0.2, and their names today."""
 
 _STEP_NAME = re.compile(r"step-(\d+)")
 
@@ -115,8 +122,14 @@ class RunFolder:
         self._write_recipe(recipe)
 
     def open(self, recipe: TrainingRecipe, environment: Row) -> None:
-        """Goes on with the run of this folder. Raises `ConfigError` where the recipe is another one."""
-        difference = recipe_difference(self.read_recipe(), recipe_table(recipe))
+        """Open this folder's run to resume it. Raises `ConfigError` if its recipe differs, or is older than 0.2."""
+        stored = self.read_recipe()
+        if old := renamed_keys(stored):
+            raise ConfigError(
+                f"{self.path} was written before 0.2 ({old[0]}) and cannot be resumed; its report and its exports can "
+                "be read. Name another folder with --run-dir"
+            )
+        difference = recipe_difference(stored, recipe_table(recipe))
         if difference:
             raise ConfigError(
                 f"{self.path} holds a run of another recipe:\n  " + "\n  ".join(difference) + "\n"
@@ -195,7 +208,9 @@ class RunFolder:
         return entries if isinstance(entries, list) else []
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return list(read_lines(self.path / "metrics.jsonl"))
+        """Metrics of every step, under today's names."""
+        rows = read_lines(self.path / "metrics.jsonl")
+        return [{RENAMED_METRICS.get(name, name): value for name, value in row.items()} for row in rows]
 
     def read_evals(self) -> list[dict[str, Any]]:
         return list(read_lines(self.path / "evals.jsonl"))
@@ -237,6 +252,11 @@ def recipe_difference(stored: Row, given: Row) -> list[str]:
         for key in keys
         if key not in old or key not in new or old[key] != new[key]
     ]
+
+
+def renamed_keys(stored: Row) -> list[str]:
+    """Settings of a stored recipe that have another name now."""
+    return [key for key in _flat(stored) if key in RENAMED]
 
 
 def _flat(table: Row, prefix: str = "") -> dict[str, Any]:

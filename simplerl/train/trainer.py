@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from simplerl.batch.batch import TrainBatch, collate
 from simplerl.config import Recipe
 from simplerl.engines.base import Engine
 from simplerl.errors import EngineError
+from simplerl.estimate.steps import needs_scoring_pass
 from simplerl.learner.base import Learner
 from simplerl.losses.importance import importance_weights, policy_ratio
 from simplerl.rewards.base import Reward
@@ -22,7 +22,7 @@ from simplerl.rollouts.prefetch import RolloutSource
 from simplerl.seeding import permutation
 from simplerl.train.base import StepResult, evaluation_due
 from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.types import Metrics, Phase
+from simplerl.types import ImportanceMode, Metrics, Phase
 from simplerl.verifiers.base import Verifier
 
 
@@ -65,11 +65,8 @@ class RLTrainer:
         return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
 
     def scores_first(self, step: int) -> bool:
-        """True if old log-probs are computed before the update; a step's only update can give them itself."""
-        train = self.recipe.train
-        one_update = train.ppo_epochs * self.recipe.rollout.sequences == train.minibatch_size
-        needed = self.algorithm.needs_old_logprobs or self.recipe.importance != "none"
-        return needed or not one_update or step <= train.critic_warmup_steps
+        """True if the policy scores its responses before the first update of a step."""
+        return needs_scoring_pass(self.recipe, step, needs_old_logprobs=self.algorithm.needs_old_logprobs)
 
     def minibatches(self, step: int) -> list[Tensor | None]:
         """Rows of each minibatch of a step, epoch by epoch. None: every row, when a minibatch is the whole batch."""
@@ -93,9 +90,7 @@ class RLTrainer:
         self.rollouts.close()
 
 
-def weigh_by_importance(
-    batch: TrainBatch, mode: Literal["none", "truncated", "masked"], limit: float
-) -> tuple[TrainBatch, Metrics]:
+def weigh_by_importance(batch: TrainBatch, mode: ImportanceMode, limit: float) -> tuple[TrainBatch, Metrics]:
     """Multiply advantages by what corrects for the policy that sampled, see `train.importance`.
 
     A loss that is linear in the advantages, as every clipped surrogate is for non-negative weights, is weighted by the

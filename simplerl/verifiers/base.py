@@ -10,12 +10,16 @@ and `build(config) -> Verifier`. Two more functions of the module are optional:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Literal
 
 from simplerl import plugins
 from simplerl.types import Metrics, Problem, Rollout, Verdict
+
+DEFAULT_VERIFIER = "math"
+"""The verifier of evaluations that name none."""
 
 Mode = Literal["reward", "evaluation"]
 """`reward`: accept only the required format. `evaluation`: also the published fallbacks, for models without it."""
@@ -57,3 +61,20 @@ def done(verdict: Verdict) -> Future[Verdict]:
 def usable_problems(name: str, path: str | None = None) -> Callable[[Problem], bool]:
     """The `is_usable` of a verifier plug-in."""
     return getattr(plugins.load("verifiers", name, path), "is_usable", lambda problem: problem.has_answer)
+
+
+def evaluation_verifier(name: str) -> Verifier:
+    """The shipped verifier `name` as evaluations use it: in the mode `evaluation`, if it has modes."""
+    module = plugins.load("verifiers", name)
+    mode = {"mode": "evaluation"} if "mode" in module.Config.model_fields else {}
+    return module.build(module.Config.model_validate({"name": name} | mode))
+
+
+def same_answer(verifier_name: str) -> Callable[[str, str], bool]:
+    """The verifier's function that tells if two answers are the same; string equality if it has none.
+
+    Verifiers that are not shipped (a user's own file) compare strings too: reading results runs no such file.
+    """
+    if verifier_name not in plugins.available("verifiers"):
+        return operator.eq
+    return getattr(plugins.load("verifiers", verifier_name), "same_answer", operator.eq)

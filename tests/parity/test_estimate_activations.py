@@ -92,16 +92,3 @@ def test_a_layer_keeps_as_planned(
     planned = tokens * kept(shape, way, PROMPT + RESPONSE) + copied_weights(shape, way)
     adapters = 2 * way.adapters(shape) if way.bfloat16 else 0  # their cast copies, which the plan leaves out
     assert more - less == planned + adapters
-
-
-def test_constants_are_those_of_what_is_planned() -> None:
-    from simplerl.cpu import decoding
-    from simplerl.cpu import threads as cpu_threads
-    from simplerl.engines import _kv_cache, _torch_engine
-    from simplerl.estimate import activations, engine_memory, load
-    from simplerl.losses import logprobs
-
-    assert engine_memory.ROOM == _torch_engine._ROOM
-    assert engine_memory.ALIGN == _kv_cache._ALIGN
-    assert activations.MAX_LOGITS == logprobs.MAX_LOGITS
-    assert (load.LANES, load.TILE) == (cpu_threads.MOST, decoding.TILE)

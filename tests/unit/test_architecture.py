@@ -1,4 +1,4 @@
-"""Imports point down, torch stays out of what reads settings and files, and no file or function is too long."""
+"""Imports point down, heavy packages stay where they belong, nothing unpickles or evaluates text."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "simplerl"
-sys.path.insert(0, str(PACKAGE.parent / "scripts"))
-
-import size  # noqa: E402
-
 pytestmark = pytest.mark.unit
 
 # Bottom first. A part imports from lower layers only, and within itself.
 LAYERS = (
-    {"types", "errors", "seeding", "formatting"},
+    {"types", "errors", "seeding", "formatting", "cpu_sizes"},
     {"plugins", "batch", "cpu"},
     {"config", "losses"},
-    {"storage", "environment", "http"},
+    {"storage", "environment", "http", "stats"},
     {"data", "verifiers"},
-    {"algorithms", "engines", "learner", "rewards", "stats", "pretrain"},
+    {"algorithms", "engines", "learner", "rewards", "pretrain"},
     {"rollouts"},
     {"cluster", "evaluation"},
     {"estimate", "report"},
@@ -131,17 +127,8 @@ def test_settings_data_and_reports_load_no_torch() -> None:
 import importlib, sys
 for name in {free!r}:
     importlib.import_module(name)
-    heavy = {{"torch", "transformers", "vllm", "ray"}} & set(sys.modules)
+    heavy = {{"torch", "transformers", "vllm", "ray", "scipy"}} & set(sys.modules)
     assert not heavy, f"{{name}} loads {{heavy}}"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
-
-
-def test_files_and_functions_are_short() -> None:
-    assert [each for each in size.files() if each[0] > 400] == []
-    assert [each for each in size.functions() if each[0] > 45] == []
-
-
-def test_a_training_step_fits_on_a_screen() -> None:
-    assert {name: lines for lines, name in size.functions()}["simplerl/train/trainer.py:step"] <= 30

@@ -120,9 +120,9 @@ def test_combinations(capsys: pytest.CaptureFixture[str]) -> None:
     assert failure(capsys, "train", "quickstart", *alone) == (
         "grpo compares responses to one prompt; rollout.samples_per_prompt=1 leaves none to compare with, 8 is usual"
     )
-    buffer = ("--set", "algorithm=grpo", "--set", "algorithm.overlong_buffer=64", "--set", "rollout.max_tokens=64")
+    buffer = ("--set", "reward.overlong_buffer=64", "--set", "rollout.max_tokens=64")
     assert failure(capsys, "train", "quickstart", *buffer) == (
-        "algorithm.overlong_buffer=64 must be below rollout.max_tokens=64"
+        "reward.overlong_buffer=64 must be below rollout.max_tokens=64; a fifth of it is usual, 0 turns the penalty off"
     )
 
 

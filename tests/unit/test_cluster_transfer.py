@@ -11,10 +11,9 @@ from simplerl import plugins
 from simplerl.cluster import learner as cluster_learner
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.transfer import DirectTransfer
+from simplerl.cluster.transfer import CHUNK, DirectTransfer
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.estimate.engine_memory import CHUNK
 from simplerl.train.build import services
 
 pytestmark = pytest.mark.unit

@@ -9,10 +9,10 @@ import pytest
 
 from simplerl.cli.main import run
 from simplerl.config import Recipe, load_recipe
+from simplerl.environment import GIB
 from simplerl.errors import ConfigError
 from simplerl.estimate.changes import changes, enough
 from simplerl.estimate.hardware import GPUS, Hardware, parse_hardware
-from simplerl.estimate.memory import GIB
 from simplerl.estimate.placement import Placement, best
 from simplerl.estimate.shapes import KNOWN
 from simplerl.estimate.steps import updates_per_step

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from simplerl.config import Recipe, validate_recipe
-from simplerl.estimate.activations import MAX_LOGITS, head, kept
+from simplerl.environment import GIB
+from simplerl.estimate.activations import head, kept
 from simplerl.estimate.learner_memory import Learner, Passes
 from simplerl.estimate.load import ExecutionMode, load_of, models_of, way_of
-from simplerl.estimate.memory import GIB, Worker, memory, workers
+from simplerl.estimate.memory import Worker, memory, workers
 from simplerl.estimate.shapes import KNOWN, Shape
 
 pytestmark = pytest.mark.unit
@@ -69,9 +70,12 @@ def test_frozen_weights_keep_no_inputs_but_those_of_adapters() -> None:
 def test_logits_are_formed_in_chunks_where_they_are_many() -> None:
     assert head(SMALL, 60, entropy=False) == (4 * 4 * 300, 4 * 4 * 300, 2 * 4 * 300)
     assert head(SMALL, 60, entropy=True) == (4 * 4 * 300, 5 * 4 * 300, 0)
-    rows = MAX_LOGITS // 151_936
-    wide = replace(SMALL, vocab=151_936)
-    assert head(wide, rows + 1, entropy=False) == (8 * rows * 151_936, 8 * rows * 151_936, 0)
+    # 2^26 logits are 441.7 rows of 151,936. Two float32 copies of the 441.
+    wide, chunk = replace(SMALL, vocab=151_936), 2 * 4 * 441 * 151_936
+    assert head(wide, 442, entropy=False) == (chunk, chunk, 0)
+    assert head(wide, 10**6, entropy=True) == (chunk, chunk, 0)
+    whole = 4 * 441 * 151_936
+    assert head(wide, 441, entropy=False) == (4 * whole, 4 * whole, 2 * whole)
 
 
 def test_what_is_always_there() -> None:
@@ -80,6 +84,38 @@ def test_what_is_always_there() -> None:
     assert parts["moments"] == 8 * (ALL + CRITIC)
     assert parts["engine copy"] == 4 * ALL
     assert parts["context"] == GIB
+
+
+ONE_UPDATE = {"minibatch_size": 24, "micro_batch_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    "train", [{"importance": "truncated"}, {"importance": "masked"}, {"staleness": 1}, {"ppo_epochs": 2}]
+)
+def test_a_scoring_pass_takes_one_layers_workspace(train: dict[str, Any]) -> None:
+    # Two sequences of 50 at once. A token has the embedding, the layer's input, its middle and a norm's output (4 x 4
+    # numbers), q, k and v (8), and three float32 tensors of q's size (12): 36 numbers. Logits come later and are fewer.
+    assert planned(recipe(train=ONE_UPDATE | train)).phases["score"]["workspace"] == 100 * 36 * 4
+
+
+def test_without_a_scoring_pass_nothing_is_computed_before_the_update() -> None:
+    score = planned(recipe(train=ONE_UPDATE)).phases["score"]
+    assert {name for name, size in score.items() if size} == {"parameters", "moments", "context", "engine copy"}
+
+
+def test_critic_warmup_scores_the_policy_and_later_steps_keep_the_critics_forward_pass() -> None:
+    # All 24 sequences of 50 in one micro-batch. In the warm-up a scoring pass of either model needs 36 numbers a token.
+    # Later the critic's forward pass is kept for the update: 2 layers of 56 numbers a token (norms 26, q, k and v 8,
+    # attention's output twice 8, log-sum-exps 2, MLP 12), the last norm's 4 + 1 + 4, the states of 720 response tokens.
+    ppo = {"name": "ppo", "kl_coef": 0.0}
+    one_micro_batch = {"minibatch_size": 24, "micro_batch_tokens": 1200}
+    for warmup in (0, 1):
+        made = recipe(algorithm=ppo, train=one_micro_batch | {"critic_warmup_steps": warmup})
+        score = planned(made).phases["score"]
+        assert score["activations"] == 1200 * 4 * (2 * 56 + 9) + 720 * 4 * 4
+    every_step = recipe(algorithm=ppo, train=one_micro_batch | {"ppo_epochs": 2})
+    assert planned(every_step).phases["score"]["workspace"] == 1200 * 36 * 4
+    assert "activations" not in planned(every_step).phases["score"]
 
 
 def test_gradients_and_the_embeddings_sum() -> None:
@@ -150,6 +186,13 @@ def test_the_cache_grows_by_halves() -> None:
     assert planned(longer).phases["rollout"]["KV cache"] == 10 * 424 * 8 * 4
     phases = planned(recipe()).phases
     assert all("KV cache" not in phases[name] for name in ("score", "update", "weight sync"))
+
+
+def test_cpu_threads_of_the_engine_share_its_batch() -> None:
+    # 10 rows over 4 threads are 2 each; a cache of 56 keys, see above.
+    engine = {"name": "embedded", "max_batch": 10, "cpu_threads": 4}
+    (cpu,) = workers(recipe(engine=engine), SMALL, device="cpu", threads=1)
+    assert cpu.phases["rollout"]["KV cache"] == 8 * 56 * 8 * 4
 
 
 def test_a_cpu_keeps_its_cache_and_vllm_its_share() -> None:

@@ -1,4 +1,5 @@
 import json
+import operator
 
 import orjson
 import pytest
@@ -32,7 +33,7 @@ def test_an_eval_folder_is_read_whole(tmp_path):
     assert [(row["problem_id"], row["sample_index"]) for row in rows] == [
         ("toy/0000", 0), ("toy/0000", 1), ("toy/0001", 0), ("toy/0001", 1)
     ]  # fmt: skip
-    assert score(rows).accuracy.value == 0.25
+    assert score(rows, operator.eq).accuracy.value == 0.25
 
 
 def test_parts_have_their_own_settings_and_order(tmp_path):
@@ -126,7 +127,7 @@ def test_the_last_evaluation_of_a_run(run):
     assert data.decoding["arithmetic-test"]["temperature"] == 0.0
     assert data.decoding["arithmetic-test T=1"]["temperature"] == 1.0
     assert len(data.responses("arithmetic-test")) == 40
-    assert score(data.responses("arithmetic-test")).problems == 40
+    assert score(data.responses("arithmetic-test"), operator.eq).problems == 40
 
 
 def test_another_evaluation_of_a_run(run):

@@ -92,6 +92,23 @@ def test_a_setting_added_by_a_newer_version_is_named(run, make_recipe):
         run.open(recipe, {})
 
 
+def test_a_run_written_before_0_2_is_refused_in_one_line_and_its_metrics_are_read(run, make_recipe):
+    recipe = make_recipe()
+    run.create(recipe, {})
+    table = recipe_table(recipe)
+    table["train"]["epochs"] = table["train"].pop("ppo_epochs")
+    import tomli_w
+
+    (run.path / "recipe.toml").write_text(tomli_w.dumps(table))
+    (run.path / "metrics.jsonl").write_text('{"step":1,"ratio/clip_share":0.25,"length/cut":160.0,"pack/fill":0.9}\n')
+    with pytest.raises(ConfigError, match=r"written before 0\.2 \(train\.epochs\) and cannot be resumed") as caught:
+        run.open(recipe, {})
+    assert "\n" not in str(caught.value)
+    assert run.read_metrics() == [
+        {"step": 1, "ratio/clip_fraction": 0.25, "length/truncated": 160.0, "pack/token_utilization": 0.9}
+    ]
+
+
 def test_create_refuses_a_folder_that_holds_a_run(run, make_recipe):
     run.create(make_recipe(), {})
     with pytest.raises(ConfigError, match="already holds a run; name another folder with --run-dir"):

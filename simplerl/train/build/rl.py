@@ -56,7 +56,7 @@ def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
         engine = placed_engine(recipe, tokenizer, device, place)
-        verifier, reward = placed_verifier(recipe, place), build_reward(recipe.reward)
+        verifier, reward = placed_verifier(recipe, place), build_reward(recipe)
         collector = RolloutCollector(recipe, PromptStream(prompts, recipe.seed), engine, verifier, reward, algorithm)
         learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device, place)
         weights = WeightSync(recipe, engine, learner)

@@ -20,7 +20,8 @@ from simplerl.learner.base import Learner, Loss
 from simplerl.learner.learner import LocalLearner
 from simplerl.learner.models import resolve_model_path
 from simplerl.learner.parallel import SingleProcess
-from simplerl.rewards.base import Reward
+from simplerl.rewards.base import Reward, RewardConfig
+from simplerl.rewards.shaping import shape
 from simplerl.verifiers.base import Verifier
 
 if TYPE_CHECKING:
@@ -49,16 +50,23 @@ def build_verifier(config: PluginConfig) -> Verifier:
     return plugins.load("verifiers", config.name, config.path).build(config)
 
 
-def build_reward(config: PluginConfig) -> Reward:
-    """A reward plug-in's `build(config)`, or in a user's own file a plain function `reward(rollout, verdict)`."""
+def build_reward(recipe: Recipe | SFTRecipe) -> Reward:
+    """The recipe's reward with its shaping (`simplerl.rewards.shaping`).
+
+    It comes from the plug-in's `build(config)`, or is the plain function `reward(rollout, verdict)` of a user's file. A
+    user's `Config` that does not extend `RewardConfig` has no shaping.
+    """
+    config = recipe.reward
     module = plugins.load("rewards", config.name, config.path)
     if hasattr(module, "build"):
-        return module.build(config)
-    if hasattr(module, "reward"):
-        return module.reward
-    raise ConfigError(
-        f"reward.path={config.path} defines neither `build(config)` nor `reward(rollout, verdict)`; add one of them"
-    )
+        reward = module.build(config)
+    elif hasattr(module, "reward"):
+        reward = module.reward
+    else:
+        raise ConfigError(
+            f"reward.path={config.path} defines neither `build(config)` nor `reward(rollout, verdict)`; add one of them"
+        )
+    return shape(reward, config, recipe.response_limit) if isinstance(config, RewardConfig) else reward
 
 
 def build_algorithm(recipe: Recipe) -> Algorithm:

@@ -38,7 +38,7 @@ def supervised_job(recipe: SFTRecipe, tokenizer: Any, notice: Notice) -> Job:
             validation=examples.validation,
             engine=placed_engine(recipe, tokenizer, device, place) if recipe.needs_engine else None,
             verifier=placed_verifier(recipe, place),
-            reward=build_reward(recipe.reward),
+            reward=build_reward(recipe),
             algorithm=loss,
             learner=learner,
             steps=steps,

@@ -115,6 +115,11 @@ class MathVerifier(Verifier):
         return verdict
 
 
+def same_answer(a: str, b: str) -> bool:
+    """True if the exact path finds two bare answers equal; pairs that it leaves open count as different."""
+    return compare(a, b).equal is True
+
+
 def build(config: Config) -> MathVerifier:
     if not config.workers:
         return MathVerifier(config.mode)
