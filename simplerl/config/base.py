@@ -31,8 +31,8 @@ class PluginConfig(Frozen):
     """A file of your own outside the package, instead of a shipped plug-in."""
 
 
-def _plugin_config(kind: str, key: str, default: str | None, value: object) -> object:
-    """Settings given as a name or a table, validated by the `Config` of the plug-in they name.
+def plugin_config(kind: str, key: str, default: str | None, value: object) -> PluginConfig:
+    """Settings given as a name or a table, validated by the `Config` of the plug-in they name. `key` is the table's.
 
     A module without a `Config` has the class named `default` in the kind's `base`. None: it has no settings.
     """
@@ -57,7 +57,7 @@ def _plugin_config(kind: str, key: str, default: str | None, value: object) -> o
 
 
 def _plugin(kind: str, key: str, default: str | None = None) -> Any:
-    return BeforeValidator(partial(_plugin_config, kind, key, default))
+    return BeforeValidator(partial(plugin_config, kind, key, default))
 
 
 AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms", "algorithm")]

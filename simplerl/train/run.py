@@ -21,6 +21,7 @@ from simplerl.train.clock import Clock
 from simplerl.train.console import View, make_view
 from simplerl.train.trackers import Trackers
 from simplerl.types import Sampling
+from simplerl.verifiers.base import check_verifier
 
 if TYPE_CHECKING:
     from simplerl.cluster.placement import Placement
@@ -38,6 +39,7 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    check_verifier(recipe.verifier)
     folder = RunFolder(run_dir)
     with folder.lock():
         folder.prepare(recipe, describe())

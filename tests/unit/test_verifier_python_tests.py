@@ -13,13 +13,16 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError
-from simplerl.types import Problem, Rollout, Verdict
+from simplerl.rewards import simplerl
+from simplerl.rollouts.grade import graded_rollouts
+from simplerl.types import Problem, Prompt, Request, Rollout, Sampling, Verdict
 from simplerl.verifiers import python_tests
 from simplerl.verifiers.python_tests import (
     Config,
@@ -178,6 +181,24 @@ def test_no_program_is_no_answer(verifier: PythonTestsVerifier) -> None:
     assert (verdict.label, verdict.extracted, verdict.method) == ("no_answer", None, "no Python block")
 
 
+def test_rollouts_are_graded_and_rewarded(verifier: PythonTestsVerifier) -> None:
+    texts = [answered("def add(a, b): return a + b"), "I do not know", answered("def add(a, b): return a - b")]
+    prompt = Prompt(Problem("p", "Write `add(a, b)`.", ADD_TESTS), "?", (1,))
+    requests = [Request(str(n), prompt, Sampling(8), n) for n in range(3)]
+
+    class Canned(Engine):
+        def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
+            for number, text in enumerate(texts):
+                yield Rollout.single_turn(str(number), prompt, (1,), (-1.0,), text, "stop", 0)
+
+    graded = graded_rollouts(Canned(), requests, verifier, simplerl.build(simplerl.Config()))
+    assert [(each.verdict.label, each.reward) for each in graded] == [
+        ("correct", 1.0),
+        ("no_answer", -1.0),
+        ("wrong", -0.5),
+    ]
+
+
 def test_many_at_a_time(verifier: PythonTestsVerifier) -> None:
     problem = Problem("p", "?", "assert number() % 2 == 0")
     programs = [Rollout.recorded(problem, answered(f"def number(): return {n}")) for n in range(12)]
@@ -279,7 +300,7 @@ def test_success_cannot_be_forged(verifier: PythonTestsVerifier, isolation: Isol
 def test_an_exception_that_the_tests_catch_does_not_hide_that_the_program_is_gone(
     verifier: PythonTestsVerifier,
 ) -> None:
-    tests = "try:\n    add(1, 2)\nexcept BaseException:\n    pass"
+    tests = "try:\n    add(1, 2)\nexcept BaseException:\n    pass\nassert True"
     assert judge(verifier, "import os\ndef add(a, b): os._exit(0)", tests).method == "exited"
 
 
@@ -388,14 +409,14 @@ PASSING = {
     "subclasses": "assert count() == {'a': 2, 'b': 1} and type(count()) is dict",
 }
 UNSUPPORTED = {
-    "a function": ("back(lambda: 1)", "passes a function to the program"),
-    "an object of the tests": ("class A: pass\nback([A()])", "passes a A to the program"),
+    "a function": ("assert back(lambda: 1)", "passes a function to the program"),
+    "an object of the tests": ("class A: pass\nassert back([A()])", "passes a A to the program"),
     "a comparison": (
         "from fractions import Fraction\nassert fraction() == Fraction(1, 3)",
         "compares a Fraction with an object of the program",
     ),
     "a class": ("assert isinstance(Stack(), Stack)", "calls isinstance() with a class of the program"),
-    "whatever is caught": ("try: back(range(2))\nexcept Exception: pass", "passes a range to the program"),
+    "whatever is caught": ("try: back(range(2))\nexcept Exception: pass\nassert True", "passes a range to the program"),
 }  # fmt: skip
 
 
@@ -416,12 +437,21 @@ def test_what_tests_cannot_do_is_an_error_and_not_wrong(verifier: PythonTestsVer
 
 
 def test_tests_that_are_no_python_are_an_error(verifier: PythonTestsVerifier) -> None:
-    verdict = judge(verifier, "def add(a, b): return a + b", "assert add(1, 2 == 3")
+    verdict = judge(verifier, "def add(a, b): return a + b", "assert add(1, 2) == 3\nreturn")
     assert (verdict.label, verdict.method) == ("error", "the tests do not compile: SyntaxError")
 
 
+@pytest.mark.parametrize("tests", ["", "add(1, 2)", "assert add(1, 2 == 3"])
+def test_tests_that_assert_nothing_are_an_error_and_run_nothing(tests: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = PythonTestsVerifier(Config(allow_running_code=True))
+    monkeypatch.setattr(python_tests, "COMMAND", ("/there is no such program",))
+    verdict = judge(verifier, "def add(a, b): return a + b", tests)
+    assert (verdict.label, verdict.method) == ("error", "no tests that assert something")
+    verifier.close()
+
+
 def test_tests_that_never_end_are_an_error(verifier: PythonTestsVerifier) -> None:
-    assert judge(verifier, "def add(a, b): return a + b", "while True: pass").label == "error"
+    assert judge(verifier, "def add(a, b): return a + b", "while True: pass\nassert True").label == "error"
 
 
 def test_a_worker_that_dies_or_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,6 +567,7 @@ def test_usable_problems_have_tests_that_assert() -> None:
         "f(1) == 2": False,
         "assert f(1 == 2": False,
         "": False,
+        "'assert f(1) == 2'": False,
         "assert \0": False,
     }
     assert {tests: is_usable(Problem("p", "?", tests)) for tests in usable} == usable

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from simplerl.config import DataConfig, TrainingRecipe
 from simplerl.data.base import load_benchmark, load_problems
+from simplerl.data.rows import file_problems
 from simplerl.data.templates import build_prompts
 from simplerl.evaluation.held_out import HeldOut
 from simplerl.types import Notice, Problem
@@ -24,7 +26,8 @@ def held_out_sets(recipe: TrainingRecipe, tokenizer: Any, notice: Notice) -> lis
     """The benchmarks evaluated during training; prompts left out for their length are said."""
     sets = []
     for wanted in recipe.eval.sets:
-        problems = load_benchmark(wanted.name)[: wanted.limit]
+        loaded = load_benchmark(wanted.name) if wanted.path is None else file_problems(Path(wanted.path), wanted.name)
+        problems = loaded[: wanted.limit]
         template = recipe.eval.template or recipe.data.template
         prompts, dropped = build_prompts(problems, template, tokenizer, recipe.data.max_prompt_tokens)
         if dropped:

@@ -105,6 +105,8 @@ class PythonTestsVerifier(Verifier):
         program = extract(rollout.text)
         if program is None:
             return done(Verdict("no_answer", None, "no Python block"))
+        if not has_assert(problem.answer):
+            return done(Verdict("error", program, "no tests that assert something"))
         return self._threads.submit(self._verdict, program, problem.answer)
 
     def close(self) -> None:
@@ -171,11 +173,16 @@ def extract(response: str) -> str | None:
 
 def is_usable(problem: Problem) -> bool:
     """True if there is a question, and the tests are Python with an assert."""
+    return bool(problem.question.strip()) and has_assert(problem.answer)
+
+
+def has_assert(tests: str) -> bool:
+    """True if the tests are Python that asserts something. Others would pass with any program."""
     try:
-        tests = ast.parse(problem.answer)
+        nodes = ast.walk(ast.parse(tests))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return bool(problem.question.strip()) and any(isinstance(node, ast.Assert) for node in ast.walk(tests))
+    return any(isinstance(node, ast.Assert) for node in nodes)
 
 
 def isolation_fault(isolation: Isolation = "namespaces") -> str | None:
@@ -188,7 +195,8 @@ def isolation_fault(isolation: Isolation = "namespaces") -> str | None:
     return None if verdict.label == "correct" else verdict.method.removeprefix("sandbox: ")
 
 
-def build(config: Config) -> PythonTestsVerifier:
+def check(config: Config) -> None:
+    """Raises `ConfigError` unless running programs is allowed, and can be isolated here as the settings say."""
     if not config.allow_running_code:
         raise ConfigError(
             "verifier python-tests runs programs that a model wrote, in a sandbox on this machine; "
@@ -197,4 +205,8 @@ def build(config: Config) -> PythonTestsVerifier:
     if fault := isolation_fault(config.isolation):
         remedy = "; verifier.isolation=limits does without, and leaves programs your files and the network"
         raise ConfigError(f"programs cannot be isolated here: {fault}" + remedy * (config.isolation == "namespaces"))
+
+
+def build(config: Config) -> PythonTestsVerifier:
+    check(config)
     return PythonTestsVerifier(config)
