@@ -261,10 +261,10 @@ def warm_up(recipe: Any) -> None:
     """Loads and compiles what a first pass loads and compiles, on the embedded base."""
     import torch
 
-    from simplerl.cpu.library import library
+    from simplerl.cpu import kernels_available
     from simplerl.learner.models import load_causal_lm
 
-    library()
+    kernels_available()
     model = load_causal_lm(recipe.model.model_copy(update={"path": "tiny-math-base", "lora": None}))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.model.dtype == "bfloat16"):
         model(torch.arange(8)[None]).logits.sum().backward()

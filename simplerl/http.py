@@ -29,6 +29,7 @@ from tenacity import (
 
 from simplerl.config import Frozen
 from simplerl.errors import ConfigError, RemoteError
+from simplerl.formatting import to_utf8
 
 MAX_ANSWER = 1 << 20
 """Bytes of an answer at most, unless a kind of service says otherwise."""
@@ -159,8 +160,7 @@ class Client:
         long), after `give_up_seconds` where connections fail, time out, or end in 429 or 5xx. Where the manners say
         that it concerns this question alone, a `RefusedError`.
         """
-        # Lone surrogates, which a byte-level tokenizer may produce, are no UTF-8.
-        body = json.dumps(question, ensure_ascii=False).encode("utf-8", "replace")
+        body = to_utf8(json.dumps(question, ensure_ascii=False))
         self._pace.wait(self._over)
         try:
             return self._patience()(self._attempt, _Question(body, headers or {}, read))

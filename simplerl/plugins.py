@@ -6,7 +6,6 @@ file outside the package is named by its path. A plug-in with settings defines a
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
 
 USER = "simplerl_user_"
 """How the modules of users' own files are named."""
@@ -26,6 +26,7 @@ _SHARED = ("base", "shaping")
 _FOLDERS = {
     "benchmarks": "simplerl.data.benchmarks",
     "data": "simplerl.data.sources",
+    "optimizers": "simplerl.learner.optimizers",
     "teachers": "simplerl.distill.teachers",
 }
 
@@ -52,11 +53,9 @@ def load(kind: str, name: str, path: str | Path | None = None) -> ModuleType:
     names = available(kind)
     if name in names:
         return importlib.import_module(f"{package_of(kind)}.{name.replace('-', '_')}")
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
     folder = package_of(kind).replace(".", "/")
     raise ConfigError(
-        f"{kind}: no {name!r}{hint} Available: {', '.join(names)}. "
+        f"{kind}: no {name!r}{did_you_mean(name, names)} Available: {', '.join(names)}. "
         f"A new one is a new file in {folder}/, or your own file named by `path`."
     )
 

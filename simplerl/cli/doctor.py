@@ -21,7 +21,7 @@ from simplerl.formatting import table
 State = Literal["ok", "note", "missing"]
 OPTIONAL = {
     "datasets": ("hub", "data sets from the Hugging Face hub"),
-    "bitsandbytes": ("8bit", "actor.moments=8-bit"),
+    "bitsandbytes": ("8bit", "actor.name=adamw-8bit"),
     "peft": ("lora", "model.lora"),
     "tensorboard": ("track", "track.tensorboard"),
     "wandb": ("track", "track.wandb"),
@@ -123,7 +123,8 @@ def devices() -> Iterator[Finding]:
     yield Finding("instructions", "ok", ", ".join(cpu["instructions"]) or "none of those looked for")
     if "avx512_bf16" not in cpu["instructions"] and "amx_bf16" not in cpu["instructions"]:
         yield Finding("bfloat16", "note", "no instructions for it on this CPU", "keep model.dtype=float32 there")
-    yield kernels()
+    if torch_state:
+        yield kernels()
     for gpu in torch_state.get("gpus", []):
         yield Finding("gpu", "ok", f"{gpu['name']}, {gpu['memory_gib']} GiB")
     if torch_state and not torch_state["gpus"]:
@@ -131,14 +132,14 @@ def devices() -> Iterator[Finding]:
 
 
 def kernels() -> Finding:
-    """Whether the fused kernels of the CPU can be had; asking compiles them."""
-    from simplerl.cpu.library import problem
+    """State of the C kernels for the CPU; compiles them if they are not in the cache yet."""
+    from simplerl.cpu import unavailable_reason
 
-    found = problem()
-    if found is None:
+    reason = unavailable_reason()
+    if reason is None:
         return Finding("kernels", "ok", "compiled for this CPU")
     remedy = "install a C compiler (Debian, Ubuntu: apt-get install gcc); runs work without, several times slower"
-    return Finding("kernels", "note", found, remedy)
+    return Finding("kernels", "note", reason, remedy)
 
 
 def no_gpu(cuda_build: str | None) -> Finding:

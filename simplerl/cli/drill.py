@@ -14,7 +14,7 @@ import typer
 from simplerl.cli.console import say, say_note
 from simplerl.cli.train import Overrides
 from simplerl.errors import ClusterError, ConfigError
-from simplerl.formatting import table
+from simplerl.formatting import table, with_bounds
 
 SETTINGS = (
     "cluster.learners=2",
@@ -125,4 +125,4 @@ def compared(broken: Path, whole: Path) -> str:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    return f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}] %"
+    return f"{with_bounds(row['accuracy'], row['accuracy_low'], row['accuracy_high'])} %"

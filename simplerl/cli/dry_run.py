@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import tomli_w
 
@@ -12,7 +11,7 @@ from simplerl.config import PluginConfig, Recipe
 from simplerl.errors import DataError
 from simplerl.estimate.memory import FORMULA
 from simplerl.estimate.overview import Plan, make_plan
-from simplerl.formatting import table
+from simplerl.formatting import number, table
 
 
 def print_plan(recipe: Recipe, *, as_json: bool) -> None:
@@ -87,13 +86,13 @@ def _step_rows(recipe: Recipe, plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _run_rows(recipe: Recipe, plan: Plan) -> list[tuple[str, ...]]:
-    rows = [("problems", _number(plan.problems, "unknown until the data set is read; see `simplerl data prepare`"))]
+    rows = [("problems", number(plan.problems, ",", "unknown until the data set is read; see `simplerl data prepare`"))]
     if plan.problems is not None:
         rows[0] = (
             "problems",
             f"{plan.problems:,}, before prompts over {recipe.data.max_prompt_tokens} tokens are dropped",
         )
-    rows += [("steps", _number(plan.steps, "unknown")), ("optimiser steps", _number(plan.updates, "unknown"))]
+    rows += [("steps", number(plan.steps, ",", "unknown")), ("optimiser steps", number(plan.updates, ",", "unknown"))]
     if plan.passes is not None:
         rows.append(
             ("passes over the data", f"{plan.passes:.2f}; a pass's incomplete last batch runs on into the next")
@@ -111,7 +110,3 @@ def _model_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 def _passes(count: int) -> str:
     return "1 pass" if count == 1 else f"{count} passes"
-
-
-def _number(value: Any, otherwise: str) -> str:
-    return otherwise if value is None else f"{value:,}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from simplerl.errors import DataError
+from simplerl.formatting import replace_surrogates
 from simplerl.rewards.simplerl import Config as Reward
 from simplerl.rollouts.grade import in_order
 from simplerl.types import Problem, Rollout, Verdict, VerdictLabel
@@ -95,7 +96,7 @@ def _object(line: str, where: str) -> Mapping[str, Any]:
 
 
 def _identity(value: Any, number: int) -> str | int:
-    return _encodable(value) if isinstance(value, str) else value if isinstance(value, int) else number
+    return replace_surrogates(value) if isinstance(value, str) else value if isinstance(value, int) else number
 
 
 def _text(row: Mapping[str, Any], keys: Sequence[str], option: str, where: str) -> str:
@@ -107,12 +108,7 @@ def _text(row: Mapping[str, Any], keys: Sequence[str], option: str, where: str) 
     if not isinstance(value, str):
         shown = f"{value!r:.80}"
         raise DataError(f"{where}: {found[0]!r} is {shown}, not a string; put it in quotes, or name another key")
-    return _encodable(value)
-
-
-def _encodable(text: str) -> str:
-    """Without lone surrogates, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return replace_surrogates(value)
 
 
 def _choice(row: Mapping[str, Any], key: str, values: tuple[str, str], where: str) -> bool:

@@ -10,7 +10,7 @@ import typer
 from simplerl.cli.console import say, say_json
 from simplerl.cli.train import Overrides
 from simplerl.errors import ConfigError
-from simplerl.formatting import table
+from simplerl.formatting import gib, rough_duration, table
 
 if TYPE_CHECKING:
     from simplerl.estimate.changes import Change
@@ -123,7 +123,7 @@ def _placement(found: Placement) -> dict[str, Any]:
 
 def _print(recipe: str, told: _Told) -> None:
     from simplerl.cli.dry_run import phase_rows
-    from simplerl.estimate.memory import gib, in_gib
+    from simplerl.estimate.memory import in_gib
     from simplerl.estimate.times import ASSUMPTIONS
 
     found, tokens = told.found, told.tokens
@@ -149,7 +149,7 @@ def _print(recipe: str, told: _Told) -> None:
 
 
 def _verdict(found: Placement, hardware: Hardware) -> str:
-    from simplerl.estimate.memory import USABLE, gib
+    from simplerl.estimate.memory import USABLE
 
     worker = found.largest
     where = "" if worker.role == "all" else f" of a{'n' if worker.role == 'engine' else ''} {worker.role}"
@@ -172,29 +172,19 @@ def _set(settings: tuple[str, ...]) -> str:
 
 
 def _change_rows(why: str, change: Change, before: Placement) -> list[tuple[str, ...]]:
-    from simplerl.estimate.memory import gib
-
     found, worker = change.placement, change.placement.largest
     outcome = "fits" if found.fits else "does not fit"
     peak = f"{outcome}: {gib(worker.peak)} ({worker.peak_phase}) instead of {gib(before.largest.peak)}"
     split = "" if found.together else f", {found.learners} + {found.engines}"
     host = f", {gib(found.host)} on the host" if found.host else ""
-    rows = [(why, f"{peak}{split}{host}, {_duration(found.seconds.step)} a step")]
+    rows = [(why, f"{peak}{split}{host}, {rough_duration(found.seconds.step)} a step")]
     return [*rows, ("", _set(change.settings))] if change.settings else rows
 
 
 def _time_rows(found: Placement, steps: int | None) -> list[tuple[str, ...]]:
     seconds = found.seconds
-    rows = [(name.replace("_", "-"), _duration(value)) for name, value in asdict(seconds).items()]
-    rows.append(("a step", _duration(seconds.step)))
-    run = (
-        "unknown: so is the number of steps" if steps is None else f"{_duration(steps * seconds.step)}, {steps:,} steps"
-    )
-    return [*rows, ("the run", run)]
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    rows = [(name.replace("_", "-"), rough_duration(value)) for name, value in asdict(seconds).items()]
+    rows.append(("a step", rough_duration(seconds.step)))
+    if steps is None:
+        return [*rows, ("the run", "unknown: so is the number of steps")]
+    return [*rows, ("the run", f"{rough_duration(steps * seconds.step)}, {steps:,} steps")]

@@ -11,17 +11,6 @@ from simplerl.config.base import Frozen, SourceField
 from simplerl.types import ImportanceMode
 
 STOP = ("</s>", "<|im_end|>", "<|endoftext|>")
-Moments = Literal["float32", "8-bit"]
-
-
-def moment_bytes(numbers: int, kind: Moments) -> int:
-    """Bytes of the two moments of a tensor of so many numbers.
-
-    In 8 bits: two codes a number and two float32 scales a block of 256; a tensor of fewer than 4,096 stays float32.
-    """
-    if kind == "float32" or numbers < 4096:
-        return 8 * numbers
-    return 2 * numbers + 8 * -(-numbers // 256)
 
 
 class LoraConfig(Frozen):
@@ -124,27 +113,6 @@ class RolloutConfig(Frozen):
     def sequences(self) -> int:
         """Responses per rollout batch."""
         return self.prompts_per_step * self.samples_per_prompt
-
-
-class OptimiserConfig(Frozen):
-    """AdamW and its schedule: linear warm-up, then cosine to a floor, or constant."""
-
-    learning_rate: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the schedule's optimiser steps spent in linear warm-up."""
-
-    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
-    """The cosine ends at this share of the learning rate."""
-
-    max_grad_norm: float = Field(default=1.0, gt=0)
-
-    moments: Moments = "float32"
-    """How the two moments are kept. 8-bit takes a quarter of the memory (arXiv:2110.02861, through `bitsandbytes`, the
-    extra `8bit`), on one learner, and rounds: curves differ a little from those of float32."""
 
 
 class TrainConfig(Frozen):

@@ -27,8 +27,9 @@ from simplerl.config import DistillRecipe
 from simplerl.distill.teachers.base import Answer, Asked
 from simplerl.distill.yields import as_markdown
 from simplerl.errors import ConfigError, DataError
+from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, line, read_lines, write_parquet
+from simplerl.storage.files import Row, encodable, line, read_lines, write_parquet
 from simplerl.storage.records import recipe_difference
 
 Table = dict[str, Any]
@@ -128,7 +129,7 @@ class DistillFolder:
 
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer]:
         """The answers that are here, by their identifiers. Raises `DataError` for one to a question not asked now."""
-        questions = {each.id: _utf8(each.problem.question) for each in asked}
+        questions = {each.id: replace_surrogates(each.problem.question) for each in asked}
         found: dict[str, Answer] = {}
         for row in read_lines(self.path / "responses.jsonl"):
             if questions.get(row["id"]) != row["question"]:
@@ -189,9 +190,4 @@ def _answer(row: Row) -> Answer:
 
 
 def _encodable(row: Row) -> Table:
-    return {key: _utf8(value) if isinstance(value, str) else value for key, value in row.items()}
-
-
-def _utf8(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 cannot hold and a byte-level tokenizer may produce."""
-    return text.encode("utf-8", "replace").decode()
+    return {key: encodable(value) for key, value in row.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from simplerl.distill.filter import OUTCOMES, FilterOutcome, Response
 from simplerl.distill.problems import Chosen
-from simplerl.formatting import Grid, markdown
+from simplerl.formatting import Grid, markdown, number
 
 Graded = tuple[Response, FilterOutcome]
 Yield = dict[str, Any]
@@ -66,17 +66,13 @@ def grid(yields: dict[str, Any]) -> Grid:
         (f"left out: {outcome}", *(f"{e['left_out'][outcome]:,}" for e in columns.values())) for outcome in occurred
     ]
     rows.append(("kept", *(f"{entry['kept']:,}" for entry in columns.values())))
-    rows.append(("problems with a kept one", *(_shown(e["problems_kept"], ".1%") for e in columns.values())))
-    rows.append(("tokens of a kept one, mean", *(_shown(e["mean_tokens"], ",.0f") for e in columns.values())))
+    rows.append(("problems with a kept one", *(number(e["problems_kept"], ".1%") for e in columns.values())))
+    rows.append(("tokens of a kept one, mean", *(number(e["mean_tokens"], ",.0f") for e in columns.values())))
     return [(name.replace("_", " "), *cells) for name, *cells in rows]
 
 
 def _column(level: str) -> str:
     return "no level" if level == "none" else f"level {level}"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def as_markdown(yields: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -57,7 +58,7 @@ class _Trial:
         tried: list[Change] = []
         for rung in step.rungs:
             # What the recipe has anyway is not said.
-            own = (f"actor.moments={self.given.actor.moments}", f"critic.moments={self.given.critic.moments}")
+            own = _optimizers({block: optimizer.name for block, optimizer in self.given.optimizers.items()})
             joined = tuple(each for each in _joined(settings, rung) if each not in own)
             try:
                 recipe = changed_recipe(self.given, joined)
@@ -142,22 +143,24 @@ def _steps(recipe: Recipe, hardware: Hardware, placement: Placement, *, host: bo
     elif recipe.engine.name == "embedded" and recipe.cluster.ray is None:
         shares = tuple(map(_sleeping, (0.8, 0.6, 0.4, 0.2)))
         steps.append(_Step(shares, "vLLM, which sleeps while the learner works"))
-    if "8-bit" not in (recipe.actor.moments, recipe.critic.moments):
-        steps.append(_Step((_moments("8-bit"),), "AdamW's moments rounded to 8 bits; one learner"))
+    if {optimizer.name for optimizer in recipe.optimizers.values()} == {"adamw"}:
+        rounded = _optimizers(dict.fromkeys(recipe.optimizers, "adamw-8bit"))
+        steps.append(_Step((rounded,), "AdamW's moments rounded to 8 bits; one learner"))
     if host and not recipe.model.offloads_weights:
-        steps.append(_on_host(placement))
+        steps.append(_on_host(recipe, placement))
     return steps
 
 
-def _on_host(placement: Placement) -> _Step:
+def _on_host(recipe: Recipe, placement: Placement) -> _Step:
     """FSDP2 moves the weights of a learner in a process of its own. On one GPU the engine's process is there too, and
     takes turns with it."""
     if placement.together:
         where = ("cluster.ray=auto", "cluster.colocated=true", *_sleeping(0.8))
     else:
         where = placement.settings
+    able = {name: each.name if each.supports_offload else "adamw" for name, each in recipe.optimizers.items()}
     return _Step(
-        ((*where, *_moments("float32"), "model.offload=all"),), "all that can wait waits on the host: time for copies"
+        ((*where, *_optimizers(able), "model.offload=all"),), "all that can wait waits on the host: time for copies"
     )
 
 
@@ -165,8 +168,8 @@ def _sleeping(share: float) -> Settings:
     return ("engine.name=vllm", f"engine.gpu_memory={share}", "engine.sleep=true")
 
 
-def _moments(kind: str) -> Settings:
-    return (f"actor.moments={kind}", f"critic.moments={kind}")
+def _optimizers(names: Mapping[str, str]) -> Settings:
+    return tuple(f"{block}.name={name}" for block, name in names.items())
 
 
 def _other_steps(recipe: Recipe) -> list[_Step]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from simplerl.config import moment_bytes
+from simplerl.config import TensorSpec
 from simplerl.estimate.activations import (
     Head,
     backward_work,
@@ -54,7 +54,7 @@ class Learner:
         return self.shape.critic_parameters if self.models.critic else 0
 
     def always(self) -> Parts:
-        """Float32 master weights of every model, and AdamW's two moments of what is trained, unless they wait."""
+        """Float32 master weights of every model, and the optimizers' moments of what is trained, unless they wait."""
         shape = self.shape
         if "weights" in self.way.waiting:
             return {"parameters": 0.0, "moments": 0.0}
@@ -65,20 +65,19 @@ class Learner:
     @property
     def moments(self) -> int:
         """Bytes of the moments of all models, on all ranks."""
-        return sum(
-            moment_bytes(numbers, "8-bit" if name in self.way.eight_bit else "float32")
-            for name, tensors in self.trained.items()
-            for numbers in tensors
-        )
+        optimizers = self.way.optimizers
+        return sum(optimizers[name].state_bytes(each) for name, tensors in self.trained.items() for each in tensors)
 
     @property
-    def trained(self) -> dict[str, tuple[int, ...]]:
-        """Numbers in each tensor that is trained, by model."""
+    def trained(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """The tensors that are trained, by model."""
         shape = self.shape
-        body = (*shape.layer_tensors * shape.layers, shape.head, shape.hidden)
-        whole = (*body, shape.head) if not shape.tied else body
+        sizes = ((shape.vocab, shape.hidden), (shape.hidden,), (1, shape.hidden), (1,))
+        head, norm, value_head, bias = (TensorSpec(size, in_layer=False) for size in sizes)
+        body = (*shape.layer_tensors * shape.layers, head, norm)
+        whole = (*body, head) if not shape.tied else body
         actor = whole if self.way.adapted is None else self.way.adapter_tensors(shape)
-        return {"actor": actor} | ({"critic": (*body, shape.hidden, 1)} if self.models.critic else {})
+        return {"actor": actor} | ({"critic": (*body, value_head, bias)} if self.models.critic else {})
 
     def on_host(self) -> float:
         """Bytes of what waits in the memory of hosts, that of all ranks together."""
@@ -128,10 +127,13 @@ class Learner:
         return largest([*moments, self.stepping()])
 
     def stepping(self) -> Parts:
-        """The optimiser's step. On a CPU moments in 8 bits become five float32 tensors, one parameter at a time."""
-        at_once = [max(self.trained[name]) for name in self.way.eight_bit if name in self.trained]
-        rounding = 5 * 4 * max(at_once, default=0) if self.way.device == "cpu" else 0
-        return {"gradients": self.gradients(self.actor + self.critic), "workspace": rounding}
+        """The optimizers' step, one tensor at a time."""
+        workspace = max(
+            self.way.optimizers[name].workspace_bytes(tensor, self.way.device)
+            for name, tensors in self.trained.items()
+            for tensor in tensors
+        )
+        return {"gradients": self.gradients(self.actor + self.critic), "workspace": workspace}
 
     def gradients(self, trained: int) -> float:
         """Bytes of so many parameters' gradients on a rank; sharded ones go to the host with the weights."""

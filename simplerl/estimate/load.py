@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from simplerl import plugins
-from simplerl.config import ModelConfig, Recipe
+from simplerl.config import ModelConfig, OptimizerConfig, Recipe, TensorSpec
 from simplerl.cpu_sizes import MAX_DEFAULT_THREADS, TILE
 from simplerl.estimate.shapes import Shape
 from simplerl.estimate.steps import needs_scoring_pass
@@ -56,8 +57,8 @@ class ExecutionMode:
     rank: int
     cpu_threads: int
     ranks: int
-    eight_bit: tuple[str, ...] = ()
-    """Models whose moments are kept in 8 bits."""
+    optimizers: Mapping[str, OptimizerConfig] = field(default_factory=dict)
+    """The optimizer of each model that a recipe may train."""
 
     waiting: tuple[str, ...] = ()
     """What waits in the host's memory: "activations", "weights" with gradients and moments."""
@@ -83,12 +84,13 @@ class ExecutionMode:
 
     def adapters(self, shape: Shape) -> int:
         """Trained parameters of the adapters."""
-        return sum(self.adapter_tensors(shape))
+        return sum(tensor.numel for tensor in self.adapter_tensors(shape))
 
-    def adapter_tensors(self, shape: Shape) -> tuple[int, ...]:
-        """Numbers in each tensor of the adapters."""
-        sizes = (size for name in self.adapted or () for size in shape.linear[name])
-        return tuple(self.rank * size for size in sizes) * shape.layers
+    def adapter_tensors(self, shape: Shape) -> tuple[TensorSpec, ...]:
+        """The tensors of the adapters."""
+        pairs = (shape.linear[name] for name in self.adapted or ())
+        shapes = [factor for size, out in pairs for factor in ((self.rank, size), (out, self.rank))]
+        return tuple(TensorSpec(factor, in_layer=True) for factor in shapes) * shape.layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def way_of(recipe: Recipe, shape: Shape, device: Device, threads: int | None = N
         rank=0 if lora is None else lora.rank,
         cpu_threads=cpu_threads if ranks == 1 and not model.offloads_weights else 1,
         ranks=ranks,
-        eight_bit=tuple(name for name in ("actor", "critic") if getattr(recipe, name).moments == "8-bit"),
+        optimizers=recipe.optimizers,
         waiting=_waiting(model) if device == "cuda" else (),
     )
 

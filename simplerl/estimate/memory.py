@@ -145,8 +145,8 @@ FORMULA = f"""\
 without cluster.ray all of this is on one device; with it, on each learner's (sharded) and on each engine's,
 or of a pair on one where they are colocated
 parameters     4 bytes each of actor, adapters, critic and reference (float32 masters)
-moments        8 bytes a trained parameter (AdamW), 2 with scales in 8 bits; with adapters the actor's are the only ones
-               trained of it
+moments        8 bytes a trained parameter (AdamW), 2 with scales in 8 bits, 4 of a layer's matrix with Muon; with
+               adapters the actor's are the only ones trained of it
 gradients      4 bytes a trained parameter; of the head and the embedding once more while they are summed
 activations    what the operations of every layer keep for the gradient, of one micro-batch a lane; with gradient
                checkpointing 4 hidden bytes a token and layer, and one layer whole
@@ -158,11 +158,6 @@ engine copy    the policy in model.dtype, its head in float32; with the C kernel
 KV cache       sequences decoded at once x tokens, grown by halves, x 2 x layers x KV heads x head size
 workspace      the largest moment beside those: one layer's work, prompts on their way into the cache, weights that move
 context        {CONTEXT / GIB:g} GiB of a GPU that its driver and libraries take"""
-
-
-def gib(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / GIB:.1f} GiB"
 
 
 def in_gib(parts: Parts) -> dict[str, float]:

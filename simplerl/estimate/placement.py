@@ -80,7 +80,7 @@ def best(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Pl
 
 
 def _splits(recipe: Recipe, gpus: int) -> Iterator[Recipe]:
-    eight_bit = "8-bit" in (recipe.actor.moments, recipe.critic.moments)
-    for learners in range(1, 2 if eight_bit else gpus):  # which knows no sharded tensors
+    sharded = all(optimizer.supports_sharding for optimizer in recipe.optimizers.values())
+    for learners in range(1, gpus if sharded else 2):
         cluster = {"ray": "auto", "learners": learners, "engines": gpus - learners}
         yield recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update=cluster)})

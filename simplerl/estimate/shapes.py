@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from simplerl.config import TensorSpec
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -47,15 +49,16 @@ class Shape:
         return sum(size * out for size, out in self.linear.values())
 
     @property
-    def layer_tensors(self) -> tuple[int, ...]:
-        """Numbers in each tensor of a layer."""
-        matrices = [size * out for size, out in self.linear.values()]
-        biases = (self.queries, self.keys, self.keys) if self.qkv_bias else ()
-        return (*matrices, *biases, self.hidden, self.hidden)
+    def layer_tensors(self) -> tuple[TensorSpec, ...]:
+        """The tensors of a layer."""
+        matrices = [(out, size) for size, out in self.linear.values()]
+        biases = [(self.queries,), (self.keys,), (self.keys,)] if self.qkv_bias else []
+        norms = [(self.hidden,), (self.hidden,)]
+        return tuple(TensorSpec(shape, in_layer=True) for shape in (*matrices, *biases, *norms))
 
     @property
     def layer_parameters(self) -> int:
-        return sum(self.layer_tensors)
+        return sum(tensor.numel for tensor in self.layer_tensors)
 
     @property
     def head(self) -> int:

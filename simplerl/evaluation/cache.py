@@ -13,6 +13,7 @@ from pathlib import Path
 
 import orjson
 
+from simplerl.formatting import replace_surrogates
 from simplerl.types import Request, Rollout
 
 
@@ -56,7 +57,7 @@ class ResponseCache:
         value = {
             "token_ids": rollout.token_ids,
             "logprobs": rollout.sampled_logprobs,
-            "text": rollout.text.encode("utf-8", "replace").decode(),
+            "text": replace_surrogates(rollout.text),
             "finish_reason": rollout.finish_reason,
         }
         self._execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (self._key(request), orjson.dumps(value)))

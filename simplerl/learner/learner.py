@@ -1,4 +1,4 @@
-"""The learner: models and optimisers. It is given batches and a loss, and knows neither rewards nor algorithms."""
+"""The learner: models and optimizers. It is given batches and a loss, and knows neither rewards nor algorithms."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simplerl.batch.batch import Batch, ScoredBatch, TrainBatch, ragged_index
 from simplerl.batch.layouts import Layout, Packed, Padded, Shared
 from simplerl.config import Recipe, SFTRecipe
-from simplerl.cpu.threads import CPUThreads, thread_count
+from simplerl.cpu import CPUThreads, thread_count
 from simplerl.errors import NonFiniteError
 from simplerl.learner.base import Check, Loss, Stats, TokenUtilization, merge_stats
 from simplerl.learner.lora import adapter_weights, adapters_off, add_adapters, merged_weights
 from simplerl.learner.models import PolicyModel, ValueModel, fused, load_causal_lm
 from simplerl.learner.offload import saved_activations
-from simplerl.learner.optimizer import Optimiser
+from simplerl.learner.optimizer import ModelOptimizer
 from simplerl.learner.parallel import SingleProcess
 from simplerl.learner.replicas import Replicas
-from simplerl.learner.state import checkpoint_bytes, restore_learner, save_learner
+from simplerl.learner.state import checkpoint_bytes, restore_models, save_models
 from simplerl.losses.losses import GlobalCounts
 from simplerl.types import Metrics
 
@@ -55,7 +55,7 @@ class LocalLearner:
         device: torch.device,
         parallel: SingleProcess | None = None,
     ) -> None:
-        """`horizon` is the number of optimiser steps that the learning-rate schedules span."""
+        """`horizon` is the number of optimizer steps that the learning-rate schedules span."""
         self.device = device
         self.parallel = parallel or SingleProcess()
         self.autocast = recipe.model.dtype == "bfloat16"
@@ -82,10 +82,12 @@ class LocalLearner:
         self.cpu_threads = CPUThreads(threads)
         self.actors = Replicas(self.actor, threads)
         self.critics = None if self.critic is None else Replicas(self.critic, threads)
-        self.optimisers = {"actor": Optimiser("actor", self.actor, recipe.actor, horizon)}
-        if self.critic is not None:
-            assert isinstance(recipe, Recipe)
-            self.optimisers["critic"] = Optimiser("critic", self.critic, recipe.critic, horizon)
+        trained: dict[str, nn.Module | None] = {"actor": self.actor, "critic": self.critic}
+        self.optimizers = {
+            name: ModelOptimizer(name, model, recipe.optimizers[name], horizon)
+            for name, model in trained.items()
+            if model is not None
+        }
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class LocalLearner:
     def update(
         self, minibatch: TrainBatch, loss: Loss, *, train_actor: bool = True, check: Check | None = None
     ) -> Metrics:
-        """Take one optimiser step of actor and critic.
+        """Take one optimizer step of actor and critic.
 
         Raises `NonFiniteError`, and whatever `check` raises, before any weight has changed.
         """
@@ -193,12 +195,12 @@ class LocalLearner:
 
     def optimizer_step(self, *, train_actor: bool) -> Metrics:
         """Change the weights by the gradients. Checks all gradients first, so that a refused update changes nothing."""
-        active = [o for name, o in self.optimisers.items() if train_actor or name != "actor"]
+        active = [o for name, o in self.optimizers.items() if train_actor or name != "actor"]
         metrics: Metrics = {}
-        for optimiser in active:
-            metrics |= optimiser.metrics(self.parallel.full_tensor(optimiser.clip_gradients()))
-        for optimiser in active:
-            optimiser.step()
+        for optimizer in active:
+            metrics |= optimizer.metrics(self.parallel.full_tensor(optimizer.clip_gradients()))
+        for optimizer in active:
+            optimizer.step()
         return metrics
 
     def zero_grad(self) -> None:
@@ -212,8 +214,8 @@ class LocalLearner:
 
     @property
     def updates(self) -> int:
-        """Optimiser steps taken, summed over the models."""
-        return sum(optimiser.updates for optimiser in self.optimisers.values())
+        """Optimizer steps taken, summed over the models."""
+        return sum(optimizer.updates for optimizer in self.optimizers.values())
 
     # --- micro-batches --------------------------------------------------------------------------------------------
 
@@ -248,16 +250,16 @@ class LocalLearner:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """See `Learner.save`; every rank writes its shards."""
-        return save_learner(self, folder)
+        return save_models(self.optimizers, self.parallel, folder)
 
     def restore(self, folder: Path, scalars: Mapping[str, Any]) -> None:
         """See `Learner.restore`."""
-        restore_learner(self, folder, scalars)
+        restore_models(self.optimizers, self.parallel, folder, scalars)
 
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes that `save` writes, all ranks together."""
-        return checkpoint_bytes(self)
+        return checkpoint_bytes(self.optimizers)
 
     # --- weights --------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from simplerl.errors import ConfigError
 from simplerl.learner.base import Stats
+from simplerl.learner.models import decoder_layers
 from simplerl.learner.parallel import ParallelDims, SingleProcess
 from simplerl.storage import sharded as shards
 
@@ -76,9 +77,3 @@ class Sharded(SingleProcess):
         tensors = {key: torch.empty_like(tensor) for key, tensor in like.items()}
         shards.read_into(tensors, folder / name)
         return tensors
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The modules that `transformers` declares as not to be split: one per decoder layer."""
-    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    return [module for module in model.modules() if type(module).__name__ in names]

@@ -15,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from simplerl.formatting import percent, significant
 from simplerl.report.panels import FigureSpec, Line, Panel
 from simplerl.report.run_data import RunData, experiments, extremes_of, group_name, mean_of
 from simplerl.report.themes import LIGHT, Theme, settings
@@ -203,8 +204,8 @@ def _draw_stack(axes: Axes, panel: Panel, runs: Sequence[RunData], theme: Theme)
 
 def _show(value: float, panel: Panel) -> str:
     if panel.kind == "share":
-        return f"{100 * value:.{0 if value >= 0.1 or value == 0 else 1}f} %"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return percent(value, 0 if value >= 0.1 or value == 0 else 1)
+    return significant(value)
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def _set_values(axes: Axes, kind: str) -> None:
 
 
 def _tick(value: float, _: object) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    return significant(value, 6, whole_from=1000)
 
 
 def _end_labels(axes: Axes, labels: Sequence[_Label], gap: float = 0.085) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simplerl.formatting import NO_BREAK, points
 from simplerl.report.run_data import GREEDY, Row, RunData
 
 WINDOW = 3
@@ -51,8 +52,8 @@ class Check(NamedTuple):
     @property
     def shown(self) -> str:
         """The value with its unit; shares in percent, gains in points."""
-        number = f"{100 * self.value:.1f}" if self.unit in ("%", "points") else f"{self.value:.0f}"
-        return f"{number}\N{NO-BREAK SPACE}{self.unit}"
+        number = points(self.value) if self.unit in ("%", "points") else f"{self.value:.0f}"
+        return f"{number}{NO_BREAK}{self.unit}"
 
 
 def length_dynamics(evals: Sequence[Row]) -> LengthDynamics | None:
@@ -100,7 +101,7 @@ def dynamics_table(run: RunData) -> dict[str, Check]:
         checks["problems"] = _at_least("At least 500 held-out problems", held_out, 500, "problems")
     for name, temperature, how, bound in (("greedy", GREEDY, "Greedy", 0.40), ("sampled", None, "Sampled", 0.35)):
         if found := change(run, "accuracy", temperature):
-            claim = f"{how} accuracy gains at least {100 * bound:.0f} points"
+            claim = f"{how} accuracy gains at least {points(bound, 0)} points"
             checks[name] = _at_least(claim, found.last - found.first, bound, "points")
     if code := change(run, "code"):
         checks["code_first"] = _at_least("Program code at first in at least 30 %", code.first, 0.30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from simplerl.errors import DataError
+from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
 from simplerl.stats.scores import COLUMNS
 from simplerl.storage.files import read_lines
@@ -80,8 +80,7 @@ def _near(name: str) -> str:
     parent = Path(name).parent
     beside = [str(parent / path.name) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     known = {**{path: path for path in beside}, **{row: f"paper:{row}" for row in published_rows()}}
-    close = difflib.get_close_matches(name.partition("@")[0], known, n=3, cutoff=0.7)
-    return f"; did you mean {', '.join(known[each] for each in close)}?" if close else "."
+    return did_you_mean(name.partition("@")[0], known, most=3, cutoff=0.7, show=known.__getitem__)
 
 
 # --- eval folders -----------------------------------------------------------------------------------------------------

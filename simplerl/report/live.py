@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from simplerl.errors import DataError, SimpleRLError
+from simplerl.formatting import to_utf8
 from simplerl.report.page import FRAME, render_page
 from simplerl.report.progress import progress
 from simplerl.report.report import render_report
@@ -92,7 +93,7 @@ class LivePage:
 
 
 def _packed(html: str) -> bytes:
-    return gzip.compress(html.encode("utf-8", "replace"), 5)
+    return gzip.compress(to_utf8(html), 5)
 
 
 def fingerprint(run: Path) -> str:

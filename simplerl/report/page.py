@@ -15,7 +15,7 @@ from markupsafe import Markup
 import simplerl
 from simplerl.report.examples import pieces
 from simplerl.report.plain_text import visible
-from simplerl.report.summary import interval, percent
+from simplerl.report.summary import in_percent, interval
 
 FORMULAS = ("temml.min.js",)
 BROWSER = ("text.js", "browser.js")
@@ -60,6 +60,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "shown": partial(visible, most=200)}
+    environment.filters |= {"percent": in_percent, "interval": interval, "shown": partial(visible, most=200)}
     environment.globals["pieces"] = pieces
     return environment

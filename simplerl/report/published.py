@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from simplerl.errors import DataError
+from simplerl.formatting import did_you_mean
 from simplerl.stats.intervals import Estimate, share
 
 
@@ -55,8 +55,7 @@ def published(name: str) -> Published:
     """The row of this name. Raises `DataError` with the nearest names."""
     rows = published_rows()
     if name not in rows:
-        close = difflib.get_close_matches(name, rows, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(close)}?" if close else "."
+        hint = did_you_mean(name, rows, most=3, cutoff=0.4, show=str)
         raise DataError(f"no published row {name!r}{hint} There are {', '.join(rows)}")
     return rows[name]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from simplerl.formatting import Grid
+from simplerl.formatting import Grid, to_utf8
 from simplerl.report import examples, responses
 from simplerl.report.caveats import caveats
 from simplerl.report.compare_output import paper_differences, paper_table
@@ -67,7 +67,7 @@ class SideBySide(NamedTuple):
 def write_report(runs: Sequence[RunData], path: Path, comparison: Comparison | None = None) -> Path:
     """Writes the page, whole or not at all; with a comparison of models, or of that alone where there are no runs."""
     # A name of a file may hold bytes that are no UTF-8; all else is text already.
-    atomic.write_bytes(path, render_report(runs, comparison=comparison).encode("utf-8", "replace"))
+    atomic.write_bytes(path, to_utf8(render_report(runs, comparison=comparison)))
     return path
 
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simplerl.formatting import to_utf8
 from simplerl.report.run_data import EvalKey, Row, RunData
 from simplerl.storage.records import RunFolder
 
@@ -84,4 +85,4 @@ def spread_out(files: Sequence[ResponseFile], most: int) -> list[ResponseFile]:
 
 def draw(*name: object) -> str:
     """A number drawn for a name: sorting by it shuffles, the same way every time and on every machine."""
-    return sha256("/".join(map(str, name)).encode("utf-8", "replace")).hexdigest()
+    return sha256(to_utf8("/".join(map(str, name)))).hexdigest()

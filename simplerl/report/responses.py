@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
+from simplerl.formatting import to_utf8
 from simplerl.report.plain_text import visible
 from simplerl.report.response_files import ResponseFile, draw, eval_files, eval_key, spread_out, training_files
 from simplerl.report.run_data import EvalKey, Row, RunData, sampling
@@ -156,4 +157,4 @@ def _shown(row: Row) -> Row:
 
 
 def _bytes(row: Row) -> int:
-    return sum(len((row[name] or "").encode("utf-8", "replace")) for name in ("text", "extracted"))
+    return sum(len(to_utf8(row[name] or "")) for name in ("text", "extracted"))

@@ -8,6 +8,7 @@ from math import sqrt
 
 import numpy as np
 
+from simplerl.formatting import points
 from simplerl.stats.intervals import Z_95
 
 POWER = 0.80
@@ -96,8 +97,9 @@ def size_in_words(name: str, problems: int) -> str:
     size = f"{name}: {problems:,} problems, so one problem is {100 / problems:.1f} points"
     if paired is None:
         return f"{size}; too few to show any difference at the 5 % level"
-    apart = "none" if unpaired is None else f"{100 * unpaired:.0f} points"
+    apart = "none" if unpaired is None else f"{points(unpaired, 0)} points"
     return (
-        f"{size}; with one response each, two models that differ by less than {100 * paired:.0f} points cannot be told "
-        f"apart reliably (80 % power, 5 % level, paired at best; {apart} around 50 % where only accuracies are known)"
+        f"{size}; with one response each, two models that differ by less than {points(paired, 0)} points cannot be "
+        f"told apart reliably (80 % power, 5 % level, paired at best; {apart} around 50 % where only accuracies are "
+        "known)"
     )

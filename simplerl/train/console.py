@@ -19,34 +19,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from simplerl.formatting import clock, number
+
 Row = Mapping[str, Any]
 
 Columns = Sequence[tuple[str, str, str]]
-"""Heading, metric and format of what is shown of a step."""
+"""Heading, metric and format of each number shown of a step."""
 
 STEP_COLUMNS: Columns = (
-    ("reward", "reward/mean", "{:+.3f}"),
-    ("accuracy", "reward/accuracy", "{:.1%}"),
-    ("length", "length/mean", "{:.0f}"),
-    ("code", "style/code", "{:.1%}"),
-    ("checks", "style/reflection", "{:.1%}"),
-    ("seconds", "time/total", "{:.1f}"),
+    ("reward", "reward/mean", "+.3f"),
+    ("accuracy", "reward/accuracy", ".1%"),
+    ("length", "length/mean", ".0f"),
+    ("code", "style/code", ".1%"),
+    ("checks", "style/reflection", ".1%"),
+    ("seconds", "time/total", ".1f"),
 )
 SFT_COLUMNS: Columns = (
-    ("loss", "loss/sft", "{:.4f}"),
-    ("entropy", "entropy", "{:.3f}"),
-    ("norm", "actor/grad_norm", "{:.2f}"),
-    ("length", "length/mean", "{:.0f}"),
-    ("epoch", "epoch", "{:.2f}"),
-    ("seconds", "time/total", "{:.1f}"),
+    ("loss", "loss/sft", ".4f"),
+    ("entropy", "entropy", ".3f"),
+    ("norm", "actor/grad_norm", ".2f"),
+    ("length", "length/mean", ".0f"),
+    ("epoch", "epoch", ".2f"),
+    ("seconds", "time/total", ".1f"),
 )
 EVAL_COLUMNS = (
-    ("n", "{:.0f}"),
-    ("accuracy", "{:.1%}"),
-    ("reward", "{:+.3f}"),
-    ("length", "{:.0f}"),
-    ("code", "{:.1%}"),
-    ("reflection", "{:.1%}"),
+    ("n", ".0f"),
+    ("accuracy", ".1%"),
+    ("reward", "+.3f"),
+    ("length", ".0f"),
+    ("code", ".1%"),
+    ("reflection", ".1%"),
 )
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 STEPS_SHOWN = 8
@@ -132,7 +134,7 @@ class _Clock:
         steps = self.done - self._first
         if steps <= 0:
             return "-:--"
-        return _duration((time.monotonic() - self._start) / steps * max(0, self.total - self.done))
+        return clock((time.monotonic() - self._start) / steps * max(0, self.total - self.done))
 
 
 class PlainView:
@@ -171,7 +173,7 @@ class PlainView:
 
     def step_done(self, step: int, metrics: Row) -> None:
         self._clock.done = step
-        cells = "  ".join(f"{name} {_cell(metrics.get(key), form)}" for name, key, form in self._columns)
+        cells = "  ".join(f"{name} {number(metrics.get(key), form)}" for name, key, form in self._columns)
         self._print(f"step {step}/{self._clock.total}  {cells}  left {self._clock.left}")
 
     def eval_done(self, rows: Sequence[Row]) -> None:
@@ -286,19 +288,15 @@ class LiveView:
         for column in table.columns:
             column.justify = "right"
         for step, metrics in self._steps:
-            table.add_row(str(step), *(_cell(metrics.get(key), form) for _, key, form in self._columns))
+            table.add_row(str(step), *(number(metrics.get(key), form) for _, key, form in self._columns))
         return table
-
-
-def _cell(value: Any, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) else "-"
 
 
 def _eval_line(row: Row) -> str:
     low, high = row.get("accuracy_low"), row.get("accuracy_high")
     interval = f" ({low:.1%} to {high:.1%})" if isinstance(low, float) and isinstance(high, float) else ""
     cells = [
-        f"{key} {_cell(row.get(key), form)}{interval if key == 'accuracy' else ''}"
+        f"{key} {number(row.get(key), form)}{interval if key == 'accuracy' else ''}"
         for key, form in EVAL_COLUMNS
         if key in row
     ]
@@ -308,9 +306,3 @@ def _eval_line(row: Row) -> str:
 
 def _validation_line(step: int, loss: float) -> str:
     return f"validation at step {step}: loss {loss:.4f} nats per response token"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -245,7 +245,7 @@ def written(learner, folder):
 
 def written_tensors(folder, scalars):
     """All that a learner saved, in a form that can be compared exactly."""
-    names = ("actor", "critic", "actor_optimiser", "critic_optimiser")
+    names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
     tensors = {name: {key: t.tolist() for key, t in sorted(load_tensors(folder, name).items())} for name in names}
     return tensors, scalars
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     assert len(list((folder / "actor").glob("*.safetensors"))) == 2, "each rank writes its own part"
     (tmp_path / "alone").mkdir()
     alone.save(tmp_path / "alone")
-    for name in ("actor", "critic", "actor_optimiser", "critic_optimiser"):
+    for name in ("actor", "critic", "actor_optimizer", "critic_optimizer"):
         whole = load_tensors(folder, name)
         for key, tensor in load_tensors(tmp_path / "alone", name).items():
             assert torch.allclose(whole[key], tensor, atol=1e-6), (name, key)

@@ -59,6 +59,16 @@ def test_training_raises_the_reward(tiny_model, tmp_path, algorithm):
     assert all(torch.isfinite(p).all() for p in exported.parameters())
 
 
+def test_muon_raises_the_reward_too(tiny_model, tmp_path):
+    reward_file = tmp_path / "low_tokens.py"
+    reward_file.write_text(REWARD)
+    table = recipe_table(tiny_model, reward_file, {"name": "grpo"})
+    table["actor"]["name"] = "muon"
+    rows = RunFolder(runs.train(validate_recipe(table), tmp_path / "run", plain=True)).read_metrics()
+    assert rows[0]["reward/mean"] < 0.5
+    assert rows[-1]["reward/mean"] > rows[0]["reward/mean"] + 0.25
+
+
 def test_adapters_are_trained_by_reinforcement_with_merged_weights_in_the_engine(tiny_model, tmp_path):
     reward_file = tmp_path / "low_tokens.py"
     reward_file.write_text(REWARD)

@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl.batch.batch import collate
 from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import LoraConfig, ModelConfig
-from simplerl.cpu.library import library
+from simplerl.cpu import kernels_available
 from simplerl.estimate.activations import copied_weights, kept
 from simplerl.estimate.load import ExecutionMode
 from simplerl.estimate.shapes import Shape
@@ -78,7 +78,7 @@ def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, 
 def test_a_layer_keeps_as_planned(
     tmp_path: Path, kernels: str, attention: str, layout: Any, dtype: str, adapted: tuple[str, ...] | None
 ) -> None:
-    if kernels == "auto" and library() is None:
+    if kernels == "auto" and not kernels_available():
         pytest.skip("no C compiler")
     shape = Shape(96, 64, 1, 4, 2, 176, 16, True, True)
     targets = tuple(shape.linear) if adapted == () else adapted

@@ -15,13 +15,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl import plugins
 from simplerl.batch.batch import collate
 from simplerl.config import Recipe, apply_overrides, validate_recipe
-from simplerl.cpu.library import library
+from simplerl.cpu import kernels_available
 from simplerl.estimate.learner_memory import Learner as PlannedLearner
 from simplerl.estimate.load import load_of, models_of, way_of
 from simplerl.estimate.memory import Worker, workers
 from simplerl.estimate.shapes import known_shape
 from simplerl.learner.learner import LocalLearner
-from simplerl.learner.optimizer import Optimiser
+from simplerl.learner.optimizer import ModelOptimizer
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 pytestmark = pytest.mark.parity
@@ -62,7 +62,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
-EIGHT = "actor.moments=8-bit"
+EIGHT, MUON = "actor.name=adamw-8bit", "actor.name=muon"
 LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=ppo"
 
 
@@ -79,13 +79,14 @@ LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=p
         [TORCH, HALF, CHECKPOINTS],
         [TORCH, "algorithm.entropy_coef=0.01"],
         [TORCH, EIGHT],
+        [TORCH, MUON],
         ["train.micro_batch_tokens=464"],
         ["train.micro_batch_tokens=464", PPO, "algorithm.kl_coef=0.0"],
     ],
     ids=lambda settings: " ".join(settings),
 )
 def test_peaks(model: str, settings: list[str]) -> None:
-    if TORCH not in settings and library() is None:
+    if TORCH not in settings and not kernels_available():
         pytest.skip("no C compiler")
     if EIGHT in settings:
         pytest.importorskip("bitsandbytes")
@@ -104,11 +105,12 @@ def test_moments_in_8_bits_are_float32_for_a_moment(model: str) -> None:
     assert shape is not None
     way, models = way_of(recipe, shape, "cpu", 1), models_of(recipe)
     stepping = PlannedLearner(shape, way, load_of(recipe, way, models), models).stepping()
-    parameter = torch.nn.Parameter(torch.zeros(max(*shape.layer_tensors, shape.head)))
+    largest = max(shape.head, *(tensor.numel for tensor in shape.layer_tensors))
+    parameter = torch.nn.Parameter(torch.zeros(largest))
     parameter.grad = torch.ones_like(parameter)
-    optimiser = Optimiser("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
-    optimiser.step()
-    assert peak_of(optimiser.step) == pytest.approx(stepping["workspace"], rel=0.01)
+    optimizer = ModelOptimizer("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
+    optimizer.step()
+    assert peak_of(optimizer.step) == pytest.approx(stepping["workspace"], rel=0.01)
     # On a GPU they are never whole.
     gpu = replace(way, device="cuda")
     assert PlannedLearner(shape, gpu, load_of(recipe, gpu, models), models).stepping()["workspace"] == 0

@@ -1,5 +1,6 @@
-"""Every speed-up keeps the numbers: kernels, shared prompts, lanes, one forward pass instead of two."""
+"""Every speed-up keeps the numbers: kernels, shared prompts, threads, one forward pass instead of two."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from simplerl.algorithms.ppo import PPO, Config
 from simplerl.batch.batch import collate
 from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import validate_recipe
+from simplerl.cpu import FusedDecoder
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
 from simplerl.learner.learner import LocalLearner
@@ -38,9 +40,9 @@ PLAIN = {"model": {"kernels": "torch"}, "train": {"packing": False, "cpu_threads
 FAST = {
     "kernels, padded": {"train": {"packing": False, "cpu_threads": 1}},
     "kernels, shared prompts": {"train": {"cpu_threads": 1}},
-    "kernels, shared prompts, two lanes": {"train": {"cpu_threads": 2}},
-    "kernels, checkpointing, three lanes": {"model": {"gradient_checkpointing": True}, "train": {"cpu_threads": 3}},
-    "torch, packed, two lanes": {"model": {"kernels": "torch"}, "train": {"packing": True, "cpu_threads": 2}},
+    "kernels, shared prompts, two threads": {"train": {"cpu_threads": 2}},
+    "kernels, checkpointing, three threads": {"model": {"gradient_checkpointing": True}, "train": {"cpu_threads": 3}},
+    "torch, packed, two threads": {"model": {"kernels": "torch"}, "train": {"packing": True, "cpu_threads": 2}},
 }
 
 
@@ -100,7 +102,7 @@ def make(folder, algorithm="ppo", budget=150, **how):
 def caught_update(learner, algorithm, credited):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
 
         def catch(name=name, optimiser=optimiser):
             parameters = optimiser.model.named_parameters()
@@ -146,7 +148,7 @@ def test_the_kernels_and_shared_prompts_are_what_runs_by_default(folder):
 
 @pytest.mark.parametrize("cpu_threads", [1, 2])
 def test_the_same_update_twice_is_the_same_bit_for_bit(folder, cpu_threads):
-    """Which lane runs what, and in which order gradients are added, is never a matter of timing."""
+    """Which thread runs what, and in which order gradients are added, is never a matter of timing."""
     results = []
     for _ in range(2):
         learner, algorithm = make(folder, train={"cpu_threads": cpu_threads})
@@ -204,8 +206,8 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder):
     assert trained == [name for name, parameter in learner.actor.named_parameters() if parameter.requires_grad]
 
 
-def test_a_small_batch_is_shared_by_the_lanes(folder):
-    """With the default budget all of it would be one micro-batch, and one lane would do everything."""
+def test_a_small_batch_is_shared_by_the_threads(folder):
+    """With the default budget all of it would be one micro-batch, and one thread would do everything."""
     learner, _ = make(folder, budget=10_000, train={"cpu_threads": 2})
     sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._split(BATCH)]
     assert len(sizes) == 2
@@ -325,6 +327,20 @@ def test_the_fast_engine_gives_the_simple_one_s_tokens_but_for_ties_of_rounding(
         assert other.sampled_logprobs[:same] == pytest.approx(one.sampled_logprobs[:same], abs=2e-5)
     assert sum(len(rollout.token_ids) for rollout in simple) > 2000
     assert parted <= 1
+
+
+def test_a_table_of_angles_is_long_enough_whatever_another_thread_does(decoded):
+    """A thread with shorter sequences replaces the shared table as soon as this one has set it."""
+    short = torch.zeros(8, 8), torch.zeros(8, 8)
+
+    class Contended(FusedDecoder):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, short if name == "_cos_sin" and len(value[0]) else value)
+
+    decoder = Contended(tiny.load(decoded), bf16=False)
+    cos, sin = decoder._cos_sin_up_to(100)
+    assert len(cos) >= 100 and len(sin) >= 100
+    assert cos[99, 1].item() == pytest.approx(math.cos(99 * 10_000 ** (-2 / 8)), abs=1e-5)
 
 
 def test_closing_a_rollout_early_leaves_a_usable_engine(decoded):

@@ -77,7 +77,7 @@ def test_scores_do_not_depend_on_the_micro_batch_budget(tiny_model, budget):
 def gradients(learner, algorithm, batch):
     """Gradients of one update, caught before the optimiser uses them."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
         optimiser.clip_gradients = lambda name=name, o=optimiser: (
             caught.update({f"{name}/{k}": p.grad.clone() for k, p in o.model.named_parameters()}),
             torch.tensor(1.0),

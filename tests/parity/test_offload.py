@@ -60,7 +60,7 @@ def gradients(model, settings, block):
     metrics = learner.backward(credited, algorithm, train_actor=True)
     found = {
         f"{name}.{key}": parameter.grad
-        for name, optimiser in learner.optimisers.items()
+        for name, optimiser in learner.optimizers.items()
         for key, parameter in optimiser.model.named_parameters()
         if parameter.grad is not None
     }

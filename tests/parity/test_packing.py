@@ -80,7 +80,7 @@ def lone_logprobs(learner, batch):
 def gradients_of(learner, batch, algorithm):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
 
         def catch(name=name, optimiser=optimiser):
             caught.update({f"{name}/{k}": p.grad.clone() for k, p in optimiser.model.named_parameters()})

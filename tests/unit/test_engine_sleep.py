@@ -122,9 +122,9 @@ def test_the_embedded_engine_frees_its_caches_and_answers_as_before_once_it_has_
     model = tiny.model()
     own, asked = tiny.engine(tiny.save(model, tmp_path)), [tiny.request("r", [5])]
     before = generate(own, asked)
-    assert own._kept
+    assert own._idle_caches
     own.sleep()
-    assert not own._kept
+    assert not own._idle_caches
     own.load_weights(iter(model.state_dict().items()), version=0)
     assert generate(own, asked) == before
 

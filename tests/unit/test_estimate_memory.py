@@ -154,16 +154,25 @@ def test_moments_in_8_bits() -> None:
     )
     large = 3 * (2 * (2 * 4096 + 8 * 16) + 3 * (2 * 4160 + 8 * 17)) + 2 * (2 * 6400 + 8 * 25)
     rest = 3 * (2 * 2048 + 64 + 2 * 32 + 2 * 64) + 64
-    made = recipe(actor={"learning_rate": 1e-6, "moments": "8-bit"}, algorithm={"name": "ppo", "kl_coef": 0.0})
+    made = recipe(actor={"learning_rate": 1e-6, "name": "adamw-8bit"}, algorithm={"name": "ppo", "kl_coef": 0.0})
     critic = wide.critic_parameters
     assert planned(made, wide).phases["update"]["moments"] == large + 8 * rest + 8 * critic
     both = recipe(
-        actor={"learning_rate": 1e-6, "moments": "8-bit"},
-        critic={"learning_rate": 1e-6, "moments": "8-bit"},
+        actor={"learning_rate": 1e-6, "name": "adamw-8bit"},
+        critic={"learning_rate": 1e-6, "name": "adamw-8bit"},
         algorithm={"name": "ppo", "kl_coef": 0.0},
     )
     head = 2 * 6400 + 8 * 25
     assert planned(both, wide).phases["score"]["moments"] == 2 * large - head + 8 * (2 * rest + 64 + 1)
+
+
+def test_moments_of_muon() -> None:
+    # 84 weights of a layer are in matrices and have one number each; all other tensors have AdamW's two.
+    made = recipe(actor={"name": "muon"})
+    assert planned(made).phases["update"]["moments"] == 4 * 2 * 84 + 8 * (ALL - 2 * 84)
+    made = recipe(actor={"name": "muon"}, model={"lora": {"rank": 3}})
+    adapters = way_of(made, SMALL, "cuda").adapters(SMALL)
+    assert planned(made).phases["update"]["moments"] == 4 * adapters
 
 
 def test_tensors_are_all_parameters() -> None:
@@ -172,7 +181,7 @@ def test_tensors_are_all_parameters() -> None:
         assert shape.tied is tied
         way, models = way_of(made, shape, "cuda"), models_of(made)
         learner = Learner(shape, way, load_of(made, way, models), models)
-        assert {key: sum(sizes) for key, sizes in learner.trained.items()} == {
+        assert {key: sum(each.numel for each in tensors) for key, tensors in learner.trained.items()} == {
             "actor": shape.parameters,
             "critic": shape.critic_parameters,
         }

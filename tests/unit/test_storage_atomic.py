@@ -70,7 +70,7 @@ def test_full_disk_keeps_the_old_file_and_says_what_was_wanted(tmp_path, monkeyp
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]
     assert (
-        str(path) in str(caught.value) and "wants 5,000 bytes" in str(caught.value) and "are free" in str(caught.value)
+        str(path) in str(caught.value) and "needs 5,000 bytes" in str(caught.value) and "are free" in str(caught.value)
     )
 
 
