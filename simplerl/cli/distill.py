@@ -43,8 +43,9 @@ def distill(
 def print_plan(recipe: DistillRecipe) -> None:
     """How much the teacher would be asked."""
     from simplerl.distill.problems import choose_problems, questions
+    from simplerl.verifiers.base import usable_problems
 
-    chosen = choose_problems(recipe.data, recipe.seed)
+    chosen = choose_problems(recipe.data, recipe.seed, usable_problems(recipe.verifier.name, recipe.verifier.path))
     asked, sampling = len(questions(chosen.problems, recipe)), recipe.sampling
     for text in chosen.notices:
         say(text)

@@ -32,11 +32,12 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> None:
 def count_problems(recipe: Recipe) -> int | None:
     """Training problems of a source that is on this machine; None where it would have to be fetched."""
     from simplerl.data.base import load_problems
+    from simplerl.verifiers.base import usable_problems
 
     if not at_hand(recipe.data.source):
         return None
     try:
-        problems, _ = load_problems(recipe.data.source)
+        problems, _ = load_problems(recipe.data.source, usable_problems(recipe.verifier.name, recipe.verifier.path))
     except DataError:
         return None
     levels = recipe.data.levels

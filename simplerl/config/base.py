@@ -31,10 +31,11 @@ class PluginConfig(Frozen):
     """A file of your own outside the package, used instead of a shipped plug-in. None (default): `name` is shipped."""
 
 
-def _plugin_config(kind: str, key: str, default: str | None, value: object) -> object:
+def plugin_config(kind: str, key: str, default: str | None, value: object) -> PluginConfig:
     """Validate settings, given as a name or a table, by the `Config` of the plug-in that they name.
 
-    A module without a `Config` has the class named `default` in the kind's `base`. None: it has no settings.
+    `key` is the recipe's key of the table, for messages. A module without a `Config`
+    has the class named `default` in the kind's `base`. None: it has no settings.
     """
     if isinstance(value, PluginConfig):
         return value
@@ -57,7 +58,7 @@ def _plugin_config(kind: str, key: str, default: str | None, value: object) -> o
 
 
 def _plugin(kind: str, key: str, default: str | None = None) -> Any:
-    return BeforeValidator(partial(_plugin_config, kind, key, default))
+    return BeforeValidator(partial(plugin_config, kind, key, default))
 
 
 AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms", "algorithm")]

@@ -208,7 +208,10 @@ class EvalSet(Frozen):
     """One benchmark evaluated during training."""
 
     name: str
-    """Name of the benchmark, see `simplerl data list`."""
+    """Name of the benchmark, see `simplerl data list`; with `path`, any name for it."""
+
+    path: str | None = None
+    """Your own problems: a .jsonl, .json (both also .gz) or .parquet file. None (default): the benchmark `name`."""
 
     limit: int | None = Field(default=None, ge=1)
     """Evaluate the first `limit` problems only. None (default): all."""

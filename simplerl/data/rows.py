@@ -56,6 +56,13 @@ def problems_from(rows: Iterable[Row], keys: Keys, name: str) -> list[Problem]:
     return problems
 
 
+def file_problems(path: Path, name: str) -> list[Problem]:
+    """The problems of a user's own file; the key of the text is `question` or `problem`."""
+    rows = read_table(path)
+    question = "problem" if rows and "problem" in rows[0] and "question" not in rows[0] else "question"
+    return problems_from(rows, Keys(question=question), name)
+
+
 def _problem(row: Row, keys: Keys, name: str, number: int) -> Problem:
     where = f"{name}: row {number}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from simplerl.config import DistillDataConfig, DistillRecipe
@@ -28,9 +28,11 @@ class Chosen:
         return sum(self.overlap.get("any", {}).values())
 
 
-def choose_problems(data: DistillDataConfig, seed: int) -> Chosen:
-    """Choose the problems. Raises `DataError` if none is left."""
-    found, notices = load_problems(data.source)
+def choose_problems(
+    data: DistillDataConfig, seed: int, is_usable: Callable[[Problem], bool] = lambda problem: problem.has_answer
+) -> Chosen:
+    """Choose the problems; `is_usable` is the verifier's rule, see `load_problems`. Raises `DataError` for none."""
+    found, notices = load_problems(data.source, is_usable)
     wanted = [problem for problem in found if not data.levels or problem.level in data.levels]
     if not wanted:
         levels = sorted({problem.level for problem in found if problem.level is not None})

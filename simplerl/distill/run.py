@@ -22,6 +22,7 @@ from simplerl.errors import EngineError
 from simplerl.rollouts.grade import results_in_order
 from simplerl.storage.files import locked
 from simplerl.types import Rollout
+from simplerl.verifiers.base import build_verifier, check_verifier, usable_problems
 
 Notice = Callable[[str], None]
 WAITING_VERDICTS = 1024
@@ -35,11 +36,14 @@ def distill(
     Does nothing if the file exists and the recipe is equal. `plain` shows no progress bar; without a terminal there is
     none either.
     """
+    check_verifier(recipe.verifier)
     kept = DistillFolder(folder)
     with locked(folder):
         if not kept.is_finished(recipe):
             kept.prepare(recipe, describe_environment())
-            chosen = choose_problems(recipe.data, recipe.seed)
+            chosen = choose_problems(
+                recipe.data, recipe.seed, usable_problems(recipe.verifier.name, recipe.verifier.path)
+            )
             for text in chosen.notices:
                 notice(text)
             asked = questions(chosen.problems, recipe)
@@ -126,8 +130,7 @@ def finish(recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked],
 
 def graded(recipe: DistillRecipe, asked: Sequence[Asked], answers: Mapping[str, Answer]) -> list[Response]:
     """Every answer with its verdict, in the order of the questions."""
-    config = recipe.verifier
-    verifier = plugins.load("verifiers", config.name, config.path).build(config)
+    verifier = build_verifier(recipe.verifier)
     answered = [each for each in asked if answers[each.id].finish_reason != "refused"]
     with closing(verifier):
         tasks = (

@@ -39,7 +39,7 @@ class EvalFolder:
         stored, given = self.read_plan(), plan_table(plan)
         if stored is not None:
             # Plans written before 0.2 name no verifier.
-            stored = {"verifier": DEFAULT_VERIFIER} | stored
+            stored = {"verifier": DEFAULT_VERIFIER, "verifier_settings": {}} | stored
         if stored is not None and stored != given:
             raise ConfigError(
                 f"{self.path} holds another evaluation:\n  " + "\n  ".join(differences(stored, given)) + "\n"

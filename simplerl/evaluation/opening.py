@@ -25,7 +25,7 @@ from simplerl.evaluation.session import Session
 from simplerl.evaluation.suite import Part, Plan
 from simplerl.learner.models import resolve_model_path
 from simplerl.storage.files import locked
-from simplerl.verifiers.base import evaluation_verifier
+from simplerl.verifiers.base import build_verifier, check_verifier, evaluation_config
 
 
 @contextmanager
@@ -33,13 +33,15 @@ def opened(
     model: ModelUnderTest, plan: Plan, folder: Path, *, use_cache: bool, notice: Callable[[str], None]
 ) -> Iterator[Session]:
     """A session ready to run. The folder is held against other processes; an evaluation of another plan is refused."""
+    config = evaluation_config(plan.verifier, plan.verifier_settings)
+    check_verifier(config)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
         kept = EvalFolder(folder)
         kept.prepare(plan, describe_environment())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
-        verifier = evaluation_verifier(plan.verifier)
+        verifier = build_verifier(config)
         stack.callback(verifier.close)
         cache = ResponseCache(default_path(), identity(plan), notice) if use_cache else None
         if cache:

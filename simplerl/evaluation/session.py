@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.data.base import load_benchmark
-from simplerl.data.rows import Keys, problems_from, read_table
+from simplerl.data.rows import file_problems
 from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine, checked
 from simplerl.errors import DataError
@@ -101,12 +101,7 @@ def samples(requests: Sequence[Request]) -> Iterator[tuple[int, Request]]:
 
 def load_part(part: Part, limit: int | None, notice: Callable[[str], None]) -> list[Problem]:
     """The problems of a part. One without a gold answer stays in, as in the published sizes, and is never right."""
-    if part.path is None:
-        problems = load_benchmark(part.benchmark)
-    else:
-        rows = read_table(Path(part.path))
-        question = "problem" if rows and "problem" in rows[0] and "question" not in rows[0] else "question"
-        problems = problems_from(rows, Keys(question=question), part.name)
+    problems = load_benchmark(part.benchmark) if part.path is None else file_problems(Path(part.path), part.name)
     if not problems:
         raise DataError(f"{part.benchmark} holds no problem")
     chosen = problems[:limit]

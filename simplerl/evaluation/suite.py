@@ -77,7 +77,9 @@ class Plan(Frozen):
     template: str
     engine: str = "embedded"
     verifier: str = DEFAULT_VERIFIER
-    """Name of the shipped verifier that judges the responses and tells which answers vote together."""
+    """Name of the verifier that judges the responses and tells which answers vote together."""
+    verifier_settings: Mapping[str, Any] = {}
+    """The verifier's settings that differ from their defaults, as in a recipe's `[verifier]` table."""
     seed: int = 0
     limit: int | None = None
     """Problems per benchmark at most."""

@@ -76,6 +76,8 @@ def length_dynamics(evals: Sequence[Row]) -> LengthDynamics | None:
 
 def change(run: RunData, name: str, temperature: float | None = None) -> Change | None:
     """First and last value of an evaluated quantity on the main set; None when it was not evaluated twice."""
+    if name == "unboxed" and not run.counts_boxes:
+        return None
     values = run.evaluation(name, temperature).values
     return Change(float(values[0]), float(values[-1])) if len(values) >= 2 else None
 

@@ -35,7 +35,8 @@ def figures(runs: Sequence[RunData]) -> list[FigureSpec]:
 def dynamics_figure(runs: Sequence[RunData]) -> FigureSpec:
     """Accuracy, loss or reward, length, style against the step: held-out where it was evaluated, else in training."""
     held = held_out(runs)
-    panels = (_accuracy_panel(held), _loss_panel(runs), _reward_panel(), _length_panel(held), _style_panel(held))
+    panels = (_accuracy_panel(held), _loss_panel(runs), _reward_panel(), _length_panel(held))
+    panels = (*panels, _style_panel(held, _styles(runs)))
     return FigureSpec("dynamics", "How it learned", _captioned(_measured(runs, held), runs), filled(panels, runs))
 
 
@@ -77,11 +78,16 @@ def _length_panel(held: HeldOut | None) -> Panel:
     return Panel("Response length", words, (training, *_held(held, "length", 3)))
 
 
-def _style_panel(held: HeldOut | None) -> Panel:
+def _styles(runs: Sequence[RunData]) -> dict[str, tuple[str, int]]:
+    """Label and accent of the styles that the runs are about."""
+    return {key: style for key, style in STYLES.items() if key != "unboxed" or any(run.counts_boxes for run in runs)}
+
+
+def _style_panel(held: HeldOut | None, styles: Mapping[str, tuple[str, int]]) -> Panel:
     where = f"share of held-out responses, {sampling(held.heat)}" if held else "share of training responses"
     lines = (
         held.line(label, key, accent) if held else metric(label, f"style/{key}", accent)
-        for key, (label, accent) in STYLES.items()
+        for key, (label, accent) in styles.items()
     )
     return Panel("Style", where, tuple(lines), "share")
 
@@ -159,7 +165,7 @@ def responses_figure(runs: Sequence[RunData]) -> FigureSpec:
     """What the responses are like: verdicts, lengths, cuts, styles."""
     held = held_out(runs)
     cut = (metric("training", "length/clip_ratio", 1), *_held(held, "clip_ratio", 0))
-    styles = [_style_of(label.capitalize(), key, accent, held) for key, (label, accent) in STYLES.items()]
+    styles = [_style_of(label.capitalize(), key, accent, held) for key, (label, accent) in _styles(runs).items()]
     panels = (
         VERDICTS,
         LENGTHS,

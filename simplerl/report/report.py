@@ -120,6 +120,7 @@ def _numbers(runs: Sequence[RunData]) -> dict[str, Any]:
     methods = method_rows(runs)
     return {
         "evals": [row for each in runs for row in eval_changes(each)],
+        "boxes": any(each.counts_boxes for each in runs),
         "events": [(each, event) for each in runs for event in each.events],
         "checks": [(each, dynamics_table(each)) for each in runs if is_quickstart(each)],
         "lengths": [(each, found) for each in runs if (found := length_dynamics(each.eval_rows()))],

@@ -12,6 +12,7 @@ import numpy as np
 
 from simplerl.errors import DataError
 from simplerl.storage.records import RunFolder
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 Row = Mapping[str, Any]
 GREEDY = 0.0
@@ -66,6 +67,20 @@ class RunData:
     def kind(self) -> str:
         """The recipe's: "train" or "sft"."""
         return self.recipe.get("kind", "train")
+
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier that judged the responses."""
+        named = self.recipe.get("verifier", DEFAULT_VERIFIER)
+        return named if isinstance(named, str) else named.get("name", DEFAULT_VERIFIER)
+
+    @cached_property
+    def counts_boxes(self) -> bool:
+        r"""False for a run of another domain than mathematics in which no response has a `\boxed{`."""
+        shares = [row.get("unboxed", 1.0) for row in self.evals] + [
+            row.get("style/unboxed", 1.0) for row in self.metrics
+        ]
+        return self.verifier == DEFAULT_VERIFIER or any(share < 1 for share in shares)
 
     @property
     def last_step(self) -> int:

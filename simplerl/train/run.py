@@ -22,6 +22,7 @@ from simplerl.train.clock import Clock
 from simplerl.train.console import ProgressDisplay, make_display
 from simplerl.train.trackers import Trackers
 from simplerl.types import Notice, Sampling
+from simplerl.verifiers.base import check_verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = Non
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    check_verifier(recipe.verifier)
     folder = RunFolder(run_dir)
     with folder.lock():
         folder.prepare(recipe, describe_environment())

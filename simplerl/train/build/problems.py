@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simplerl.config import DataConfig, TrainingRecipe
 from simplerl.data.base import load_benchmark, load_problems
+from simplerl.data.rows import file_problems
 from simplerl.data.templates import build_prompts
 from simplerl.evaluation.held_out import HeldOut
 from simplerl.types import Notice, Problem
@@ -27,7 +29,8 @@ def held_out_sets(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, no
     """Load the benchmarks evaluated during training. A notice counts prompts that are too long."""
     sets = []
     for wanted in recipe.eval.sets:
-        problems = load_benchmark(wanted.name)[: wanted.limit]
+        loaded = load_benchmark(wanted.name) if wanted.path is None else file_problems(Path(wanted.path), wanted.name)
+        problems = loaded[: wanted.limit]
         template = recipe.eval.template or recipe.data.template
         prompts, dropped = build_prompts(problems, template, tokenizer, recipe.data.max_prompt_tokens)
         if dropped:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from simplerl import plugins
 from simplerl.algorithms.base import Algorithm
-from simplerl.config import PluginConfig, Recipe, SFTRecipe, TrainingRecipe
+from simplerl.config import Recipe, SFTRecipe, TrainingRecipe
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, EngineError
 from simplerl.learner.base import Learner, Loss
@@ -22,7 +22,7 @@ from simplerl.learner.models import resolve_model_path
 from simplerl.learner.parallel import SingleProcess
 from simplerl.rewards.base import Reward, RewardConfig
 from simplerl.rewards.shaping import shape
-from simplerl.verifiers.base import Verifier
+from simplerl.verifiers.base import Verifier, build_verifier
 
 if TYPE_CHECKING:
     from simplerl.cluster.placement import Placement
@@ -47,10 +47,6 @@ def choose_device(recipe: TrainingRecipe) -> torch.device:
     if wanted == "cuda" and not has_cuda and recipe.cluster.ray is None:
         raise ConfigError("model.device=cuda but this machine has no CUDA device; use model.device=auto or cpu")
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and has_cuda) else "cpu")
-
-
-def build_verifier(config: PluginConfig) -> Verifier:
-    return plugins.load("verifiers", config.name, config.path).build(config)
 
 
 def build_reward(recipe: Recipe | SFTRecipe) -> Reward:
