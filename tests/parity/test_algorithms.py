@@ -33,11 +33,11 @@ BOTH = pytest.mark.parametrize("name", ["ppo", "grpo"])
 LN2 = math.log(2)
 
 
-def build(name: str, **settings: Any) -> Algorithm:
+def build(name: str, *, samples_per_prompt: int = 8, **settings: Any) -> Algorithm:
     """An algorithm as a run builds it, from a recipe."""
     table = {
         "data": {"source": "arithmetic"},
-        "rollout": {"max_tokens": LIMIT},
+        "rollout": {"max_tokens": LIMIT, "samples_per_prompt": samples_per_prompt},
         "algorithm": {"name": name, **settings},
     }
     recipe = validate_recipe(table)
@@ -140,13 +140,13 @@ def near(*values: float) -> Any:
 @BOTH
 def test_the_ratio_is_clipped_below_and_above(name: str) -> None:
     algorithm = build(name, clip_low=0.1, clip_high=0.3, aggregation="token-mean")
-    # Four tokens, old probability 1, so the ratio is the new one; weights 1/4. The loss is -min(r A, clip(r) A).
+    # Four tokens of old probability 1/2: the ratio is twice the new one. The loss is the mean of -min(r A, clip(r) A).
     #   r = 1.25, A = 1: within 1.3, loss -1.25, gradient -r A = -1.25
     #   r = 1.5, A = 1: clipped, loss -1.3, no gradient
     #   r = 0.85, A = -1: clipped, r A = -0.85 but clip(r) A = -0.9, loss 0.9, no gradient
     #   r = 0.95, A = -1: within 0.9, loss 0.95, gradient 0.95
-    batch = to_train([4], [1.0, 1.0, -1.0, -1.0], old=[0.0] * 4)
-    result = policy_loss(algorithm, batch, logs(1.25, 1.5, 0.85, 0.95))
+    batch = to_train([4], [1.0, 1.0, -1.0, -1.0], old=logs(*[0.5] * 4))
+    result = policy_loss(algorithm, batch, logs(0.625, 0.75, 0.425, 0.475))
     assert result.loss == pytest.approx((-1.25 - 1.3 + 0.9 + 0.95) / 4)
     assert result.gradient == near(-1.25 / 4, 0, 0, 0.95 / 4)
     assert result.stats["loss/policy"] == pytest.approx(result.loss)
@@ -156,6 +156,12 @@ def test_the_ratio_is_clipped_below_and_above(name: str) -> None:
     assert result.stats["ratio/max"] == pytest.approx(0.5)
     # The mean of r - 1 - ln r: (0.55 - ln(1.25 x 1.5 x 0.85 x 0.95)) / 4, and ln 1.5140625 = 0.4147965.
     assert result.stats["kl/old"] == pytest.approx((0.55 - 0.4147965) / 4, abs=1e-6)
+
+
+@BOTH
+def test_the_farthest_ratio_may_be_below_one(name: str) -> None:
+    result = policy_loss(build(name), to_train([2], [0.0, 0.0], old=[0.0, 0.0]), logs(0.5, 1.25))
+    assert result.stats["ratio/max"] == pytest.approx(0.5)
 
 
 # Responses of 1 and 3 tokens, of a minibatch with 4 responses and 10 tokens.
@@ -433,13 +439,15 @@ def test_what_ppo_reports_of_its_critic() -> None:
 
 @worked("grpo.scale_by_std")
 def test_a_group_s_mean_is_the_baseline() -> None:
-    # Groups, interleaved: 0 has rewards 3, 1, mean 2, sample deviation sqrt 2; 1 has 5, 5: no signal.
-    batch = scored([2, 1, 1, 1], [3.0, 5.0, 1.0, 5.0], groups=[0, 1, 0, 1])
-    assert advantages_of(build("grpo", scale_by_std=False), batch) == near(1, 1, 0, -1, 0)
-    assert advantages_of(build("grpo"), batch) == near(0.5**0.5, 0.5**0.5, 0, -(0.5**0.5), 0)
+    # Groups, interleaved: 0 has rewards 3 and 1, mean 2, sample deviation sqrt 2; 1 has 5 and 5, no signal; 2 has 8 and
+    # 0, mean 4, sample deviation 4 sqrt 2. The first response has two tokens.
+    batch = scored([2, 1, 1, 1, 1, 1], [3.0, 5.0, 1.0, 5.0, 8.0, 0.0], groups=[0, 1, 0, 1, 2, 2])
+    assert advantages_of(build("grpo", scale_by_std=False), batch) == near(1, 1, 0, -1, 0, 4, -4)
+    r = 0.5**0.5
+    assert advantages_of(build("grpo"), batch) == near(r, r, 0, -r, 0, r, -r)
     trained, metrics = build("grpo").compute_advantages(batch)
     assert trained.returns is None
-    assert metrics == {"group/equal_share": 0.5}
+    assert metrics == {"group/equal_share": pytest.approx(1 / 3)}
 
 
 @worked("grpo.dynamic_sampling_rounds")
@@ -512,6 +520,16 @@ def test_settings_within_their_limits_are_taken_and_others_refused(name: str) ->
         for value in refused:
             with pytest.raises(ConfigError, match=rf"^algorithm\.{setting}="):
                 build(name, **{setting: value})
+
+
+def test_recipes_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"samples_per_prompt=1 leaves none to compare with"):
+        build("grpo", samples_per_prompt=1)
+    build("grpo", samples_per_prompt=2)
+    build("ppo", samples_per_prompt=1)
+    with pytest.raises(ConfigError, match=r"algorithm\.kl_target needs a start: algorithm\.kl_coef=0 cannot adapt"):
+        build("ppo", kl_target=0.1, kl_coef=0.0)
+    build("ppo", kl_target=0.1, kl_coef=1.0)
 
 
 def test_defaults_are_the_documented_ones() -> None:

@@ -64,6 +64,15 @@ def test_simplerl_has_a_reward_for_each_verdict() -> None:
     assert [value(mine, label) for label in LABELS] == [4, 3, 2, 1]
 
 
+def test_a_service_s_reward_has_its_concurrency_and_closes_its_connections() -> None:
+    for shaping in ({}, {"clip": 1}):
+        reward: Any = build(name="http", url="http://127.0.0.1:9/", concurrency=5, give_up_seconds=0, **shaping)
+        assert reward.concurrency == 5
+        reward.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            value(reward)
+
+
 # --- shaping ----------------------------------------------------------------------------------------------------------
 
 
