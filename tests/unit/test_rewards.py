@@ -73,6 +73,11 @@ def test_a_service_s_reward_has_its_concurrency_and_closes_its_connections() -> 
             value(reward)
 
 
+@pytest.mark.parametrize("settings", [{"name": "accuracy"}, {"name": "simplerl", "correct": 1}], ids=str)
+def test_a_reward_is_recorded_as_a_floating_point_number(settings: dict[str, Any]) -> None:
+    assert type(value(build(**settings))) is float
+
+
 # --- shaping ----------------------------------------------------------------------------------------------------------
 
 
