@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(ROOMS)}; all if none is given")
     parser.add_argument("--file", default="", help="only files whose path contains this")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--sample", type=int, help="only so many mutants of each room, drawn with a fixed seed")
+    parser.add_argument("--sample", type=int, help="run N mutants of each room, drawn with a fixed seed")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     options = parser.parse_args()
     os.chdir(ROOT)

@@ -16,7 +16,7 @@ def policy_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
 
 
 def importance_weights(
-    logprobs: Tensor, sampled_logprobs: Tensor, how: Literal["truncated", "masked"], limit: float
+    logprobs: Tensor, sampled_logprobs: Tensor, mode: Literal["truncated", "masked"], limit: float
 ) -> Tensor:
     """Weights [R] that correct a loss for tokens sampled from another policy, from pi / pi_sampled of each token.
 
@@ -24,6 +24,6 @@ def importance_weights(
     within [1 / limit, limit], else 0, so that the token is not learned from (arXiv:2510.18855).
     """
     ratio = policy_ratio(logprobs, sampled_logprobs)
-    if how == "truncated":
+    if mode == "truncated":
         return ratio.clamp(max=limit)
     return torch.where((ratio >= 1 / limit) & (ratio <= limit), ratio, 0.0)

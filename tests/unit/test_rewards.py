@@ -39,7 +39,7 @@ def build(**settings: Any) -> Reward:
 
 
 def value(reward: Reward, label: VerdictLabel = "correct", tokens: int = 1) -> float:
-    """The reward of a response of so many tokens."""
+    """The reward of a response of `tokens` tokens."""
     rollout = Rollout("r", PROMPT, (5,) * tokens, (-1.0,) * tokens, "7", "stop", 0)
     return reward(rollout, Verdict(label))
 
