@@ -367,7 +367,7 @@ def reward_of(service: Service, verdict: Verdict, **settings: Any) -> float:
 def test_a_reward_request_holds_the_problem_the_response_and_the_verdict() -> None:
     with Service(replies(Reply({"reward": -3, "why": "because"}))) as service:
         assert reward_of(service, Verdict("correct", "7", "string")) == -3.0
-        assert reward_of(service, Verdict("no_answer")) == -3.0
+        assert type(reward_of(service, Verdict("no_answer"))) is float, "also if the service gives an integer"
     known = {"problem_id": "p/1", "question": "What is 3+4?", "answer": "7", "response": "It is \\boxed{7}."}
     assert service.posted == [
         {**known, "verdict": "correct", "extracted": "7", "finish_reason": "stop"},

@@ -39,7 +39,7 @@ def build(**settings: Any) -> Reward:
 
 
 def value(reward: Reward, label: VerdictLabel = "correct", tokens: int = 1) -> float:
-    """The reward of a response of so many tokens."""
+    """The reward of a response of `tokens` tokens."""
     rollout = Rollout.single_turn("r", PROMPT, (5,) * tokens, (-1.0,) * tokens, "7", "stop", 0)
     return reward(rollout, Verdict(label))
 
@@ -71,6 +71,11 @@ def test_a_service_s_reward_has_its_concurrency_and_closes_its_connections() -> 
         reward.close()
         with pytest.raises(RuntimeError, match="closed"):
             value(reward)
+
+
+@pytest.mark.parametrize("settings", [{"name": "accuracy"}, {"name": "simplerl", "correct": 1}], ids=str)
+def test_a_reward_is_recorded_as_a_floating_point_number(settings: dict[str, Any]) -> None:
+    assert type(value(build(**settings))) is float
 
 
 # --- shaping ----------------------------------------------------------------------------------------------------------
