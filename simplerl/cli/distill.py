@@ -27,7 +27,7 @@ def distill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; stop.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="No progress bar.")] = False,
 ) -> None:
-    """Ask a teacher for long solutions and keep the right ones. The same command goes on after any end."""
+    """Collect long solutions from a teacher and keep the correct ones. Run the same command again to resume."""
     from simplerl.config import DistillRecipe, load_recipe, recipe_name
 
     service = ["teacher.name=openai", f"teacher.url={endpoint}"] if endpoint else []

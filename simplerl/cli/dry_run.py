@@ -55,7 +55,7 @@ def at_hand(source: PluginConfig) -> bool:
 
 
 def sections(recipe: Recipe, plan: Plan) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Titles and rows of what is printed after the settings."""
+    """Titles and rows of the tables printed after the settings."""
     parts = [("each step", _step_rows(recipe, plan)), ("the run", _run_rows(recipe, plan))]
     parts.append(("models held", _model_rows(plan)))
     for role, phases in (plan.memory_gib or {}).items():

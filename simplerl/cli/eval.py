@@ -34,7 +34,7 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a response at most.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed on the same engine gives the same table.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many problems of each benchmark.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N problems of each benchmark only.")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="Of a run folder: all, or steps such as 20,40.")] = None,
     trained: Annotated[bool | None, typer.Option(help="Use the suite's settings for trained models.")] = None,
     verifier: VerifierName = None,
@@ -46,7 +46,7 @@ def evaluate(
     cache: Annotated[bool, typer.Option(help="Reuse responses that were generated before.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Evaluate a model. The same command goes on with an evaluation that was stopped or killed."""
+    """Evaluate a model. Run the same command again to resume an evaluation that was stopped or killed."""
     if (model is None) == (from_responses is None):
         raise ConfigError("name a MODEL, or recorded responses with --from-responses FILE, and not both")
     if from_responses is not None:

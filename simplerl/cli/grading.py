@@ -52,7 +52,7 @@ class Row:
 
 
 def read_rows(path: Path, response_key: str | None = None, answer_key: str | None = None) -> Iterator[Row]:
-    """Row by row. Raises `DataError` with the line's number for what is no JSON object or lacks a key."""
+    """Read row by row. Raises `DataError` with the line's number if a line is not a JSON object or lacks a key."""
     texts = (response_key,) if response_key else TEXT_KEYS
     golds = (answer_key,) if answer_key else GOLD_KEYS
     for number, line in _lines(path):

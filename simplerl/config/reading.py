@@ -112,7 +112,7 @@ def _drop_settings(node: dict[str, Any], block: str, name: str) -> None:
 
 
 def _optimizer_settings(name: str) -> set[str]:
-    """Settings that an optimizer has; those that every one has, if the name is that of a user's file or of none."""
+    """Settings of an optimizer. For a user's file, or an unknown name: the settings common to all optimizers."""
     try:
         config: type[OptimizerConfig] = plugins.load("optimizers", name).Config
     except ConfigError:

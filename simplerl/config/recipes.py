@@ -116,7 +116,7 @@ class TrainingRecipe(Frozen):
         elif not getattr(self.engine, "can_receive_weights", False):
             problem = f"engine.name={self.engine.name} cannot receive them; vllm can"
         elif self.model.lora is not None:
-            problem = "model.lora hands over adapters alone, which are small"
+            problem = "model.lora sends adapters only, which are small"
         elif self.model.device == "cpu":
             problem = "model.device=cpu, and it is made for GPUs"
         if problem is not None:

@@ -194,6 +194,6 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError:
-        raise DataError(f"{path} cannot be read: there is no such file") from None
+        raise DataError(f"{path} cannot be read: no such file") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file that can be read: {error}") from error

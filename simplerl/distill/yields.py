@@ -76,7 +76,7 @@ def _column(level: str) -> str:
 
 
 def as_markdown(yields: dict[str, Any]) -> str:
-    """The table, and the problems left out before the teacher was asked."""
+    """The table, and the problems left out before the teacher ran."""
     left_out = yields["overlap"]["left_out"]
     note = f"\n{left_out:,} more problems occur in a benchmark and were not asked.\n" if left_out else ""
     return f"{markdown(grid(yields))}\n{note}"

@@ -35,7 +35,7 @@ class EvalFolder:
         self.path = path
 
     def prepare(self, plan: Plan, environment: Row) -> None:
-        """Begins, or goes on with the evaluation that is there. Raises `ConfigError` where that is another one."""
+        """Create the folder, or open it to resume. Raises `ConfigError` if it holds another evaluation."""
         stored, given = self.read_plan(), plan_table(plan)
         if stored is not None:
             # Plans written before 0.2 name no verifier.

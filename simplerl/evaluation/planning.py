@@ -16,7 +16,7 @@ from simplerl.verifiers.base import DEFAULT_VERIFIER, evaluation_config
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for; None is the suite's business."""
+    """Options of a command or stage. None: the suite decides."""
 
     suite: str | None = None
     benchmarks: tuple[str, ...] = ()

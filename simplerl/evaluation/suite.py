@@ -41,7 +41,7 @@ class PartConfig(Decoding):
 
 
 class Suite(Decoding):
-    """Benchmarks, the template and the decoding they are asked with, and which of them the average is over."""
+    """Benchmarks with their template and decoding, and those that the average is over."""
 
     description: str = ""
     template: str
@@ -53,7 +53,7 @@ class Suite(Decoding):
 
 
 class Part(Frozen):
-    """One line of the table: a benchmark and how it is asked."""
+    """One line of the table: a benchmark and its settings."""
 
     name: str
     benchmark: str

@@ -184,7 +184,7 @@ def _report_task(name: str, stage: ReportStage, seed: int, folder: Path, earlier
     if unknown:
         raise ConfigError(f"runs names {', '.join(unknown)}; training stages before it: {', '.join(trained) or 'none'}")
     if not evals:
-        raise ConfigError("there is no eval stage before it to compare; `simplerl report` shows training runs alone")
+        raise ConfigError("no eval stage before it to compare; `simplerl report` shows training runs alone")
     runs = tuple(earlier[run] for run in stage.runs)
     identity = {
         "evals": [[label(task), task.fingerprint] for task in evals],

@@ -48,7 +48,7 @@ def check_named(value: Any, earlier: Mapping[str, str]) -> None:
     if unknown:
         raise ConfigError(
             f"{', '.join(unknown)}: no stage of that name before this one makes a model or responses; "
-            f"those that do: {', '.join(there) or 'none'}"
+            f"stages that do: {', '.join(there) or 'none'}"
         )
 
 

@@ -30,7 +30,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the step. `seconds` is wall time, `flop` counted work, `tokens` those that the work was for."""
+    """A part of the step. `seconds` is wall time, `flop` counted work, `tokens` the tokens of that work."""
 
     name: str
     seconds: float

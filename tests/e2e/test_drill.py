@@ -70,10 +70,10 @@ def test_a_torn_checkpoint_changes_no_response(tiny_model, tmp_path, capsys):
     other.write_rollouts(2, [*rows[:-1], {**rows[-1], "text": "another"}])
     assert "383 of 384 responses are the same; they part in step 2" in compared(broken, undisturbed)
     other.write_rollouts(2, [*rows[:-1], rows[0]])
-    with pytest.raises(ClusterError, match="step 2 has 24 responses, 24 were asked for; 2 differ"):
+    with pytest.raises(ClusterError, match="step 2 has 24 responses, 24 were requested; 2 differ"):
         check_accounts(broken, undisturbed)
     other.write_rollouts(2, rows[:-1])
-    with pytest.raises(ClusterError, match="step 2 has 24 responses, 23 were asked for; 1 differ"):
+    with pytest.raises(ClusterError, match="step 2 has 24 responses, 23 were requested; 1 differ"):
         check_accounts(broken, undisturbed)
     assert run([*command, "--run-dir", str(tmp_path / "runs")]) == 2
     capsys.readouterr()

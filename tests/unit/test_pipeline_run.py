@@ -197,9 +197,9 @@ def test_a_dry_run_says_what_would_be_done(doing: Stages, capsys: pytest.Capture
     assert doing.done == [] and not Path("runs").exists()
     doing.instead["test"] = lambda task: None
     go(doing)
-    assert [row[-1] for row in dry()] == ["done", "done", "to go on with", "to do"]
+    assert [row[-1] for row in dry()] == ["done", "done", "to resume", "to do"]
     changed = dry("--set", "stages.more.set.train.steps=3")
-    assert [row[-1] for row in changed] == ["done", "changed, to do anew", "to do", "to do"]
+    assert [row[-1] for row in changed] == ["done", "changed, to run again", "to do", "to do"]
 
 
 def test_a_pipeline_that_was_stopped_exits_with_one(doing: Stages, capsys: pytest.CaptureFixture[str]) -> None:

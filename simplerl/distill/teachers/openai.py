@@ -6,8 +6,8 @@ tokens are not known, because the service counts those of the reasoning too.
 
 | what the service says                                  | what happens                                         |
 |--------------------------------------------------------|------------------------------------------------------|
-| no connection, time-out, torn answer, 429, 5xx         | asked again for `give_up_seconds`, then the run ends |
-| 200 that is no JSON, or holds no choice or no text     | asked again 4 times, then the question is refused    |
+| no connection, time-out, torn answer, 429, 5xx         | tried again for `give_up_seconds`, then the run ends |
+| 200 without JSON, a choice or a text                   | tried 4 more times, then the question is refused     |
 | 400, 413, 422; a `finish_reason` content_filter        | the question is refused                              |
 | 20 problems refused in a row (`refusals_in_a_row`)     | the run ends: it is not about the problems           |
 | any other status                                       | the run ends                                         |
@@ -51,11 +51,11 @@ REMEDIES = {
     403: KEY,
     404: "Check teacher.url, which usually ends in /v1, and teacher.model",
 }
-AGAIN = "then run the same command: the answers that arrived are kept, and only the others are asked for"
+AGAIN = "then run the same command again: the answers that arrived are kept, only the others are requested"
 
 
 class Config(TeacherConfig, Endpoint):
-    """Address of the service, and how it is asked."""
+    """Address of the service, and settings of the requests."""
 
     may_change: ClassVar[frozenset[str]] = frozenset(
         {"requests_per_minute", "refusals_in_a_row", *Endpoint.model_fields}
@@ -83,7 +83,7 @@ class Config(TeacherConfig, Endpoint):
     """Seconds for one attempt. A long response takes minutes."""
 
     give_up_seconds: float = Field(default=7200.0, ge=0)
-    """Seconds for all attempts at a question; a service that is away, overloaded or slow is asked again until then."""
+    """Seconds for all attempts at a question; until then an absent, overloaded or slow service is tried again."""
 
     requests_per_minute: float | None = Field(default=None, gt=0)
     """Attempts per minute of all threads together, evenly spaced. None (default): no limit."""

@@ -338,7 +338,7 @@ class Raised(Exception):
 
 
 class Remote:
-    """An object of the program that is no plain data: tests may call it, pass it, and read or set its attributes.
+    """An object of the program that is not plain data: tests may call it, pass it, and read or set its attributes.
 
     It equals nothing but itself. Its length, items, truth and texts are the program's own word.
     """
