@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import time
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +16,7 @@ from simplerl.errors import DataError
 from simplerl.formatting import replace_surrogates
 from simplerl.rewards.simplerl import Config as Reward
 from simplerl.rollouts.grade import results_in_order
+from simplerl.storage.jsonl import read_jsonl
 from simplerl.types import Problem, Rollout, Verdict, VerdictLabel
 from simplerl.verifiers.base import Verifier
 from simplerl.verifiers.math import MathVerifier
@@ -55,9 +53,8 @@ def read_rows(path: Path, response_key: str | None = None, answer_key: str | Non
     """Read row by row. Raises `DataError` with the line's number if a line is not a JSON object or lacks a key."""
     texts = (response_key,) if response_key else TEXT_KEYS
     golds = (answer_key,) if answer_key else GOLD_KEYS
-    for number, line in _lines(path):
+    for number, row in read_jsonl(path):
         where = f"{path}, line {number}"
-        row = _object(line, where)
         yield Row(
             id=_identity(row.get("id"), number),
             text=_text(row, texts, "--response-key", where),
@@ -67,32 +64,6 @@ def read_rows(path: Path, response_key: str | None = None, answer_key: str | Non
             from_solution=_choice(row, "gold_kind", ("answer", "solution"), where),
             expected=_expected(row),
         )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their numbers from 1."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged: {error}. Fetch or copy it again") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON: {error}. Each line holds one object") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where} holds a {type(row).__name__}, not an object with keys")
-    return row
 
 
 def _identity(value: Any, number: int) -> str | int:

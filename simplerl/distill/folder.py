@@ -29,7 +29,8 @@ from simplerl.distill.yields import as_markdown
 from simplerl.errors import ConfigError, DataError
 from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, encodable, line, read_lines, write_parquet
+from simplerl.storage.files import encodable, write_parquet
+from simplerl.storage.jsonl import Row, line, read_lines
 from simplerl.storage.records import recipe_difference
 
 Table = dict[str, Any]

@@ -23,7 +23,8 @@ import tomli_w
 from simplerl.errors import ConfigError
 from simplerl.evaluation.suite import Plan
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, read_lines, write_parquet
+from simplerl.storage.files import write_parquet
+from simplerl.storage.jsonl import Row, read_lines
 from simplerl.storage.records import EVAL_COLUMNS
 from simplerl.verifiers.base import DEFAULT_VERIFIER
 

@@ -20,7 +20,7 @@ from simplerl.config import PipelineRecipe
 from simplerl.errors import ConfigError, SimpleRLError
 from simplerl.pipeline.plan import SUPERSEDED, Task
 from simplerl.storage import atomic
-from simplerl.storage.files import Row
+from simplerl.storage.jsonl import Row
 from simplerl.storage.records import recipe_table
 
 Standing = Literal["new", "changed", "begun", "done"]

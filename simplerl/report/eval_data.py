@@ -14,7 +14,7 @@ from simplerl.errors import DataError
 from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
 from simplerl.stats.scores import COLUMNS
-from simplerl.storage.files import read_lines
+from simplerl.storage.jsonl import read_lines
 from simplerl.storage.records import RunFolder
 from simplerl.verifiers.base import DEFAULT_VERIFIER
 

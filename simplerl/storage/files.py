@@ -1,7 +1,4 @@
-"""Parquet tables, JSON lines, and folder locks of run folders and evaluations.
-
-Readers may come at any moment: files appear complete, and a torn last line is not read.
-"""
+"""Tables of responses, and the lock of a folder."""
 
 from __future__ import annotations
 
@@ -14,42 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from simplerl.errors import SimpleRLError
 from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
+from simplerl.storage.jsonl import Row
 
 if TYPE_CHECKING:
     import pyarrow
 
-Row = Mapping[str, Any]
 
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def line(row: Row) -> bytes:
-    # names in a fixed order: if a row was gathered through a set, Python's hash seed would decide it
-    first = {key: row[key] for key in ("step", "set", "temperature") if key in row}
-    return orjson.dumps(first | dict(sorted(row.items())), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file. A last line without its newline is still being written and is not read."""
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")[:-1]
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield orjson.loads(line)
-        except ValueError as error:
-            # a crash can leave a last line of zeros; anywhere else the file is damaged and the user should know
-            if number < len(lines):
-                raise SimpleRLError(f"{path}, line {number} is damaged: {error}") from error
+# --- tables of responses ----------------------------------------------------------------------------------------------
 
 
 def write_parquet(path: Path, rows: Sequence[Row], columns: Mapping[str, str]) -> Path:
+    """Write a table, whole or not at all. `columns` maps names to Arrow's types; a column that a row lacks is null."""
     import pyarrow.parquet
 
     with atomic.new_file(path) as temporary:

@@ -28,7 +28,8 @@ import orjson
 from simplerl.config import RENAMED, AnyRecipe, TrainingRecipe
 from simplerl.errors import ConfigError
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, line, locked, read_lines, write_parquet
+from simplerl.storage.files import locked, write_parquet
+from simplerl.storage.jsonl import Row, line, read_lines
 from simplerl.types import GradedRollout
 
 MAY_CHANGE = ("track.", "checkpoint.")

@@ -247,7 +247,7 @@ def test_a_line_that_cannot_be_read_is_named_and_nothing_is_half_written(
 def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = gzip.compress((GOOD + "\n").encode() * 50)
     for name, content, said in [
-        ("latin.jsonl", '{"pred": "é"}'.encode("latin-1"), "is not UTF-8"),
+        ("latin.jsonl", '{"pred": "é"}'.encode("latin-1"), "line 1 is not UTF-8: byte 10 is 0xe9"),
         ("torn.jsonl.gz", packed[:-9], "is damaged"),
         ("flipped.jsonl.gz", packed[:20] + b"\xff\xff" + packed[22:], "is damaged"),
         ("plain.jsonl.gz", GOOD.encode(), "is damaged: Not a gzipped file"),
@@ -256,7 +256,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         (tmp_path / name).write_bytes(content)
         for extra in ((), ("--audit",)):
             error = mistake(capsys, tmp_path / name, *extra)
-            assert error.startswith(f"error: {tmp_path / name} ") and (said in error or "no responses" in error)
+            assert error.startswith((f"error: {tmp_path / name} ", f"error: {tmp_path / name}, line 1 ")) and (
+                said in error or "no responses" in error
+            )
     assert "cannot be read: No such file" in mistake(capsys, tmp_path / "none.jsonl")
     assert "cannot be read: Is a directory" in mistake(capsys, tmp_path)
 
