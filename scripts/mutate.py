@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import importlib
 import os
 import random
@@ -304,9 +305,9 @@ def main() -> None:
     os.nice(10)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    sys.dont_write_bytecode = True
     for module in () if options.list else PRELOADED:
         importlib.import_module(module)
+    gc.freeze()  # pytest collects garbage twice; all of torch and transformers would be half of a mutant's time
     with tempfile.TemporaryDirectory() as folder:
         # Hypothesis would replay examples that failed for one mutant with every later one.
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder

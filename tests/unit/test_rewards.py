@@ -116,6 +116,8 @@ def test_long_responses_lose_reward() -> None:
     # Correct is 1; 95 tokens are 3/4 into the buffer of 20 before the limit of 100, 100 tokens at its end.
     reward = build(name="simplerl", overlong_buffer=20)
     assert [value(reward, tokens=n) for n in (80, 95, 100)] == pytest.approx([1, 0.25, 0])
+    # A buffer of one token is the limit alone.
+    assert [value(build(name="simplerl", overlong_buffer=1), tokens=n) for n in (99, 100)] == [1, 0]
     # Wrong is -0.5, and the penalty 0.4.
     reward = build(name="simplerl", overlong_buffer=20, overlong_penalty=0.4)
     assert [value(reward, "wrong", n) for n in (80, 95, 100)] == pytest.approx([-0.5, -0.8, -0.9])
@@ -139,6 +141,7 @@ def test_the_penalty_is_by_the_limit_of_training() -> None:
 
 def test_a_plain_function_is_shaped_like_a_plug_in(tmp_path: Path) -> None:
     path = user_file(tmp_path, "def reward(rollout, verdict):\n    return 7.0 * len(rollout.token_ids)\n")
+    assert build(path=path) is plugins.load("rewards", "mine", path).reward, "no shaping, no wrapper"
     assert value(build(path=path), tokens=100) == 700
     assert value(build(path=path, clip=5), tokens=100) == 5
     assert value(build(path=path, overlong_buffer=20, overlong_penalty=2), tokens=90) == 629
