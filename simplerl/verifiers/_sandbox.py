@@ -1,7 +1,6 @@
-"""Confinement of a process that runs code nobody has read: namespaces (Linux) and resource limits.
+"""Confine a process that runs untrusted code: namespaces (Linux) and resource limits.
 
-Worker processes import this without site-packages, so only the standard library is allowed here. Import everything
-that a worker needs before `enter_namespaces`: afterwards the only files are those of Python's own library.
+Workers import this module without site-packages, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ SHARED_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 def enter_namespaces() -> None:
     """Move this process to namespaces without network and files, and its future children to one without processes.
 
-    The only files left are Python's library and the system's shared libraries, read-only. The current folder must be
-    empty and is used as a mount point. Raises `OSError` if the kernel, a container or a security module forbids it.
+    The only files left are Python's library and the system's shared libraries, read-only. The current folder becomes
+    the mount point of the new root; it should be empty. Raises `OSError` if the kernel or a container forbids it.
     """
     wanted = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
     uid, gid = os.geteuid(), os.getegid()
@@ -124,7 +123,7 @@ def address_space() -> int:
 
 
 def _lower(which: int, soft: int, hard: int | None = None) -> None:
-    """Lower a limit for good. A limit that is lower already stays as it is."""
+    """Lower a limit for good. Lower limits stay as they are. `hard` None: the same as `soft`."""
     hard = soft if hard is None else hard
     _, now = resource.getrlimit(which)
     if now != resource.RLIM_INFINITY:

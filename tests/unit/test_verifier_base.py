@@ -46,7 +46,7 @@ def test_settings_of_evaluations_are_checked_before_a_model_is_loaded() -> None:
     assert not hasattr(evaluation_config("python-tests", {"workers": 3}), "mode")
     with pytest.raises(ConfigError, match="verifiers: no 'maths'; did you mean 'math'"):
         evaluation_config("maths")
-    with pytest.raises(ConfigError, match=r"verifier\.wokers=3: there is no such setting; did you mean 'workers'"):
+    with pytest.raises(ConfigError, match=r"verifier\.wokers=3: unknown setting; did you mean 'workers'"):
         evaluation_config("python-tests", {"wokers": 3})
 
 

@@ -247,6 +247,13 @@ FORGED = {
         class math: isclose = staticmethod(lambda *_: True)
         def add(a, b): return None
     """,
+    "the tests' built-ins replaced": """
+        class Builtins:
+            def __getitem__(self, name): return {"sorted": lambda values: [3], "__import__": lambda *_: None}[name]
+            def __call__(self): pass
+        __builtins__ = Builtins()
+        def add(a, b): return None
+    """,
     "the worker's functions replaced": """
         import json, sys
         sys.modules["__main__"].judge = lambda *_: ("correct", "tests passed")

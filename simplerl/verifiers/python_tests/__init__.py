@@ -14,18 +14,20 @@ never holds the tests, cannot write a verdict, and sends back plain data only. S
 printing the words of a verdict, and searching frames, memory or open files for a secret are all of no use.
 
 What limits a program: each one runs in a fresh process with an empty environment, no input or output, and limits of
-CPU time, memory (address space), open files (none for writing), processes and threads (none). With
+CPU time, memory (address space), open files, file contents (none can be written), processes and threads (none). With
 isolation="namespaces" it also has no network, no process but its own to see or signal, and no file but Python's
 library and the system's shared libraries, read-only; as root it runs as nobody. Everything is killed after the verdict.
 
-What is not defended: faults of the kernel or of CPython's JSON parser; timing; with isolation="limits" everything that
-this user may do with files, network and signals. A test that asks an object of the program (its length, an item,
-`x in object`) takes the object's word: tests should compare plain data, and import the modules they use.
+What is not defended: faults of the kernel or of CPython's JSON parser; sockets of virtual machines (AF_VSOCK), which
+are in no network namespace; with isolation="limits" everything that this user may do with files, network and processes,
+such as killing the worker (an `error`). A test that asks an object of the program (its length, an item, `x in object`)
+takes the object's word: tests should compare plain data, and import the modules that they use.
 
 What tests can do: call the program's functions and classes, with keywords; use methods and attributes of its objects;
 catch built-in exceptions (others arrive as their nearest built-in base). A list, dictionary or set that is an argument
 is changed in place if the program changes it. Tests cannot pass functions or other objects that are no plain data,
 compare the program's objects with such objects, or use `isinstance` with its classes: the verdict is then `error`.
+They do not see functions of the program that are named like a built-in one (`sum`), nor its variables.
 """
 
 from __future__ import annotations
@@ -72,23 +74,25 @@ class Config(PluginConfig):
     name: Literal["python-tests"] = "python-tests"
 
     allow_running_code: bool = False
-    """Must be true: this verifier runs programs that a model wrote, in a sandbox on this machine."""
+    """Run programs that a model wrote, in a sandbox on this machine. Default false: the verifier refuses to start."""
 
     isolation: Isolation = "namespaces"
-    """`namespaces`: no network and no files (Linux, not in most containers). `limits`: limits of CPU time, memory and
-    processes only; a program can then read and delete your files, and reach the network."""
+    """`namespaces` (default): no network, files or other processes; Linux only, and impossible in most containers.
+    `limits`: limits of CPU time, memory and processes only; programs can read and delete your files and use the
+    network."""
 
     workers: int = Field(default=2, ge=1)
-    """Programs that run at a time."""
+    """Programs that run at a time. Default 2; a core each is enough."""
 
     cpu_seconds: int = Field(default=4, ge=1)
-    """CPU time of a program; more is wrong ("timeout"). Its tests have as much for themselves."""
+    """Longest CPU time of a program, in seconds. Default 4. More is wrong ("timeout"). Its tests have as much."""
 
     wall_seconds: float = Field(default=30.0, gt=0)
-    """Time of a program and its tests by the clock; more is wrong ("timeout, wall clock")."""
+    """Longest time of a program and its tests by the clock, in seconds. Default 30. More is wrong ("timeout, wall
+    clock"); raise it if the machine has more to do than cores."""
 
     memory_gib: float = Field(default=0.5, gt=0)
-    """Memory of a program."""
+    """Memory of a program, in GiB. Default 0.5. More raises `MemoryError` in the program."""
 
 
 class PythonTestsVerifier(Verifier):
@@ -123,7 +127,7 @@ class PythonTestsVerifier(Verifier):
         return Verdict(found["label"], program, found["method"], time.perf_counter() - started)
 
     def _run(self, program: str, tests: str, folder: str) -> dict[str, Any]:
-        """What the worker answers. `folder` is its current folder, empty."""
+        """Run the worker in an empty folder; return its answer."""
         pipe = subprocess.PIPE
         with self._lock:
             if self._closed:

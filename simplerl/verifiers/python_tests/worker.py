@@ -129,7 +129,7 @@ def unpack(packed: Packed, resolve: Callable[[Any], Any]) -> Any:
 
 
 def lines(receive: Callable[[int], bytes]) -> Iterator[bytes]:
-    """The lines that come through a channel, until it ends. `receive` gets the most bytes to return."""
+    """Lines from a channel, until it ends. `receive(n)` returns at most n bytes, and none at the end."""
     pending = bytearray()
     while data := receive(1 << 16):
         start = len(pending)
@@ -163,7 +163,7 @@ CHANGEABLE = (list, dict, set, bytearray)
 
 
 def serve(channel: socket.socket, source: str) -> NoReturn:
-    """Run the program, then answer one request after another, each a line of JSON."""
+    """Run the program, then do one operation after another. Requests and replies are lines of JSON."""
     objects: list[Any] = []
     numbers: dict[int, int] = {}
 
@@ -215,7 +215,7 @@ def builtin_name(error: BaseException) -> str:
 
 
 class UnsupportedTest(Exception):
-    """A test needs what cannot pass between two processes. Not a fault of the program."""
+    """A test needs something that cannot pass between two processes. Not a fault of the program."""
 
 
 class ProgramFault(Exception):
@@ -233,12 +233,13 @@ class Program:
         self._lines = lines(self._receive)
 
     def names(self) -> dict[str, Remote]:
-        """Run the program; its functions and classes. They cannot replace what is built in."""
+        """Wait until the program has run; its functions and classes. They cannot replace what is built in."""
         found = self._checked(lambda: {str(name): Remote(self, int(n)) for name, n in self._reply()["names"].items()})
-        return {name: remote for name, remote in found.items() if not hasattr(builtins, name)}
+        # "__builtins__" among the names would let the program answer for sorted(), set() and `import` in the tests.
+        return {name: each for name, each in found.items() if not (hasattr(builtins, name) or name.startswith("__"))}
 
     def ask(self, operation: str, target: int, *values: Any, **keywords: Any) -> Any:
-        """What an operation gives; raises what it raises. Changes of lists, dictionaries and sets are copied back."""
+        """Do an operation in the program's process: return or raise its outcome, and copy changed arguments back."""
         request = {
             "operation": operation,
             "target": target,
@@ -258,7 +259,7 @@ class Program:
         return self._checked(exchange)
 
     def stop(self) -> None:
-        """Kill the process and find out how it had ended."""
+        """Kill the process. If it had ended by itself, the fault says how."""
         os.kill(self.pid, signal.SIGKILL)
         _, status, usage = os.wait4(self.pid, 0)
         if self.fault != "ended":
@@ -291,13 +292,11 @@ class Program:
         return reply
 
     def _checked(self, action: Callable[[], Any]) -> Any:
-        """What an exchange with the process gives. Anything but a reply is a fault."""
+        """The outcome of an exchange with the process. Anything but a reply is a fault."""
         try:
             return action()
         except Raised as raised:
             error = raised.rebuilt()
-        except UnsupportedTest:
-            raise
         except TimeoutError:
             self.fault = self.fault or "timeout, wall clock"
             error = ProgramFault(self.fault)
@@ -323,7 +322,7 @@ class Program:
 
 
 class Raised(Exception):
-    """The program raised an exception: the name of a built-in class, and a message."""
+    """The program raised an exception, known by the name of a built-in class and a message."""
 
     def rebuilt(self) -> BaseException:
         """The exception as the tests see it."""
@@ -423,7 +422,7 @@ def judge(program: Program, tests: str) -> Verdict:
         program.stop()
         return "error", f"the tests do not compile: {builtin_name(error)}"
     try:
-        exec(code, {"__name__": "tests", **program.names()})
+        exec(code, {**program.names(), "__name__": "tests", "__builtins__": builtins})
     except BaseException as error:
         raised = builtin_name(error)
     program.stop()
