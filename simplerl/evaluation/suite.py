@@ -41,7 +41,7 @@ class PartConfig(Decoding):
 
 
 class Suite(Decoding):
-    """Benchmarks with their template and decoding, and those that the average is over."""
+    """Benchmarks with their template and decoding, and the benchmarks in the average."""
 
     description: str = ""
     template: str

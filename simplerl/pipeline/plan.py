@@ -59,7 +59,7 @@ class Task:
     """Digest of everything that decides its output."""
 
     lasting: str
-    """Digest of what its folder must agree on to resume: a distillation keeps responses under other filter rules."""
+    """Digest of what a resumed folder must share: a distillation keeps its responses under other filter rules."""
 
     recipe: StageRecipe | None = None
 

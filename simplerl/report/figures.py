@@ -1,4 +1,4 @@
-"""The figures of a report: what is shown of a run, in which words."""
+"""The figures of a report: their panels and their texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLES = {"code": ("program code", 1), "reflection": ("self-checks", 0), "unboxe
 
 
 def figures(runs: Sequence[RunData]) -> list[FigureSpec]:
-    """The figures that have something to show."""
+    """Figures that have something to show."""
     makers = (dynamics_figure, benchmarks_figure, passes_figure, responses_figure, optimisation_figure, cost_figure)
     return [spec for make in makers if (spec := make(runs)).panels]
 
@@ -214,7 +214,7 @@ OPTIMISATION = (
 
 
 def optimisation_figure(runs: Sequence[RunData]) -> FigureSpec:
-    """What tells a healthy run from a sick one, step by step."""
+    """Diagnostics that separate a healthy run from a sick one, step by step."""
     panels = filled(OPTIMISATION, runs)
     return FigureSpec(
         "diagnostics", "Training diagnostics", _captioned("Every training step.", runs), panels, 3, (3.9, 2.75)
@@ -224,7 +224,7 @@ def optimisation_figure(runs: Sequence[RunData]) -> FigureSpec:
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 COST = (
-    # Grading runs during the rollout, so its seconds are within those.
+    # grading runs during the rollout, so its seconds are part of the rollout's
     Panel("Time", "seconds per step, by phase", (
         metric("rollout", "time/rollout", 0), metric("score", "time/score", 3), metric("update", "time/update", 1)),
         stacked=True),
