@@ -20,7 +20,6 @@ from simplerl.distill.yields import yields_of
 from simplerl.environment import describe
 from simplerl.errors import EngineError
 from simplerl.rollouts.grade import in_order
-from simplerl.storage.files import locked
 from simplerl.types import Rollout
 
 Notice = Callable[[str], None]
@@ -36,7 +35,7 @@ def distill(
     terminal there is none anyway.
     """
     kept = DistillFolder(folder)
-    with locked(folder):
+    with kept.lock():
         if not kept.is_finished(recipe):
             kept.prepare(recipe, describe())
             chosen = choose_problems(recipe.data, recipe.seed)

@@ -24,7 +24,6 @@ from simplerl.evaluation.models import ModelUnderTest, load_checkpoint
 from simplerl.evaluation.session import Session
 from simplerl.evaluation.suite import Part, Plan
 from simplerl.learner.models import resolve_model_path
-from simplerl.storage.files import locked
 from simplerl.verifiers.base import evaluation_verifier
 
 
@@ -34,8 +33,8 @@ def opened(
 ) -> Iterator[Session]:
     """A session ready to run. The folder is held against other processes; an evaluation of another plan is refused."""
     with ExitStack() as stack:
-        stack.enter_context(locked(folder))
         kept = EvalFolder(folder)
+        stack.enter_context(kept.lock())
         kept.prepare(plan, describe())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
