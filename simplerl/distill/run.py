@@ -7,9 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from simplerl import plugins
 from simplerl.config import DistillRecipe
 from simplerl.distill.filter import FilterOutcome, Response, decide
@@ -19,6 +16,7 @@ from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
 from simplerl.distill.yields import yields_of
 from simplerl.environment import describe
 from simplerl.errors import EngineError
+from simplerl.progress import ProgressBars
 from simplerl.rollouts.grade import in_order
 from simplerl.types import Rollout
 
@@ -74,12 +72,13 @@ def collect(
         return
     with closing(build_teacher(recipe)) as teacher:
         folder.check_provenance(provenance(recipe, teacher))
-        with progress(len(there), len(asked), plain) as advance:
+        with ProgressBars(plain) as bars:
+            bars.show("answers", len(there), len(asked))
             for answer in teacher.answer(list(missing.values())):
                 if answer.id not in missing:
                     raise EngineError(f"the teacher answered {answer.id!r}, which it was not asked, or not twice")
                 folder.append(missing.pop(answer.id), answer)
-                advance()
+                bars.show("answers", len(asked) - len(missing), len(asked))
     if missing:
         raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered, the first is {min(missing)}")
 
@@ -92,16 +91,6 @@ def build_teacher(recipe: DistillRecipe) -> Teacher:
 def provenance(recipe: DistillRecipe, teacher: Teacher) -> dict[str, Any]:
     """What makes the answers, whatever is kept of them afterwards."""
     return {**teacher.provenance(), "seed": recipe.seed, "sampling": recipe.sampling.model_dump(mode="json")}
-
-
-@contextmanager
-def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, and only on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=bool(plain) or not console.is_terminal) as bar:
-        task = bar.add_task("answers", total=total, completed=done)
-        yield lambda: bar.advance(task)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
