@@ -15,10 +15,9 @@ from simplerl import plugins
 from simplerl.config import PluginConfig
 from simplerl.engines.base import Engine
 from simplerl.environment import describe_environment
-from simplerl.errors import ConfigError
 from simplerl.evaluation.cache import ResponseCache, default_path
 from simplerl.evaluation.folder import EvalFolder
-from simplerl.evaluation.models import ModelUnderTest, load_checkpoint
+from simplerl.evaluation.models import ModelUnderTest, load_checkpoint, no_model
 from simplerl.evaluation.session import Session
 from simplerl.evaluation.suite import Plan
 from simplerl.learner.models import resolve_model_path
@@ -54,8 +53,7 @@ def start(name: str, model: ModelUnderTest) -> tuple[Any, Engine]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"no model {path!r}: neither a folder here nor to be had from the hub ({reason})") from error
+        raise no_model(path, error) from error
     module = plugins.load("engines", name)
     config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
     dtype, device = precision()

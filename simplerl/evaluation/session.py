@@ -18,6 +18,7 @@ from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.suite import Part, Plan
 from simplerl.rollouts.grade import make_requests, results_in_order
 from simplerl.stats.scores import Scores, average, score
+from simplerl.storage.folder import recipe_table
 from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, Verdict
 from simplerl.verifiers.base import Verifier, same_answer
@@ -119,7 +120,7 @@ def table(plan: Plan, rows: dict[str, list[Row]]) -> dict[str, Any]:
     """Scores of every part and their average, as plain JSON."""
     same = same_answer(plan.verifier)
     scores: dict[str, Scores] = {name: score(part, same) for name, part in rows.items()}
-    results: dict[str, Any] = {"plan": plan.model_dump(mode="json", exclude_none=True)}
+    results: dict[str, Any] = {"plan": recipe_table(plan)}
     results["benchmarks"] = {name: one.as_dict() for name, one in scores.items()}
     over = [scores[name] for name in plan.average if name in scores]
     if over and len(over) == len(plan.average):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from simplerl.errors import DataError
 from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
-from simplerl.stats.scores import COLUMNS
+from simplerl.stats.scores import COLUMNS, in_order
 from simplerl.storage.folder import RecipeFolder
 from simplerl.storage.jsonl import read_lines
 from simplerl.storage.records import RunFolder
@@ -54,9 +54,7 @@ class EvalData:
 
     def responses(self, benchmark: str, columns: Sequence[str] = COLUMNS) -> list[Row]:
         """Responses so far, sorted by problem and sample."""
-        rows = (row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
-        unique = {(row["problem_id"], row["sample_index"]): row for row in rows}
-        return [unique[key] for key in sorted(unique)]
+        return in_order(row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
 
 
 def read_evaluation(name: str | Path) -> EvalData:
