@@ -12,12 +12,13 @@ from simplerl.errors import DataError
 from simplerl.estimate.memory import FORMULA
 from simplerl.estimate.overview import Plan, make_plan
 from simplerl.formatting import number, table
+from simplerl.storage.folder import recipe_table
 
 
 def print_plan(recipe: Recipe, *, as_json: bool) -> None:
     """Settings and plan, as TOML with comments, or as one JSON object."""
     plan = make_plan(recipe, count_problems(recipe))
-    settings = recipe.model_dump(mode="json", exclude_none=True)
+    settings = recipe_table(recipe)
     if as_json:
         say_json({"recipe": settings, "plan": asdict(plan)})
         return

@@ -15,23 +15,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-import tomli_w
 
 from simplerl.config import DistillRecipe
 from simplerl.distill.teachers.base import Answer, Asked
 from simplerl.distill.yields import as_markdown
-from simplerl.errors import ConfigError, DataError
+from simplerl.errors import DataError
 from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
 from simplerl.storage.files import encodable, write_parquet
+from simplerl.storage.folder import RecipeFolder, differences, recipe_table
 from simplerl.storage.jsonl import Row, line, read_lines
-from simplerl.storage.records import recipe_difference
 
 Table = dict[str, Any]
 
@@ -62,52 +60,39 @@ KEPT_COLUMNS = {
 """Columns of the training data; `answer` is the gold answer, `response` the text to learn."""
 
 
-class DistillFolder:
+class DistillFolder(RecipeFolder):
     """Reads and writes one distillation."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.kept = path / "kept.jsonl"
+        super().__init__(path)
+        self.kept = self.path / "kept.jsonl"
 
     def is_finished(self, recipe: DistillRecipe) -> bool:
         """True if the folder holds the training data of this recipe."""
-        stored = self.read_recipe()
+        stored = self.stored_recipe()
         return self.kept.exists() and stored is not None and lasting(stored, recipe) == lasting_table(recipe)
 
     def prepare(self, recipe: DistillRecipe, environment: Row) -> None:
         """Create the folder, or open it to resume. Raises `ConfigError` if it holds another distillation."""
-        stored = self.read_recipe()
-        difference = [] if stored is None else other_answers(lasting(stored, recipe), lasting_table(recipe))
-        if difference:
+        stored = self.stored_recipe()
+        if stored is not None:
             free = ", ".join(f"teacher.{name}" for name in sorted(may_change(recipe)))
-            raise ConfigError(
-                f"{self.path} holds another distillation:\n  " + "\n  ".join(difference) + "\n"
-                f"Name another folder with --out (these may change: filter.*, verifier.*{free and ', ' + free})"
+            self.refuse(
+                differences(lasting(stored, recipe), lasting_table(recipe), SELECTION),
+                "another distillation",
+                f"Name another folder with --out (these may change: filter.*, verifier.*{free and ', ' + free})",
             )
         atomic.remove_leftovers(self.path)
         # written before the recipe, so that training data never lies beside a recipe that would filter otherwise
         self.kept.unlink(missing_ok=True)
-        atomic.write_json(self.path / "environment.json", [*self._environments(), dict(environment)])
-        atomic.write_text(self.path / "recipe.toml", tomli_w.dumps(table_of(recipe)))
-
-    def read_recipe(self) -> Table | None:
-        path = self.path / "recipe.toml"
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    def _environments(self) -> list[Table]:
-        path = self.path / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        self.write_session(recipe_table(recipe), environment)
 
     def check_provenance(self, provenance: Row) -> None:
         """Record the origin of the answers. Raises `ConfigError` if stored answers have another origin."""
         path = self.path / "provenance.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        difference = recipe_difference(_identity(stored[0]), _identity(provenance)) if stored else []
-        if difference:
-            raise ConfigError(
-                f"{self.path} holds answers of another teacher:\n  " + "\n  ".join(difference) + "\n"
-                "Name another folder with --out"
-            )
+        found = differences(_identity(stored[0]), _identity(provenance)) if stored else []
+        self.refuse(found, "answers of another teacher", "Name another folder with --out")
         if provenance not in stored:
             atomic.write_json(path, [*stored, provenance])
 
@@ -152,11 +137,6 @@ class DistillFolder:
         atomic.write_bytes(self.kept, b"".join(orjson.dumps(_encodable(row)) + b"\n" for row in kept))
 
 
-def table_of(recipe: DistillRecipe) -> Table:
-    """The resolved recipe as TOML can hold it, without settings that are None."""
-    return recipe.model_dump(mode="json", exclude_none=True)
-
-
 def may_change(recipe: DistillRecipe) -> frozenset[str]:
     """Settings of the teacher that change no answer."""
     return getattr(recipe.teacher, "may_change", frozenset())
@@ -169,17 +149,12 @@ def lasting(table: Row, recipe: DistillRecipe) -> Table:
 
 
 def lasting_table(recipe: DistillRecipe) -> Table:
-    return lasting(table_of(recipe), recipe)
+    return lasting(recipe_table(recipe), recipe)
 
 
 def recipe_sha256(recipe: DistillRecipe) -> str:
     """Digest of the settings that decide the training data."""
     return hashlib.sha256(orjson.dumps(lasting_table(recipe), option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def other_answers(stored: Row, given: Row) -> list[str]:
-    """One line per setting that differs and would lead to other answers."""
-    return [text for text in recipe_difference(stored, given) if not text.startswith(SELECTION)]
 
 
 def _identity(provenance: Row) -> Table:

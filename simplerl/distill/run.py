@@ -7,9 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from simplerl import plugins
 from simplerl.config import DistillRecipe
 from simplerl.distill.filter import FilterOutcome, Response, decide
@@ -19,8 +16,8 @@ from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
 from simplerl.distill.yields import yields_of
 from simplerl.environment import describe_environment
 from simplerl.errors import EngineError
+from simplerl.progress import ProgressBars
 from simplerl.rollouts.grade import results_in_order
-from simplerl.storage.files import locked
 from simplerl.types import Rollout
 from simplerl.verifiers.base import build_verifier, check_verifier, usable_problems
 
@@ -38,7 +35,7 @@ def distill(
     """
     check_verifier(recipe.verifier)
     kept = DistillFolder(folder)
-    with locked(folder):
+    with kept.lock():
         if not kept.is_finished(recipe):
             kept.prepare(recipe, describe_environment())
             chosen = choose_problems(
@@ -79,14 +76,15 @@ def collect(
         return
     with closing(build_teacher(recipe)) as teacher:
         folder.check_provenance(provenance(recipe, teacher))
-        with progress(len(there), len(asked), plain) as advance:
+        with ProgressBars(plain) as bars:
+            bars.show("answers", len(there), len(asked))
             for answer in teacher.answer(list(missing.values())):
                 if answer.id not in missing:
                     raise EngineError(
                         f"the teacher answered {answer.id!r}, which was not asked, or was answered before"
                     )
                 folder.append(missing.pop(answer.id), answer)
-                advance()
+                bars.show("answers", len(asked) - len(missing), len(asked))
     if missing:
         raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered; the first is {min(missing)}")
 
@@ -99,16 +97,6 @@ def build_teacher(recipe: DistillRecipe) -> Teacher:
 def provenance(recipe: DistillRecipe, teacher: Teacher) -> dict[str, Any]:
     """Origin of the answers, independent of the filter."""
     return {**teacher.provenance(), "seed": recipe.seed, "sampling": recipe.sampling.model_dump(mode="json")}
-
-
-@contextmanager
-def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, on a terminal only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=bool(plain) or not console.is_terminal) as bar:
-        task = bar.add_task("answers", total=total, completed=done)
-        yield lambda: bar.advance(task)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
 import simplerl
@@ -17,14 +15,13 @@ from simplerl import plugins
 from simplerl.config import PluginConfig
 from simplerl.engines.base import Engine
 from simplerl.environment import describe_environment
-from simplerl.errors import ConfigError
 from simplerl.evaluation.cache import ResponseCache, default_path
 from simplerl.evaluation.folder import EvalFolder
-from simplerl.evaluation.models import ModelUnderTest, load_checkpoint
+from simplerl.evaluation.models import ModelUnderTest, load_checkpoint, no_model
 from simplerl.evaluation.session import Session
-from simplerl.evaluation.suite import Part, Plan
+from simplerl.evaluation.suite import Plan
 from simplerl.learner.models import resolve_model_path
-from simplerl.storage.files import locked
+from simplerl.progress import ProgressBars
 from simplerl.verifiers.base import build_verifier, check_verifier, evaluation_config
 
 
@@ -36,8 +33,8 @@ def opened(
     config = evaluation_config(plan.verifier, plan.verifier_settings)
     check_verifier(config)
     with ExitStack() as stack:
-        stack.enter_context(locked(folder))
         kept = EvalFolder(folder)
+        stack.enter_context(kept.lock())
         kept.prepare(plan, describe_environment())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
@@ -46,7 +43,7 @@ def opened(
         cache = ResponseCache(default_path(), identity(plan), notice) if use_cache else None
         if cache:
             stack.callback(cache.close)
-        bars = stack.enter_context(Bars())
+        bars = stack.enter_context(ProgressBars())
         yield Session(plan, kept, tokenizer, engine, verifier, cache, bars.show, notice)
 
 
@@ -56,8 +53,7 @@ def start(name: str, model: ModelUnderTest) -> tuple[Any, Engine]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"no model {path!r}: neither a folder here nor to be had from the hub ({reason})") from error
+        raise no_model(path, error) from error
     module = plugins.load("engines", name)
     config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
     dtype, device = precision()
@@ -76,25 +72,3 @@ def identity(plan: Plan) -> str:
     """What decides responses besides the request: weights, engine, versions, precision."""
     dtype, device = precision()
     return f"{plan.model_hash} {plan.engine} simplerl {simplerl.__version__} torch {torch.__version__} {dtype} {device}"
-
-
-class Bars:
-    """A progress bar per part, on stderr and only on a terminal."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, part: Part, done: int, total: int) -> None:
-        if part.name not in self._tasks:
-            self._tasks[part.name] = self._progress.add_task(part.name, total=total)
-        self._progress.update(self._tasks[part.name], completed=done)

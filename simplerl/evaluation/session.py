@@ -18,6 +18,7 @@ from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.suite import Part, Plan
 from simplerl.rollouts.grade import make_requests, results_in_order
 from simplerl.stats.scores import Scores, average, score
+from simplerl.storage.folder import recipe_table
 from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, Verdict
 from simplerl.verifiers.base import Verifier, same_answer
@@ -28,7 +29,11 @@ PROMPT_TOKENS = 1 << 20
 
 @dataclass(frozen=True)
 class Session:
-    """What an evaluation needs. `progress` is called with each response, `notice` with what should be said."""
+    """Everything an evaluation needs.
+
+    `progress` is called at each response with the part's name and the counts of finished and of all responses;
+    `notice` with what the user should read.
+    """
 
     plan: Plan
     folder: EvalFolder
@@ -36,7 +41,7 @@ class Session:
     engine: Engine
     verifier: Verifier
     cache: ResponseCache | None = None
-    progress: Callable[[Part, int, int], None] = lambda part, done, total: None
+    progress: Callable[[str, int, int], None] = lambda part, done, total: None
     notice: Callable[[str], None] = lambda text: None
 
     def run(self) -> dict[str, Any]:
@@ -54,14 +59,14 @@ class Session:
         kept = {(row["problem_id"], row["sample_index"]): row for row in self.folder.finished(part.name)}
         index = {request.id: sample for sample, request in samples(requests)}
         wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in kept]
-        self.progress(part, len(kept), len(requests))
+        self.progress(part.name, len(kept), len(requests))
         for rollout, verdict in results_in_order(self.judged(wanted)):
             graded = GradedRollout(rollout, verdict, float(verdict.label == "correct"))
             row = rollout_row(self.plan.step or 0, graded, index[rollout.request_id])
             row |= {"set": part.name, "temperature": part.temperature}
             self.folder.append(part.name, row)
             kept[row["problem_id"], row["sample_index"]] = row
-            self.progress(part, len(kept), len(requests))
+            self.progress(part.name, len(kept), len(requests))
         return [kept[r.prompt.problem.id, index[r.id]] for r in requests]
 
     def requests(self, part: Part) -> list[Request]:
@@ -115,7 +120,7 @@ def table(plan: Plan, rows: dict[str, list[Row]]) -> dict[str, Any]:
     """Scores of every part and their average, as plain JSON."""
     same = same_answer(plan.verifier)
     scores: dict[str, Scores] = {name: score(part, same) for name, part in rows.items()}
-    results: dict[str, Any] = {"plan": plan.model_dump(mode="json", exclude_none=True)}
+    results: dict[str, Any] = {"plan": recipe_table(plan)}
     results["benchmarks"] = {name: one.as_dict() for name, one in scores.items()}
     over = [scores[name] for name in plan.average if name in scores]
     if over and len(over) == len(plan.average):

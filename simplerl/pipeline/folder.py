@@ -14,33 +14,28 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
-
 from simplerl.config import PipelineRecipe
 from simplerl.errors import ConfigError, SimpleRLError
 from simplerl.pipeline.plan import SUPERSEDED, Task
 from simplerl.storage import atomic
+from simplerl.storage.folder import RecipeFolder, recipe_table
 from simplerl.storage.jsonl import Row
-from simplerl.storage.records import recipe_table
 
 Standing = Literal["new", "changed", "begun", "done"]
 
 
-class PipelineFolder:
+class PipelineFolder(RecipeFolder):
     """Reads and writes the state of a pipeline's stages."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, "pipeline.toml")
 
     def prepare(self, recipe: PipelineRecipe, environment: Row) -> None:
-        """Create the pipeline's folder, or open it to resume."""
+        """Create the pipeline's folder, or open it to resume; stages whose settings changed run again."""
         for name in ("recipe.toml", "eval.toml"):
             if (self.path / name).exists():
                 raise ConfigError(f"{self.path} holds no pipeline, it has a {name}; name another folder with --run-dir")
-        sessions = self.path / "environment.json"
-        before = json.loads(sessions.read_text(encoding="utf-8")) if sessions.exists() else []
-        atomic.write_json(sessions, [*before, dict(environment)])
-        atomic.write_text(self.path / "pipeline.toml", tomli_w.dumps(recipe_table(recipe)))
+        self.write_session(recipe_table(recipe), environment)
 
     def read_state(self) -> dict[str, Any]:
         """State of each started stage, by name."""

@@ -29,7 +29,8 @@ from simplerl.config import (
 from simplerl.errors import ConfigError, DataError
 from simplerl.pipeline.products import check_named, filled, path_of, stages_named
 from simplerl.storage import atomic
-from simplerl.storage.records import MAY_CHANGE, recipe_table
+from simplerl.storage.folder import recipe_table
+from simplerl.storage.records import MAY_CHANGE
 
 StageRecipe = Recipe | SFTRecipe | DistillRecipe
 Earlier = Mapping[str, "Task"]

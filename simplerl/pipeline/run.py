@@ -11,7 +11,6 @@ from simplerl.formatting import long_clock
 from simplerl.pipeline import stages
 from simplerl.pipeline.folder import PipelineFolder
 from simplerl.pipeline.plan import Plan, Task
-from simplerl.storage.files import locked
 
 Say = Callable[[str], None]
 
@@ -19,7 +18,7 @@ Say = Callable[[str], None]
 def run(plan: Plan, *, plain: bool | None = None, say: Say = print) -> bool:
     """Run what is left, one line per stage. Returns False if a signal stopped it; the same call resumes."""
     folder = PipelineFolder(plan.root)
-    with locked(plan.root):
+    with folder.lock():
         folder.prepare(plan.recipe, describe_environment())
         return all(settle(task, folder, plain=plain, say=say) for task in plan.tasks)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-import tomli_w
 
 from simplerl.config import EvalStage
 from simplerl.pipeline.plan import REJUDGED, Task, places
 from simplerl.pipeline.products import filled
 from simplerl.pipeline.report import write_all
-from simplerl.storage import atomic
-from simplerl.storage.records import recipe_table
+from simplerl.storage.folder import RecipeFolder, recipe_table
 
 Notice = Callable[[str], None]
 
@@ -54,12 +50,12 @@ def restate(task: Task) -> None:
     The fingerprint guarantees that only two things differ: paths, if the pipeline's folder was moved, and a
     distillation's filter, which the distillation handles itself.
     """
-    path = task.folder / "recipe.toml"
-    if path.exists():
+    folder = RecipeFolder(task.folder)
+    stored = folder.stored_recipe()
+    if stored is not None:
         assert task.recipe is not None
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
         kept = {key: stored[key] for key in REJUDGED if key in stored}
-        atomic.write_text(path, tomli_w.dumps(recipe_table(task.recipe) | kept))
+        folder.write_recipe(recipe_table(task.recipe) | kept)
 
 
 def evaluate(task: Task, notice: Notice) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
-
 from simplerl.errors import DataError
 from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
-from simplerl.stats.scores import COLUMNS
+from simplerl.stats.scores import COLUMNS, in_order
+from simplerl.storage.folder import RecipeFolder
 from simplerl.storage.jsonl import read_lines
 from simplerl.storage.records import RunFolder
 from simplerl.verifiers.base import DEFAULT_VERIFIER
@@ -56,9 +54,7 @@ class EvalData:
 
     def responses(self, benchmark: str, columns: Sequence[str] = COLUMNS) -> list[Row]:
         """Responses so far, sorted by problem and sample."""
-        rows = (row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
-        unique = {(row["problem_id"], row["sample_index"]): row for row in rows}
-        return [unique[key] for key in sorted(unique)]
+        return in_order(row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
 
 
 def read_evaluation(name: str | Path) -> EvalData:
@@ -88,7 +84,8 @@ def _near(name: str) -> str:
 
 def read_eval(path: Path) -> EvalData:
     """The folder of an evaluation. Raises `DataError` if it is not one, or has no responses yet."""
-    settings, folder = _settings(path), path / "responses"
+    stored, folder = RecipeFolder(path, "eval.toml"), path / "responses"
+    settings = stored.stored_recipe()
     if settings is None and not folder.is_dir():
         raise DataError(f"{path} is neither an eval folder (no eval.toml) nor a training run (no recipe.toml)")
     settings = settings or {}
@@ -99,22 +96,13 @@ def read_eval(path: Path) -> EvalData:
         path=path.resolve(),
         kind="eval",
         settings=settings,
-        environments=tuple(_environments(path)),
+        environments=tuple(stored.read_environments()),
         files=files,
         decoding={part["name"]: _known(settings | part) for part in _parts(settings)},
         average=tuple(settings.get("average") or suite_average(settings.get("suite"))),
         step=settings.get("step"),
         finished=(path / "results.json").exists(),
     )
-
-
-def _settings(path: Path) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads((path / "eval.toml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path / 'eval.toml'} is damaged: {error}") from error
 
 
 def _parts(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -125,14 +113,6 @@ def _parts(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _known(part: Mapping[str, Any]) -> dict[str, Any]:
     return {key: part[key] for key in ("template", "engine", *SAMPLING) if key in part}
-
-
-def _environments(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = orjson.loads((path / "environment.json").read_bytes())
-    except (OSError, ValueError):
-        return []
-    return entries if isinstance(entries, list) else []
 
 
 def _response_files(folder: Path, planned: Sequence[str]) -> dict[str, tuple[Path, ...]]:

@@ -16,19 +16,16 @@ Readers may come at any moment: files appear complete, and a torn last line is n
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from simplerl.config import RENAMED, AnyRecipe, TrainingRecipe
+from simplerl.config import RENAMED, TrainingRecipe
 from simplerl.errors import ConfigError
 from simplerl.storage import atomic
-from simplerl.storage.files import locked, write_parquet
+from simplerl.storage.files import write_parquet
+from simplerl.storage.folder import RecipeFolder, differences, flat, recipe_table
 from simplerl.storage.jsonl import Row, line, read_lines
 from simplerl.types import GradedRollout
 
@@ -95,18 +92,10 @@ def rollout_row(step: int, graded: GradedRollout, sample_index: int, advantage_m
     }
 
 
-class RunFolder:
+class RunFolder(RecipeFolder):
     """Reads and writes one run folder."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-
     # --- opening ------------------------------------------------------------------------------------------------------
-
-    @property
-    def exists(self) -> bool:
-        """True if a run was started in this folder."""
-        return (self.path / "recipe.toml").exists()
 
     def prepare(self, recipe: TrainingRecipe, environment: Row) -> bool:
         """Create the run, or open the existing one. Returns True if there was one."""
@@ -118,9 +107,7 @@ class RunFolder:
         """Start a run in this folder, which may exist but holds no run yet."""
         if self.exists:
             raise ConfigError(f"{self.path} already holds a run; name another folder with --run-dir")
-        # the recipe comes last: with it the run exists
-        atomic.write_json(self.path / "environment.json", [dict(environment)])
-        self._write_recipe(recipe)
+        self.write_session(recipe_table(recipe), environment)
 
     def open(self, recipe: TrainingRecipe, environment: Row) -> None:
         """Open this folder's run to resume it. Raises `ConfigError` if its recipe differs, or is older than 0.2."""
@@ -130,19 +117,13 @@ class RunFolder:
                 f"{self.path} was written before 0.2 ({old[0]}) and cannot be resumed; its report and its exports can "
                 "be read. Name another folder with --run-dir"
             )
-        difference = recipe_difference(stored, recipe_table(recipe))
-        if difference:
-            raise ConfigError(
-                f"{self.path} holds a run of another recipe:\n  " + "\n  ".join(difference) + "\n"
-                "Name another folder with --run-dir, or continue this run without the --set that differs "
-                "(only track.* and checkpoint.* may change)"
-            )
-        atomic.write_json(self.path / "environment.json", [*self.read_environments(), dict(environment)])
-        self._write_recipe(recipe)
-
-    def lock(self, timeout: float = 3.0) -> AbstractContextManager[None]:
-        """Lock the folder for this process, see `simplerl.storage.files.locked`."""
-        return locked(self.path, timeout)
+        self.refuse(
+            differences(stored, recipe_table(recipe), MAY_CHANGE),
+            "a run of another recipe",
+            "Name another folder with --run-dir, or continue this run without the --set that differs "
+            "(only track.* and checkpoint.* may change)",
+        )
+        self.write_session(recipe_table(recipe), environment)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -190,22 +171,11 @@ class RunFolder:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read_recipe(self) -> dict[str, Any]:
-        """The stored recipe as a table, without settings that are None."""
-        path = self.path / "recipe.toml"
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it") from None
-        except ValueError as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
-
-    def read_environments(self) -> list[dict[str, Any]]:
-        """One entry per session, oldest first; empty if the file is missing or damaged."""
-        try:
-            entries = orjson.loads((self.path / "environment.json").read_bytes())
-        except (OSError, ValueError):
-            return []
-        return entries if isinstance(entries, list) else []
+        """The stored recipe as a table, without settings that are None. Raises `ConfigError` where no run is."""
+        stored = self.stored_recipe()
+        if stored is None:
+            raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it")
+        return stored
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Metrics of every step, under today's names."""
@@ -229,41 +199,10 @@ class RunFolder:
         """Complete files of evaluation responses as (step, path), in order."""
         return _named_by_step(self.path / "evals")
 
-    def _write_recipe(self, recipe: TrainingRecipe) -> None:
-        import tomli_w
-
-        atomic.write_text(self.path / "recipe.toml", tomli_w.dumps(recipe_table(recipe)))
-
-
-# --- recipes ----------------------------------------------------------------------------------------------------------
-
-
-def recipe_table(recipe: AnyRecipe | TrainingRecipe) -> dict[str, Any]:
-    """The resolved recipe as TOML can hold it, without settings that are None."""
-    return recipe.model_dump(mode="json", exclude_none=True)
-
-
-def recipe_difference(stored: Row, given: Row) -> list[str]:
-    """One line per setting that differs and must not, sorted by name."""
-    old, new = _flat(stored), _flat(given)
-    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
-    return [
-        f"{key}: stored {old.get(key, '(not set)')!r}, given {new.get(key, '(not set)')!r}"
-        for key in keys
-        if key not in old or key not in new or old[key] != new[key]
-    ]
-
 
 def renamed_keys(stored: Row) -> list[str]:
-    """Settings of a stored recipe that have another name today."""
-    return [key for key in _flat(stored) if key in RENAMED]
-
-
-def _flat(table: Row, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+    """Settings of a stored recipe that have another name now."""
+    return [key for key in flat(stored) if key in RENAMED]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

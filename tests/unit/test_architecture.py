@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 # Bottom first. A part imports from lower layers only, and within itself.
 LAYERS = (
-    {"types", "errors", "seeding", "formatting", "cpu_sizes"},
+    {"types", "errors", "seeding", "formatting", "progress", "cpu_sizes"},
     {"plugins", "batch", "cpu"},
     {"config", "losses"},
     {"storage", "environment", "http", "stats"},

@@ -15,7 +15,7 @@ from simplerl import plugins
 from simplerl.cli.main import run
 from simplerl.config import DistillRecipe, validate_recipe
 from simplerl.data.base import load_problems, source_config
-from simplerl.distill.folder import KEPT_COLUMNS, recipe_sha256
+from simplerl.distill.folder import KEPT_COLUMNS, DistillFolder, recipe_sha256
 from simplerl.distill.run import distill
 from simplerl.distill.teachers.base import short_name
 from simplerl.errors import ConfigError, DataError, EngineError, RemoteError, SimpleRLError
@@ -280,7 +280,7 @@ def test_a_data_set_that_changed_is_noticed(settings: dict[str, Any], tmp_path: 
 def test_one_process_at_a_time(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from simplerl.storage.files import locked
 
-    monkeypatch.setattr("simplerl.distill.run.locked", lambda folder: locked(folder, 0.1))
+    monkeypatch.setattr(DistillFolder, "lock", lambda folder: locked(folder.path, 0.1))
     with locked(tmp_path / "out"), pytest.raises(SimpleRLError, match="is in use by process"):
         distill(recipe_of(settings), tmp_path / "out")
 

@@ -6,7 +6,7 @@ import pytest
 from synthetic_evals import response, rows_of, write_eval
 from synthetic_runs import write_run, write_sft_run
 
-from simplerl.errors import DataError, SimpleRLError
+from simplerl.errors import ConfigError, DataError, SimpleRLError
 from simplerl.report.eval_data import read_evaluation
 from simplerl.stats.scores import score
 from simplerl.storage import atomic
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"part-0000\.parquet is damaged"):
         data.responses("toy")
     (folder / "eval.toml").write_text("model = ")
-    with pytest.raises(DataError, match=r"eval\.toml is damaged"):
+    with pytest.raises(ConfigError, match=r"eval\.toml is damaged"):
         read_evaluation(folder)
 
 

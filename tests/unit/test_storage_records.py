@@ -13,7 +13,8 @@ import pytest
 from simplerl.config import Recipe
 from simplerl.errors import ConfigError, SimpleRLError
 from simplerl.storage import atomic
-from simplerl.storage.records import COLUMNS, RunFolder, recipe_table, rollout_row
+from simplerl.storage.folder import recipe_table
+from simplerl.storage.records import COLUMNS, RunFolder, rollout_row
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 

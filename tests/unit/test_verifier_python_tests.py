@@ -21,7 +21,7 @@ import pytest
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError
 from simplerl.rewards import simplerl
-from simplerl.rollouts.grade import graded_rollouts
+from simplerl.rollouts.grade import generate_and_grade
 from simplerl.types import Problem, Prompt, Request, Rollout, Sampling, Verdict
 from simplerl.verifiers import python_tests
 from simplerl.verifiers.python_tests import (
@@ -191,7 +191,7 @@ def test_rollouts_are_graded_and_rewarded(verifier: PythonTestsVerifier) -> None
             for number, text in enumerate(texts):
                 yield Rollout.single_turn(str(number), prompt, (1,), (-1.0,), text, "stop", 0)
 
-    graded = graded_rollouts(Canned(), requests, verifier, simplerl.build(simplerl.Config()))
+    graded = generate_and_grade(Canned(), requests, verifier, simplerl.build(simplerl.Config()))
     assert [(each.verdict.label, each.reward) for each in graded] == [
         ("correct", 1.0),
         ("no_answer", -1.0),
