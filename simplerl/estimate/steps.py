@@ -18,7 +18,7 @@ def known_problems(recipe: Recipe) -> int | None:
 def total_steps(recipe: Recipe, problems: int) -> int:
     """Rollout batches of the whole run: `train.steps`, or those of `train.data_epochs` passes over the data.
 
-    An incomplete last batch of a pass is filled from the next pass. The last pass has none: what is left is not used.
+    An incomplete last batch of a pass is filled from the next pass. The last pass has none: the rest is not used.
     """
     if recipe.train.steps is not None:
         return recipe.train.steps
@@ -35,7 +35,7 @@ def total_steps(recipe: Recipe, problems: int) -> int:
 def sft_steps(recipe: SFTRecipe, examples: int) -> int:
     """Optimiser steps of the whole run: `train.steps`, or those of `train.data_epochs` passes over the data.
 
-    An incomplete last batch of a pass is filled from the next pass. The last pass has none: what is left is not used.
+    An incomplete last batch of a pass is filled from the next pass. The last pass has none: the rest is not used.
     """
     train = recipe.train
     if train.steps is not None:

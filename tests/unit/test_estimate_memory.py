@@ -91,7 +91,14 @@ ONE_UPDATE = {"minibatch_size": 24, "micro_batch_tokens": 100}
 
 
 @pytest.mark.parametrize(
-    "train", [{"importance": "truncated"}, {"importance": "masked"}, {"staleness": 1}, {"ppo_epochs": 2}]
+    "train",
+    [
+        {"importance": "truncated"},
+        {"importance": "masked"},
+        {"staleness": 1},
+        {"ppo_epochs": 2},
+        {"critic_warmup_steps": 1},
+    ],
 )
 def test_a_scoring_pass_takes_one_layers_workspace(train: dict[str, Any]) -> None:
     # Two sequences of 50 at once. A token has the embedding, the layer's input, its middle and a norm's output (4 x 4
