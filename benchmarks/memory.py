@@ -200,7 +200,7 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
 
     from simplerl.batch.batch import collate
     from simplerl.estimate.steps import needs_scoring_pass
-    from simplerl.learner.learner import Learner
+    from simplerl.learner.learner import LocalLearner
     from simplerl.train.build.services import build_algorithm
     from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
@@ -211,7 +211,9 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
         return tuple(torch.randint(5, case.vocab, (count,), generator=generator).tolist())
 
     def graded(prompt: Prompt, number: int) -> GradedRollout:
-        rollout = Rollout("r", prompt, random_tokens(case.tokens[1]), (-9.0,) * case.tokens[1], "", "stop", 0)
+        rollout = Rollout.single_turn(
+            "r", prompt, random_tokens(case.tokens[1]), (-9.0,) * case.tokens[1], "", "stop", 0
+        )
         return GradedRollout(rollout, Verdict("correct"), float(number % 2))
 
     prompts = [Prompt(Problem(f"p{n}", "q", "1"), "q", random_tokens(case.tokens[0])) for n in range(case.counts[0])]
@@ -219,13 +221,13 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
     algorithm = build_algorithm(recipe)
     gc.collect()
     base, peaks = resident(), dict[str, int]()
-    learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
+    learner = LocalLearner(recipe, algorithm, 10, torch.device("cpu"))
     for model in filter(None, (learner.actor, learner.critic, learner.reference)):
         make_resident(model)
-    scores_policy = needs_scoring_pass(recipe, 1, needs_old_logprobs=algorithm.needs_old_logprobs)
+    own_logprobs = needs_scoring_pass(recipe, 1, needs_old_logprobs=algorithm.needs_old_logprobs)
     for repetition in range(2):
         with record_peak(peaks, "score", base):
-            scored = learner.score(batch, own=scores_policy)
+            scored = learner.score(batch, old_logprobs=own_logprobs)
         credited, _ = algorithm.compute_advantages(scored)
         with record_peak(peaks, "update", base):
             learner.update(credited, algorithm)
@@ -271,10 +273,10 @@ def warm_up(recipe: Any) -> None:
     """Load and compile everything that a first pass needs, with the embedded base model."""
     import torch
 
-    from simplerl.cpu.library import library
+    from simplerl.cpu import kernels_available
     from simplerl.learner.models import load_causal_lm
 
-    library()
+    kernels_available()
     model = load_causal_lm(recipe.model.model_copy(update={"path": "tiny-math-base", "lora": None}))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.model.dtype == "bfloat16"):
         model(torch.arange(8)[None]).logits.sum().backward()

@@ -1,4 +1,4 @@
-"""What PPO and GRPO share: the clipped surrogate, the KL and entropy terms, and their statistics."""
+"""The policy loss of PPO and GRPO: clipped surrogate, KL and entropy terms, and their statistics."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ from simplerl.losses.losses import (
 
 def surrogate_loss(
     config: AlgorithmConfig,
-    limit: int,
+    response_limit: int,
     logprobs: Tensor,
     entropy: Tensor,
     micro_batch: TrainBatch,
     counts: GlobalCounts,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate + KL loss - entropy bonus on a part of a minibatch; `limit` is the longest response allowed."""
+    """Clipped surrogate + kl_loss_coef x KL - entropy_coef x entropy of a micro-batch, and statistics.
+
+    `logprobs` and `entropy` are [R], with gradient; `response_limit` is the longest response allowed, in tokens.
+    """
+    # Without old log-probs this is the step's only update: its own forward pass is the old policy, every ratio is 1.
     old = logprobs.detach() if micro_batch.old_logprobs is None else micro_batch.old_logprobs
-    weights = token_weights(micro_batch.response_lengths, config.aggregation, counts, constant=limit)
+    weights = token_weights(micro_batch.response_lengths, config.aggregation, counts, constant=response_limit)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     loss = clipped_surrogate(logprobs, old, micro_batch.advantages, weights, **clip)
     stats = ratio_stats(logprobs, old, micro_batch.advantages, counts, clip) | {"loss/policy": loss.detach()}
@@ -49,7 +53,7 @@ def surrogate_loss(
 def ratio_stats(
     logprobs: Tensor, old: Tensor, advantages: Tensor, counts: GlobalCounts, clip: dict[str, float]
 ) -> dict[str, Tensor]:
-    """Shares and means over the minibatch's tokens (they add up over its parts) and a maximum."""
+    """Means over the minibatch's tokens, which add up over its micro-batches, and the largest |ratio - 1|."""
     difference = logprobs - old
     clipped = clip_fraction(logprobs, old, advantages, **clip)
     ratio = policy_ratio(logprobs, old)

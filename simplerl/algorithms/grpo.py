@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from simplerl.algorithms.base import AlgorithmConfig
+from simplerl.algorithms.base import Algorithm, AlgorithmConfig
 from simplerl.errors import ConfigError
-from simplerl.types import Metrics
+from simplerl.types import Aggregation, Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,48 +20,42 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
-    """GRPO: the other responses to a prompt are the baseline; there is no critic.
+    """GRPO: the mean reward of a prompt's responses is the baseline, in place of a critic.
 
     Dr.GRPO (arXiv:2503.20783): scale_by_std=false, aggregation="constant".
-    DAPO (arXiv:2503.14476): clip_high=0.28, aggregation="token-mean", resample_rounds=3, overlong_buffer > 0.
+    DAPO (arXiv:2503.14476): clip_high=0.28, aggregation="token-mean", dynamic_sampling_rounds=3, and
+    reward.overlong_buffer > 0.
     """
 
     name: Literal["grpo"] = "grpo"
 
-    aggregation: Literal["sequence-mean", "token-mean", "constant"] = "token-mean"
-    """How token losses become one number, over the global minibatch."""
+    # The paper's mean is over each response first (sequence-mean), which weighs tokens of long responses less.
+    aggregation: Aggregation = "token-mean"
+    """How token losses become one number over the global minibatch, see `simplerl.losses.losses.token_weights`. Default
+    `token-mean`, as in DAPO and the released v1 code. Change it to repeat Dr.GRPO (`constant`) or GRPO's paper
+    (`sequence-mean`)."""
 
     scale_by_std: bool = True
-    """Divide by the group's standard deviation; Dr.GRPO does not."""
+    """Divide advantages by the standard deviation of the group's rewards. Default true, as in GRPO. Set it to false for
+    Dr.GRPO: dividing weighs prompts that are nearly always or never solved more."""
 
     dynamic_sampling_rounds: int = Field(default=0, ge=0)
-    """Dynamic sampling: groups whose rewards are all equal are replaced by groups of fresh prompts, so often at most;
-    those still equal then stay, with advantages of 0."""
-
-    overlong_buffer: int = Field(default=0, ge=0)
-    """Soft overlong penalty: over the last so many tokens before the limit the reward falls linearly."""
-
-    overlong_penalty: float = Field(default=1.0, ge=0)
-    """What a response at the limit loses."""
+    """DAPO's dynamic sampling: how many times groups of equal rewards are replaced by groups of fresh prompts; those
+    still equal then stay, with advantages of 0. Default 0: never. Set it if `group/equal_share` is high; each round
+    samples that share of the batch again. Rewards are compared after shaping, so an overlong penalty makes them
+    unequal; DAPO compares correctness."""
 
     def check_recipe(self, recipe: Recipe) -> None:
+        """Raise `ConfigError` if groups have one response."""
         if recipe.rollout.samples_per_prompt < 2:
             raise ConfigError(
                 f"grpo compares responses to one prompt; rollout.samples_per_prompt="
                 f"{recipe.rollout.samples_per_prompt} leaves none to compare with, 8 is usual"
             )
-        if self.overlong_buffer >= recipe.rollout.max_tokens:
-            raise ConfigError(
-                f"algorithm.overlong_buffer={self.overlong_buffer} must be below "
-                f"rollout.max_tokens={recipe.rollout.max_tokens}"
-            )
 
 
-class GRPO:
+class GRPO(Algorithm):
     """GRPO without a critic."""
-
-    needs_critic = False
-    needs_old_logprobs = False
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
@@ -70,28 +64,22 @@ class GRPO:
         self.dynamic_sampling_rounds = config.dynamic_sampling_rounds
 
     def has_learning_signal(self, rewards: Sequence[float]) -> bool:
+        """True if the rewards differ: equal ones have advantages of 0."""
         return max(rewards) > min(rewards)
 
     def compute_advantages(self, batch: ScoredBatch) -> tuple[TrainBatch, Metrics]:
+        """Add each response's group advantage to all of its tokens: [R]. There are no returns."""
         import torch
 
         from simplerl.batch.batch import TrainBatch
         from simplerl.losses.advantages import group_advantages
 
-        rewards = batch.rewards - self._overlong(batch.response_lengths)
-        per_response = group_advantages(rewards, batch.groups, scale_by_std=self.config.scale_by_std)
-        equal = [bool((own := rewards[batch.groups == g]).max() == own.min()) for g in batch.groups.unique()]
+        rewards, groups = batch.rewards, batch.groups
+        per_response = group_advantages(rewards, groups, scale_by_std=self.config.scale_by_std)
+        equal = [bool((own := rewards[groups == g]).max() == own.min()) for g in groups.unique()]
         advantages = torch.repeat_interleave(per_response, batch.response_lengths)
         metrics = {"group/equal_share": sum(equal) / len(equal)}
         return batch.extend(TrainBatch, advantages=advantages, returns=None), metrics
-
-    def _overlong(self, lengths: Tensor) -> Tensor:
-        """DAPO's soft overlong penalty (arXiv:2503.14476, eq. 13): 0 up to the buffer, then linear: [N]."""
-        buffer = self.config.overlong_buffer
-        if not buffer:
-            return lengths * 0.0
-        inside = (lengths - (self.response_limit - buffer)).clamp(0, buffer)
-        return self.config.overlong_penalty * inside / buffer
 
     def policy_loss(
         self, logprobs: Tensor, entropy: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
@@ -99,17 +87,6 @@ class GRPO:
         from simplerl.algorithms._policy_gradient import surrogate_loss
 
         return surrogate_loss(self.config, self.response_limit, logprobs, entropy, micro_batch, counts)
-
-    def value_loss(
-        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise AssertionError("grpo has no critic")
-
-    def state(self) -> dict[str, float]:
-        return {}
-
-    def restore(self, state: dict[str, float]) -> None:
-        pass
 
 
 def build(config: Config, recipe: Recipe) -> GRPO:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from simplerl.algorithms.base import AlgorithmConfig
+from simplerl.algorithms.base import Algorithm, AlgorithmConfig
 from simplerl.errors import ConfigError
 from simplerl.types import Metrics
 
@@ -20,48 +19,56 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
-    """PPO: a per-token KL in the reward, GAE, a clipped critic."""
+    """PPO: a per-token KL penalty in the reward, GAE, a clipped critic."""
 
     name: Literal["ppo"] = "ppo"
 
     gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount per token. Default 1: a correct answer is worth the same at any length. Below 1, it is worth more the
+    shorter it is."""
+
     lam: float = Field(default=0.95, ge=0, le=1)
-    """Lambda of GAE for the policy's advantages."""
+    """Lambda of GAE for the policy's advantages. Default 0.95. Raise it towards 1 for long responses: the reward of the
+    last token reaches a token k before it with weight lam^k."""
 
     value_lam: float | None = Field(default=None, ge=0, le=1)
-    """Lambda of the critic's targets; empty: the policy's. 1 gives unbiased returns (VC-PPO, arXiv:2503.01491)."""
+    """Lambda of the critic's targets. None (default): the policy's. Set 1 for unbiased targets if
+    `value/explained_variance` stays low (VC-PPO, arXiv:2503.01491)."""
 
     adaptive_lam_alpha: float | None = Field(default=None, gt=0)
-    """Length-adaptive lambda 1 - 1 / (alpha l) for the policy (VAPO, arXiv:2504.05118); empty: `lam`."""
+    """Alpha of VAPO's length-adaptive lambda, 1 - 1 / (alpha l) for l response tokens (arXiv:2504.05118), used instead
+    of `lam`. None (default): `lam` for every length. Set it (VAPO: 0.05) if lengths differ by orders of magnitude."""
 
     value_clip: float | None = Field(default=0.2, gt=0)
-    """The critic's clip; empty: none."""
+    """How far the critic may move from its old value before its loss is clipped, in units of reward. Default 0.2. None:
+    not clipped. Raise it for rewards much larger than 1."""
 
     kl_coef: float = Field(default=0.01, ge=0)
-    """Per-token KL (k1) to the reference policy, taken from the reward; 0 loads no reference."""
+    """Weight of the per-token KL (k1) to the reference policy, subtracted from the reward. Default 0.01, as published.
+    0: none, and no reference is loaded for it. Lower it if `kl/reference` stays near 0 and the reward does not rise."""
 
     kl_target: float | None = Field(default=None, gt=0)
-    """Adapt kl_coef to hold this KL per token (arXiv:1909.08593, section 2.2); empty: fixed."""
+    """KL per token, in nats, that an adaptive kl_coef aims at (arXiv:1909.08593, section 2.2). None (default): kl_coef
+    is fixed. Set it if no fixed value suits the whole run."""
 
     kl_horizon: int = Field(default=10_000, ge=1)
-    """Sequences over which the adaptive coefficient moves."""
-
-    reward_clip: float | None = Field(default=10.0, gt=0)
-    """A response's reward is clipped to plus or minus this."""
+    """Sequences over which the adaptive kl_coef changes by about 20 % at most. Default 10,000. No effect without
+    `kl_target`. Raise it if `kl/coefficient` oscillates."""
 
     whiten_advantages: bool = True
-    """Whiten over all response tokens of the rollout batch."""
+    """Scale advantages to mean 0 and variance 1 over all response tokens of the rollout batch. Default true, as
+    published. Set it to false to keep their scale and sign."""
 
     def check_recipe(self, recipe: Recipe) -> None:
+        """Raise `ConfigError` if the adaptive coefficient would start at 0, where it stays."""
         if self.kl_target is not None and self.kl_coef == 0:
             raise ConfigError("algorithm.kl_target needs a start: algorithm.kl_coef=0 cannot adapt; set kl_coef > 0")
 
 
-class PPO:
-    """PPO with a separate critic."""
+class PPO(Algorithm):
+    """PPO with a separate critic. `kl_coef` is the coefficient now, adaptive or not."""
 
     needs_critic = True
-    dynamic_sampling_rounds = 0
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
@@ -70,18 +77,14 @@ class PPO:
         self.needs_reference = config.kl_coef > 0 or config.kl_loss_coef > 0
         self.needs_old_logprobs = config.kl_coef > 0
 
-    def has_learning_signal(self, rewards: Sequence[float]) -> bool:
-        return True
-
     def compute_advantages(self, batch: ScoredBatch) -> tuple[TrainBatch, Metrics]:
+        """Add the policy's advantages [R] by GAE, whitened if set, and the critic's targets [R]."""
         from simplerl.batch.batch import TrainBatch
         from simplerl.losses import advantages as credit
 
         config, lengths, metrics = self.config, batch.response_lengths, Metrics()
         assert batch.values is not None
-        limit = config.reward_clip
-        scalars = batch.rewards if limit is None else batch.rewards.clamp(-limit, limit)
-        rewards = credit.token_rewards(scalars, lengths, self._kl_penalty(batch, metrics))
+        rewards = credit.token_rewards(batch.rewards, lengths, self._kl_penalty(batch, metrics))
         lam = config.lam
         if config.adaptive_lam_alpha is not None:
             lam = credit.adaptive_lambda(lengths, config.adaptive_lam_alpha)
@@ -98,7 +101,12 @@ class PPO:
         return batch.extend(TrainBatch, advantages=advantages, returns=returns), metrics
 
     def _kl_penalty(self, batch: ScoredBatch, metrics: Metrics) -> Tensor | None:
-        """The per-token penalty [R]; the coefficient is adapted after its use."""
+        """The penalty of every token [R], kl_coef (log pi_old - log pi_ref). None: no penalty.
+
+        With `kl_target` the coefficient is adapted after its use: x (1 + e n / kl_horizon), with n sequences and
+        e = KL / kl_target - 1 clipped to [-0.2, 0.2] (arXiv:1909.08593, section 2.2). The paper's KL is of a sequence,
+        this one is a mean over tokens, so that a target does not depend on the length.
+        """
         if not self.config.kl_coef or batch.ref_logprobs is None:
             return None
         assert batch.old_logprobs is not None

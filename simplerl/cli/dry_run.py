@@ -11,13 +11,14 @@ from simplerl.config import PluginConfig, Recipe
 from simplerl.errors import DataError
 from simplerl.estimate.memory import NOTES, PURPOSES
 from simplerl.estimate.overview import Plan, make_plan
-from simplerl.formatting import Row, table
+from simplerl.formatting import Row, number, table
+from simplerl.storage.folder import recipe_table
 
 
 def print_plan(recipe: Recipe, *, as_json: bool) -> None:
     """Print settings and plan, as TOML with comments or as one JSON object."""
     plan = make_plan(recipe, count_problems(recipe))
-    settings = recipe.model_dump(mode="json", exclude_none=True)
+    settings = recipe_table(recipe)
     if as_json:
         say_json({"recipe": settings, "plan": asdict(plan)})
         return
@@ -33,11 +34,12 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> None:
 def count_problems(recipe: Recipe) -> int | None:
     """Training problems of a source that can be read without a network. None: it would have to be downloaded."""
     from simplerl.data.base import load_problems
+    from simplerl.verifiers.base import usable_problems
 
     if not is_local(recipe.data.source):
         return None
     try:
-        problems, _ = load_problems(recipe.data.source)
+        problems, _ = load_problems(recipe.data.source, usable_problems(recipe.verifier.name, recipe.verifier.path))
     except DataError:
         return None
     levels = recipe.data.levels
@@ -91,8 +93,8 @@ def _run_rows(recipe: Recipe, plan: Plan) -> list[Row]:
         problems = f"{plan.problems:,}; prompts longer than {recipe.data.max_prompt_tokens:,} tokens will be dropped"
     rows: list[Row] = [
         ("problems", problems),
-        ("steps", _number(plan.steps)),
-        ("optimiser steps", _number(plan.updates)),
+        ("steps", number(plan.steps, ",", "unknown")),
+        ("optimizer steps", number(plan.updates, ",", "unknown")),
     ]
     if plan.passes is not None:
         text = f"{plan.passes:.2f}; an incomplete last batch of a pass is filled from the next pass"
@@ -110,7 +112,3 @@ def _model_rows(plan: Plan) -> list[Row]:
 
 def _passes(count: int) -> str:
     return "1 pass" if count == 1 else f"{count} passes"
-
-
-def _number(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"

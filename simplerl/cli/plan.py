@@ -10,7 +10,7 @@ import typer
 from simplerl.cli.console import say, say_json
 from simplerl.cli.train import Overrides
 from simplerl.errors import ConfigError
-from simplerl.formatting import Row, table
+from simplerl.formatting import Row, gib, rough_duration, table
 
 if TYPE_CHECKING:
     from simplerl.estimate.changes import Change, Settings
@@ -128,7 +128,7 @@ def _placement(placement: Placement) -> dict[str, Any]:
 
 def _print(recipe: str, report: _Report) -> None:
     from simplerl.cli.dry_run import phase_rows
-    from simplerl.estimate.memory import format_gib, in_gib
+    from simplerl.estimate.memory import in_gib
     from simplerl.estimate.times import ASSUMPTIONS
 
     placement, tokens = report.placement, report.tokens
@@ -137,7 +137,7 @@ def _print(recipe: str, report: _Report) -> None:
     say(f"placement: {_processes(placement)}")
     if placement.host_bytes:
         nodes = "the node" if report.hardware.nodes == 1 else "all nodes together"
-        say(f"offloaded to the memory of {nodes}: {format_gib(placement.host_bytes)}")
+        say(f"offloaded to the memory of {nodes}: {gib(placement.host_bytes)}")
     for worker in placement.workers:
         say(f"\nmemory of {_gpu_of(worker, 'each')}, GiB")
         say(table(phase_rows({phase: in_gib(parts) for phase, parts in worker.phases.items()}), indent="  "))
@@ -155,11 +155,11 @@ def _print(recipe: str, report: _Report) -> None:
 
 
 def _peak(placement: Placement, hardware: Hardware) -> str:
-    from simplerl.estimate.memory import USABLE, format_gib
+    from simplerl.estimate.memory import USABLE
 
     worker = placement.largest_worker
-    peak = f"{format_gib(worker.peak)} on {_gpu_of(worker, 'an' if worker.role == 'engine' else 'a')}"
-    return f"{peak}, in {worker.peak_phase}; {USABLE:.0%} of the GPU's {format_gib(hardware.gpu.memory)} are usable"
+    peak = f"{gib(worker.peak)} on {_gpu_of(worker, 'an' if worker.role == 'engine' else 'a')}"
+    return f"{peak}, in {worker.peak_phase}; {USABLE:.0%} of the GPU's {gib(hardware.gpu.memory)} are usable"
 
 
 def _gpu_of(worker: Worker, article: str) -> str:
@@ -182,31 +182,22 @@ def _set(settings: Settings) -> str:
 
 
 def _change_rows(reason: str, change: Change) -> list[Row]:
-    from simplerl.estimate.memory import format_gib
-
     placement, worker = change.placement, change.placement.largest_worker
     fits = "fits" if placement.fits else "does not fit"
-    results = [f"{fits}: peak {format_gib(worker.peak)} in {worker.peak_phase}"]
+    results = [f"{fits}: peak {gib(worker.peak)} in {worker.peak_phase}"]
     if not placement.single_process:
         results.append(_counts(placement))
     if placement.host_bytes:
-        results.append(f"{format_gib(placement.host_bytes)} on the host")
-    results.append(f"{_duration(placement.seconds.step)} per step")
+        results.append(f"{gib(placement.host_bytes)} on the host")
+    results.append(f"{rough_duration(placement.seconds.step)} per step")
     rows: list[Row] = [(reason, ", ".join(results))]
     return [*rows, ("", _set(change.settings))] if change.settings else rows
 
 
 def _time_rows(placement: Placement, steps: int | None) -> list[Row]:
     seconds = placement.seconds
-    rows: list[Row] = [(name.replace("_", " "), _duration(value)) for name, value in asdict(seconds).items()]
+    rows: list[Row] = [(name.replace("_", " "), rough_duration(value)) for name, value in asdict(seconds).items()]
     run = "unknown, as is the number of steps"
     if steps is not None:
-        run = f"{_duration(steps * seconds.step)} for {steps:,} steps"
-    return [*rows, ("step", _duration(seconds.step)), ("run", run)]
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+        run = f"{rough_duration(steps * seconds.step)} for {steps:,} steps"
+    return [*rows, ("step", rough_duration(seconds.step)), ("run", run)]

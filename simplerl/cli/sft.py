@@ -40,7 +40,9 @@ def print_plan(recipe: SFTRecipe) -> None:
     """Settings as TOML, and what follows from them as comments."""
     import tomli_w
 
-    say(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+    from simplerl.storage.folder import recipe_table
+
+    say(tomli_w.dumps(recipe_table(recipe)))
     say("# the run")
     say(table(plan_rows(recipe), indent="#   "))
 

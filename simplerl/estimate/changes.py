@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -62,7 +63,7 @@ class _Search:
         tried: list[Change] = []
         for level in option.levels:
             # Settings that the recipe has anyway are not listed.
-            own = (f"actor.moments={self.recipe.actor.moments}", f"critic.moments={self.recipe.critic.moments}")
+            own = _optimizers({block: optimizer.name for block, optimizer in self.recipe.optimizers.items()})
             combined = tuple(setting for setting in _combined(settings, level) if setting not in own)
             try:
                 recipe = changed_recipe(self.recipe, combined)
@@ -96,7 +97,7 @@ def suggest_changes(
 ) -> list[Change]:
     """Changed recipes with lower peaks than `placement`.
 
-    First changes that keep what is learned: each by itself, and combined if none is enough. Then changes of what is
+    First changes that keep what is learned: each by itself, and combined if none is enough. Then changes to what is
     learned, by themselves and combined with the others.
     """
     peak = placement.largest_worker.peak
@@ -150,10 +151,11 @@ def _options(
     if recipe.train.micro_batch_tokens > longest:
         options.append(_Option(((f"train.micro_batch_tokens={longest}",),), "micro-batches of one long sequence"))
     options += _engine_options(recipe, hardware)
-    if "8-bit" not in (recipe.actor.moments, recipe.critic.moments):
-        options.append(_Option((_moments("8-bit"),), "AdamW's moments in 8 bits; one learner only"))
+    if {optimizer.name for optimizer in recipe.optimizers.values()} == {"adamw"}:
+        eight_bit = _optimizers(dict.fromkeys(recipe.optimizers, "adamw-8bit"))
+        options.append(_Option((eight_bit,), "AdamW's moments in 8 bits; one learner only"))
     if offload_weights and not recipe.model.offloads_weights:
-        options.append(_offload_all(placement))
+        options.append(_offload_all(recipe, placement))
     return options
 
 
@@ -177,7 +179,7 @@ def _engine_options(recipe: Recipe, hardware: Hardware) -> list[_Option]:
     return options
 
 
-def _offload_all(placement: Placement) -> _Option:
+def _offload_all(recipe: Recipe, placement: Placement) -> _Option:
     """Offload everything to the host.
 
     FSDP2 moves the weights of a learner that has a process of its own. On one GPU the engine's process shares it, and
@@ -187,7 +189,11 @@ def _offload_all(placement: Placement) -> _Option:
         cluster = ("cluster.ray=auto", "cluster.colocated=true", *_sleeping_vllm(0.8))
     else:
         cluster = placement.settings
-    settings = (*cluster, *_moments("float32"), "model.offload=all")
+    optimizers = {
+        block: optimizer.name if optimizer.supports_offload else "adamw"
+        for block, optimizer in recipe.optimizers.items()
+    }
+    settings = (*cluster, *_optimizers(optimizers), "model.offload=all")
     return _Option((settings,), "weights, moments and activations on the host; time for copies")
 
 
@@ -195,8 +201,8 @@ def _sleeping_vllm(share: float) -> Settings:
     return ("engine.name=vllm", f"engine.gpu_memory={share}", "engine.sleep=true")
 
 
-def _moments(kind: str) -> Settings:
-    return (f"actor.moments={kind}", f"critic.moments={kind}")
+def _optimizers(names: Mapping[str, str]) -> Settings:
+    return tuple(f"{block}.name={name}" for block, name in names.items())
 
 
 def _learning_options(recipe: Recipe) -> list[_Option]:

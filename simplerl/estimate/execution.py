@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from simplerl import plugins
-from simplerl.config import ModelConfig, Recipe
+from simplerl.config import ModelConfig, OptimizerConfig, Recipe, TensorSpec
 from simplerl.cpu_sizes import MAX_DEFAULT_THREADS, TILE
 from simplerl.estimate.shapes import Shape
 from simplerl.estimate.steps import needs_scoring_pass
@@ -57,8 +58,8 @@ class ExecutionMode:
     lora_rank: int
     cpu_threads: int
     ranks: int
-    eight_bit: tuple[str, ...] = ()
-    """Models whose moments are kept in 8 bits."""
+    optimizers: Mapping[str, OptimizerConfig] = field(default_factory=dict)
+    """The optimizer of each model that the recipe may train."""
 
     offloaded: tuple[str, ...] = ()
     """What is offloaded to the host's memory: "activations"; "weights", with their gradients and moments."""
@@ -84,12 +85,15 @@ class ExecutionMode:
 
     def adapter_parameters(self, shape: Shape) -> int:
         """Parameters of all adapters."""
-        return sum(self.adapter_tensors(shape))
+        return sum(tensor.numel for tensor in self.adapter_tensors(shape))
 
-    def adapter_tensors(self, shape: Shape) -> tuple[int, ...]:
-        """Parameters in each tensor of the adapters."""
-        sizes = (size for name in self.lora_targets or () for size in shape.matrices[name])
-        return tuple(self.lora_rank * size for size in sizes) * shape.layers
+    def adapter_tensors(self, shape: Shape) -> tuple[TensorSpec, ...]:
+        """The tensors of the adapters."""
+        matrices = (shape.matrices[name] for name in self.lora_targets or ())
+        shapes = [
+            factor for inputs, outputs in matrices for factor in ((self.lora_rank, inputs), (outputs, self.lora_rank))
+        ]
+        return tuple(TensorSpec(factor, in_layer=True) for factor in shapes) * shape.layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,6 @@ class MicroBatchSizes:
     scored_response_tokens: int
     longest_sequence: int
     """Tokens of the longest sequence."""
-
-    reuses_critic_forward: bool
-    """True if scoring keeps the critic's forward pass for the step's only update."""
 
 
 def required_models(recipe: Recipe) -> RequiredModels:
@@ -168,7 +169,7 @@ def execution_mode(recipe: Recipe, shape: Shape, device: Device, threads: int | 
         lora_rank=0 if lora is None else lora.rank,
         cpu_threads=cpu_threads if ranks == 1 and not model.offloads_weights else 1,
         ranks=ranks,
-        eight_bit=tuple(name for name in ("actor", "critic") if getattr(recipe, name).moments == "8-bit"),
+        optimizers=recipe.optimizers,
         offloaded=_offloaded(model) if device == "cuda" else (),
     )
 
@@ -210,8 +211,4 @@ def micro_batch_sizes(recipe: Recipe, mode: ExecutionMode, models: RequiredModel
         scored_tokens=scored_tokens,
         scored_response_tokens=scored_response_tokens,
         longest_sequence=longest,
-        reuses_critic_forward=models.critic
-        and not models.always_scores_policy
-        and per_update == 1
-        and not mode.sharded,
     )

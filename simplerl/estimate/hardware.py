@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
 
 MIB = 1 << 20
 
@@ -90,7 +90,6 @@ def _find_gpu(name: str) -> GPU:
     plain = re.sub(r"[\s_]", "", name).upper().removeprefix("NVIDIA").removesuffix("GB")
     found = GPUS.get(ALIASES.get(plain, plain))
     if found is None:
-        close = difflib.get_close_matches(plain, GPUS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
+        hint = did_you_mean(plain, GPUS, show=str)
         raise ConfigError(f"--gpus: unknown GPU {name!r}{hint} Known: {', '.join(GPUS)}; for example 8xH100")
     return found

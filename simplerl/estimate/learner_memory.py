@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from simplerl.config import moment_bytes
+from simplerl.config import TensorSpec
 from simplerl.estimate.activations import (
     LogitsBytes,
     autocast_cache,
@@ -42,7 +42,7 @@ class LearnerMemory:
         return self.shape.critic_parameters if self.models.critic else 0
 
     def always(self) -> Breakdown:
-        """Float32 master weights of every model and AdamW's two moments of trained ones, unless they are offloaded."""
+        """Float32 master weights of every model and optimizer states of trained ones, unless they are offloaded."""
         if "weights" in self.mode.offloaded:
             return {"parameters": 0.0, "moments": 0.0}
         adapters = 0 if self.mode.lora_targets is None else self.actor
@@ -52,20 +52,19 @@ class LearnerMemory:
     @property
     def moments(self) -> int:
         """Bytes of the moments of all models, on all ranks."""
-        return sum(
-            moment_bytes(numbers, "8-bit" if name in self.mode.eight_bit else "float32")
-            for name, tensors in self.trained.items()
-            for numbers in tensors
-        )
+        optimizers = self.mode.optimizers
+        return sum(optimizers[name].state_bytes(tensor) for name, tensors in self.trained.items() for tensor in tensors)
 
     @property
-    def trained(self) -> dict[str, tuple[int, ...]]:
-        """Numbers in each tensor that is trained, by model."""
+    def trained(self) -> dict[str, tuple[TensorSpec, ...]]:
+        """The tensors that are trained, by model."""
         shape = self.shape
-        body = (*shape.layer_tensors * shape.layers, shape.head_parameters, shape.hidden)
-        policy = (*body, shape.head_parameters) if not shape.tied else body
+        sizes = ((shape.vocab, shape.hidden), (shape.hidden,), (1, shape.hidden), (1,))
+        head, norm, value_head, bias = (TensorSpec(size, in_layer=False) for size in sizes)
+        body = (*shape.layer_tensors * shape.layers, head, norm)
+        policy = (*body, head) if not shape.tied else body
         actor = policy if self.mode.lora_targets is None else self.mode.adapter_tensors(shape)
-        return {"actor": actor} | ({"critic": (*body, shape.hidden, 1)} if self.models.critic else {})
+        return {"actor": actor} | ({"critic": (*body, value_head, bias)} if self.models.critic else {})
 
     def offloaded_bytes(self) -> float:
         """Bytes that all ranks together offload to the memory of their hosts."""
@@ -91,9 +90,7 @@ class LearnerMemory:
             peaks.append(self._score(self.mode, frozen=self.mode.lora_targets is not None, policy=True))
         if self.models.reference:
             peaks.append(self._score(without_lora, frozen=True, policy=True))
-        if self.models.critic and self.micro_batch.reuses_critic_forward:
-            peaks.append(PassMemory(self, without_lora, critic=True).end_of_forward())
-        elif self.models.critic:
+        if self.models.critic:
             peaks.append(self._score(without_lora, frozen=False, policy=False))
         return largest(peaks)
 
@@ -114,13 +111,16 @@ class LearnerMemory:
         peaks = PassMemory(self, self.mode, critic=False).peaks()
         if self.models.critic:
             peaks += PassMemory(self, replace(self.mode, lora_targets=None), critic=True).peaks()
-        return largest([*peaks, self.optimiser_step()])
+        return largest([*peaks, self.optimizer_step()])
 
-    def optimiser_step(self) -> Breakdown:
-        """The optimiser's step. On a CPU 8-bit moments become five float32 tensors, one parameter at a time."""
-        at_once = [max(self.trained[name]) for name in self.mode.eight_bit if name in self.trained]
-        rounding = 5 * 4 * max(at_once, default=0) if self.mode.device == "cpu" else 0
-        return {"gradients": self.gradient_bytes(self.actor + self.critic), "workspace": rounding}
+    def optimizer_step(self) -> Breakdown:
+        """The optimizers' step, one tensor at a time."""
+        workspace = max(
+            self.mode.optimizers[name].workspace_bytes(tensor, self.mode.device)
+            for name, tensors in self.trained.items()
+            for tensor in tensors
+        )
+        return {"gradients": self.gradient_bytes(self.actor + self.critic), "workspace": workspace}
 
     def gradient_bytes(self, parameters: int) -> float:
         """Bytes of the gradients of parameters on one rank. Gradients of offloaded weights are offloaded too."""

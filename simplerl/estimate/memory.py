@@ -167,7 +167,7 @@ def _shared_device_phases(
 
 PURPOSES = {
     "parameters": "4 bytes per parameter of actor, adapters, critic and reference (float32 master weights)",
-    "moments": "8 bytes per trained parameter (AdamW); with 8-bit moments 2, and scales",
+    "moments": "per trained parameter 8 bytes with AdamW, 2 and scales in 8 bits, 4 for a matrix of a layer with Muon",
     "gradients": "4 bytes per trained parameter; twice for head and embedding while they are summed",
     "activations": "tensors saved for gradients, of one micro-batch per thread; with checkpoints inputs and one layer",
     "cast weights": "2 bytes per weight of the layers with bfloat16, in forward passes and while activations are saved",
@@ -186,11 +186,6 @@ NOTES = (
     "layer; offloaded weights, gradients and moments do not count, except for gathered layers.",
 )
 """Lines of text: on which device each part is, and what is left out."""
-
-
-def format_gib(count: float) -> str:
-    """Bytes as text in GiB."""
-    return f"{count / GIB:.1f} GiB"
 
 
 def in_gib(breakdown: Breakdown) -> dict[str, float]:

@@ -56,7 +56,7 @@ def place(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: MeanTokens) 
 
 
 def best_placement(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: MeanTokens) -> Placement:
-    """The placement with the shortest step among those that fit; if none fits, the one with the lowest peak.
+    """The placement with the shortest step among placements that fit; if none fits, the one with the lowest peak.
 
     A recipe that sets `cluster.ray` keeps its placement. Otherwise one GPU runs everything, and several GPUs each run a
     learner or an engine. Raises `ConfigError` if the recipe requests more GPUs than there are.
@@ -81,7 +81,7 @@ def best_placement(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Mea
 
 def _splits(recipe: Recipe, gpus: int) -> Iterator[Recipe]:
     """The recipe with every split of the GPUs into learners and engines."""
-    eight_bit = "8-bit" in (recipe.actor.moments, recipe.critic.moments)
-    for learners in range(1, 2 if eight_bit else gpus):  # 8-bit moments cannot be sharded
+    sharded = all(optimizer.supports_sharding for optimizer in recipe.optimizers.values())
+    for learners in range(1, gpus if sharded else 2):
         cluster = {"ray": "auto", "learners": learners, "engines": gpus - learners}
         yield recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update=cluster)})

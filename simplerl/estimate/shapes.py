@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from simplerl.config import TensorSpec
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -47,15 +49,16 @@ class Shape:
         return sum(inputs * outputs for inputs, outputs in self.matrices.values())
 
     @property
-    def layer_tensors(self) -> tuple[int, ...]:
-        """Parameters in each tensor of a layer."""
-        matrices = [inputs * outputs for inputs, outputs in self.matrices.values()]
-        biases = (self.query_size, self.key_size, self.key_size) if self.qkv_bias else ()
-        return (*matrices, *biases, self.hidden, self.hidden)
+    def layer_tensors(self) -> tuple[TensorSpec, ...]:
+        """The tensors of a layer."""
+        matrices = [(outputs, inputs) for inputs, outputs in self.matrices.values()]
+        biases = [(self.query_size,), (self.key_size,), (self.key_size,)] if self.qkv_bias else []
+        norms = [(self.hidden,), (self.hidden,)]
+        return tuple(TensorSpec(shape, in_layer=True) for shape in (*matrices, *biases, *norms))
 
     @property
     def layer_parameters(self) -> int:
-        return sum(self.layer_tensors)
+        return sum(tensor.numel for tensor in self.layer_tensors)
 
     @property
     def head_parameters(self) -> int:

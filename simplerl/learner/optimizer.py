@@ -1,22 +1,22 @@
-"""One model's optimiser: AdamW, a schedule that is a function of the update's number, and a finite-gradient guard."""
+"""One model's optimizer: a plug-in, a schedule that is a function of the update's number, a finite-gradient guard."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from simplerl.config import OptimiserConfig
-from simplerl.errors import DependencyError, NonFiniteError
+from simplerl.config import OptimizerConfig, TensorSpec
+from simplerl.errors import ConfigError, NonFiniteError
+from simplerl.learner.models import decoder_layers
+from simplerl.learner.optimizers.base import TrainedParameter, load_plugin
 from simplerl.types import Metrics
 
 
-def learning_rate(config: OptimiserConfig, update: int, horizon: int) -> float:
-    """The rate of update number `update` (from 0) of `horizon`: linear warm-up, cosine to the floor, then the floor."""
+def learning_rate(config: OptimizerConfig, update: int, horizon: int) -> float:
+    """The rate of update number `update` (from 0) of `horizon`: linear warm-up, cosine to a floor, then the floor."""
     warmup = math.ceil(config.warmup * horizon)
     if update < warmup:
         return config.learning_rate * (update + 1) / warmup
@@ -28,25 +28,27 @@ def learning_rate(config: OptimiserConfig, update: int, horizon: int) -> float:
     )
 
 
-class Optimiser:
-    """AdamW over what of one model is trained. `updates` counts the steps taken; nothing else is state."""
+class ModelOptimizer:
+    """Updates what of one model is trained. `updates` counts the steps taken; all else is the torch optimizers' state.
 
-    def __init__(self, name: str, model: nn.Module, config: OptimiserConfig, horizon: int) -> None:
+    Raises `ConfigError` if the plug-in leaves out a parameter or holds one twice.
+    """
+
+    def __init__(self, name: str, model: nn.Module, config: OptimizerConfig, horizon: int) -> None:
         self.name = name
         self.model = model
         self.config = config
         self.horizon = horizon
         self.updates = 0
-        trained = [p for p in model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        plain = [p for p in trained if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
-        self.adamw: torch.optim.Optimizer
-        if config.moments == "8-bit":
-            self.adamw = _bitsandbytes(name).optim.AdamW8bit(groups, **settings)
-        else:
-            self.adamw = torch.optim.AdamW(groups, **settings, fused=True)
+        self.parameters = trained_parameters(model)
+        self.torch_optimizers = load_plugin(config).build(config, self.parameters)
+        groups = [group for optimizer in self.torch_optimizers for group in optimizer.param_groups]
+        held = [id(weight) for group in groups for weight in group["params"]]
+        if sorted(held) != sorted(id(each.weight) for each in self.parameters):
+            raise ConfigError(
+                f"{name}.name={config.name}: its optimizers hold {len(held)} parameters; each of the model's "
+                f"{len(self.parameters)} must be in one of them, once"
+            )
 
     def clip_gradients(self) -> Tensor:
         """Clips to the configured norm; returns the norm before. Raises `NonFiniteError` naming the culprit."""
@@ -59,9 +61,10 @@ class Optimiser:
 
     def step(self) -> None:
         rate = learning_rate(self.config, self.updates, self.horizon)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
-        self.adamw.step()
+        for optimizer in self.torch_optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
         self.updates += 1
 
     def metrics(self, norm: Tensor) -> Metrics:
@@ -69,16 +72,14 @@ class Optimiser:
         return {f"{self.name}/grad_norm": norm.item(), f"{self.name}/lr": rate}
 
 
-def _bitsandbytes(name: str) -> Any:
-    # Without a package for 4-bit products, which nothing here needs, it would say so on every CPU with AVX-512.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise DependencyError(
-            f"{name}.moments=8-bit needs bitsandbytes, which cannot be imported ({error}); pip install 'simplerl[8bit]'"
-        ) from error
-    return bitsandbytes
+def trained_parameters(model: nn.Module) -> list[TrainedParameter]:
+    """The parameters that have a gradient, tied ones once, in the model's order."""
+    in_layers = {id(weight) for layer in decoder_layers(model) for weight in layer.parameters()}
+    return [
+        TrainedParameter(name, weight, TensorSpec(tuple(weight.shape), id(weight) in in_layers))
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    ]
 
 
 def culprit(model: nn.Module) -> str:

@@ -1,1 +1,1 @@
-"""Tensor mathematics only: no models, no files, no configuration. Everything here can be checked by hand."""
+"""Tensor mathematics only: no models, no files, no configuration. Every function can be checked by hand."""

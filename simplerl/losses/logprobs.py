@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy of given tokens, without ever holding the logits of a whole batch."""
+"""Log-probs and entropy of given tokens, without holding the logits of a whole batch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target and entropy of each distribution, both float32 [R].
 
-    `hidden` is [R, H], `weight` the head's [V, H], `targets` [R]. Logits are float32 whatever the model's type and
-    divided by the sampling temperature. They are formed `max_logits` at a time and formed again in the backward
-    pass, so memory does not grow with R x V.
+    `hidden` is [R, H], `weight` the head's [V, H], `targets` [R] int64. Logits are float32 for every model dtype, and
+    divided by the sampling temperature. They are computed `max_logits` at a time and recomputed in the backward pass,
+    so memory does not grow with R x V.
     """
     size = max(1, max_logits // len(weight))
     with torch.autocast(hidden.device.type, enabled=False):
         if len(hidden) <= size:
             return _chunk(hidden, weight, targets, temperature)
-        return _Chunked.apply(hidden, weight, targets, temperature, size)  # type: ignore[return-value]
+        return _Chunked.apply(hidden, weight, targets, temperature, size)
 
 
 class _Chunked(torch.autograd.Function):
-    """`_chunk` of so many positions at a time. Two tensors of a chunk's logits are all that is there at once."""
+    """`_chunk` of `size` positions at a time. At most two tensors of a chunk's logits exist at once."""
 
     @staticmethod
     def forward(
@@ -50,8 +50,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """With z the logits over the temperature and H the entropy: d log p_t / dz = 1_t - p and
-        dH / dz = -p (log p + H)."""
+        """d log p_t / dz = 1_t - p and dH / dz = -p (log p + H), with z = logits / temperature and H the entropy."""
         hidden, weight, targets, totals, entropy = ctx.saved_tensors
         of_logprobs, of_entropy = grads
         head, grad_hidden, grad_weight = weight.float(), torch.empty_like(hidden), None

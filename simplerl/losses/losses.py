@@ -1,30 +1,26 @@
-"""Losses over flat response tokens [R]. Each is a weighted sum, and the weights carry the normalisation.
+"""Losses over flat response tokens [R]. Each is a weighted sum; the weights carry the normalisation.
 
-`token_weights` divides by counts of the *global* minibatch. A loss over any part of it, a micro-batch or a rank's
-share, is then a plain sum, and the parts add up to the same number however they were cut.
+`token_weights` divides by counts of the *global* minibatch. Losses of its micro-batches, on any rank, are plain sums
+and add up to the same number however the minibatch is split.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from simplerl.losses.importance import policy_ratio
-
-Aggregation = Literal["sequence-mean", "token-mean", "constant"]
-KLEstimator = Literal["k1", "k2", "k3", "k3-unbiased"]
-
+from simplerl.types import Aggregation, KLEstimator
 
 BOUND = 0.1
-"""Difference of log-probs beyond which a token counts in `mismatch/beyond`."""
+"""Difference of log-probs, in nats, beyond which a token counts in `mismatch/beyond`."""
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalCounts:
-    """Counts over the global minibatch."""
+    """Sequences and response tokens of the global minibatch, over all micro-batches and ranks."""
 
     sequences: int
     tokens: int
@@ -33,7 +29,7 @@ class GlobalCounts:
 def token_weights(
     lengths: Tensor, aggregation: Aggregation, counts: GlobalCounts, *, constant: int | None = None
 ) -> Tensor:
-    """The weight of every response token in a loss: [R], from response `lengths` [n] of a part of the minibatch.
+    """The weight of every response token in a loss [R], from the response `lengths` [n] of a micro-batch.
 
     - `sequence-mean`: mean over a response's tokens, then over responses: 1 / (l_i N) (OpenRLHF, the v0 recipe).
     - `token-mean`: mean over all tokens: 1 / sum(l) (DAPO, arXiv:2503.14476, eq. 8).
@@ -58,7 +54,7 @@ def clipped_surrogate(
 ) -> Tensor:
     """PPO's clipped policy loss (arXiv:1707.06347, eq. 7), to minimise; clip_high > clip_low is DAPO's clip-higher.
 
-    All tensors are flat [R]; `weights` comes from `token_weights`.
+    All tensors are flat [R]; `weights` come from `token_weights`.
     """
     ratio = policy_ratio(logprobs, old_logprobs)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -66,14 +62,14 @@ def clipped_surrogate(
 
 
 def log_likelihood_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
-    """The policy gradient without a ratio, -sum of w A log pi: with advantages of 1 the negative log-likelihood."""
+    """The policy gradient without a ratio, -sum(w A log pi) over [R]; with A = 1, the negative log-likelihood."""
     return -(weights * advantages * logprobs).sum()
 
 
 def clip_fraction(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> Tensor:
-    """Which tokens the clip takes the gradient from: float [R]."""
+    """1 for every token whose gradient the clip removes, else 0: float [R]."""
     ratio = policy_ratio(logprobs, old_logprobs)
     return (((ratio > 1 + clip_high) & (advantages > 0)) | ((ratio < 1 - clip_low) & (advantages < 0))).float()
 
@@ -81,9 +77,9 @@ def clip_fraction(
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, *, clip: float | None
 ) -> Tensor:
-    """The critic's loss, 1/2 max((V - R)^2, (V_clipped - R)^2), V_clipped within `clip` of the old value.
+    """The critic's loss, 1/2 max((V - R)^2, (V_clipped - R)^2), with V_clipped within `clip` of the old value.
 
-    All tensors are flat [R]. `clip` None: no clipping (arXiv:2006.05990 found none better).
+    All tensors are flat [R]. `clip` None: not clipped (arXiv:2006.05990 found that better).
     """
     squared = (values - returns).square()
     if clip is not None:
@@ -93,10 +89,10 @@ def clipped_value_loss(
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator, old_logprobs: Tensor) -> Tensor:
-    """KL(policy || reference) of each token, estimated from the token sampled [R].
+    """KL(policy || reference) at each token, in nats, estimated from the sampled token [R].
 
     With d = log pi - log pi_ref (http://joschu.net/blog/kl-approx.html): k1 = d; k2 = d^2 / 2; k3 = e^-d - 1 + d.
-    As a *loss*, k1's gradient is zero in expectation and k3's is that of the reverse order KL(ref || policy).
+    As a *loss*, k1's gradient is zero in expectation, and k3's is that of the other direction, KL(ref || policy).
     `k3-unbiased` is (pi / pi_old) k3 (DeepSeek-V3.2, arXiv:2512.02556, section 3.1), whose gradient, through the
     ratio too, is that of KL(policy || reference) itself, since E_old[(pi / pi_old) k3] = KL(pi || ref) for every pi.
     """
@@ -111,10 +107,10 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator, 
 
 @torch.no_grad()
 def difference_stats(old: Tensor, sampled: Tensor, reference: Tensor | None, counts: GlobalCounts) -> dict[str, Tensor]:
-    """What engine and learner, and learner and reference, say differently of the same tokens.
+    """Log-prob differences on the same tokens: engine vs learner, and learner vs reference. None: no reference.
 
-    Log-probs are flat [R], of a part of a minibatch: sums over the minibatch's tokens add up over its parts, and of
-    what ends in /max the largest counts.
+    Log-probs are flat [R], of a micro-batch. Statistics of a minibatch's micro-batches add up; of names that end in
+    /max the largest counts. `mismatch/kl` estimates KL(sampled || old) by k3, `kl/reference` KL(old || ref) by k1.
     """
     difference = old - sampled
     stats = {

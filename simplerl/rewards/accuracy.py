@@ -1,4 +1,4 @@
-"""1 for a correct answer, 0 otherwise, as in the v1 (SimpleRL-Zoo) recipes: no price on the format."""
+"""1 for a correct answer, else 0, as in the v1 (SimpleRL-Zoo) recipes: the format costs nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from simplerl.types import Rollout, Verdict
 
 
 class Config(RewardConfig):
-    """Nothing to set."""
+    """No settings but the shaping."""
 
     name: Literal["accuracy"] = "accuracy"
 

@@ -1,7 +1,7 @@
-"""A reward from a service: what is known of a response is posted as JSON, the answer is {"reward": NUMBER}.
+"""A reward from a service: a response is posted as JSON, and the service answers {"reward": NUMBER}.
 
-Posted: problem_id, question, answer (the gold one), response, verdict, extracted (or null), finish_reason. The same
-question must get the same reward, or a resumed run is not the run that was interrupted.
+Posted: problem_id, question, answer (the gold one), response, verdict, extracted (or null), finish_reason. The service
+must be deterministic; otherwise a resumed run differs from an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from simplerl.types import Rollout, Verdict
 
 
 class Config(RewardConfig, Endpoint):
-    """Where the service is."""
+    """The service's address and its retry policy."""
 
     name: Literal["http"] = "http"
 
 
 class HttpReward:
-    """Asks the service. Its `concurrency` lets grading ask for so many rewards at the same time."""
+    """Post each response to the service. Up to `concurrency` requests are sent at once."""
 
     def __init__(self, config: Config) -> None:
         self.concurrency = config.concurrency
         self._client = Client(config)
 
     def __call__(self, rollout: Rollout, verdict: Verdict) -> float:
-        """Raises `RemoteError` where there is no number to be had."""
-        return self._client.ask(question(rollout, verdict), _number)
+        """Raise `RemoteError` if the service gives no number within its time limits."""
+        return self._client.post(question(rollout, verdict), _number)
 
     def close(self) -> None:
         self._client.close()
 
 
 def question(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
-    """What is posted."""
+    """The JSON object that is posted for a response."""
     problem = rollout.prompt.problem
     return {
         "problem_id": problem.id,

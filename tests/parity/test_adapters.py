@@ -15,7 +15,7 @@ from simplerl.errors import EngineError
 from simplerl.estimate.engine_memory import EngineMemory
 from simplerl.estimate.execution import execution_mode
 from simplerl.estimate.shapes import shape_of
-from simplerl.train.weight_sync import weight_sync_check
+from simplerl.rollouts.weight_sync import weight_sync_check
 
 pytest.importorskip("peft")
 LORA = LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj", "down_proj"))
@@ -108,7 +108,7 @@ def test_a_matrix_worked_by_hand(tmp_path):
     adapters = Adapters(tiny.save(made, tmp_path), LoraConfig(rank=2, alpha=5.0), torch.device("cpu"), False)
     a, b = torch.zeros(2, 64), torch.zeros(64, 2)
     a[0, 3], a[1, 4], b[7, 0], b[7, 1] = 1.0, 2.0, 10.0, 100.0
-    ((merged, value),) = adapters.merged(iter([(f"{name}.lora_A.weight", a), (f"{name}.lora_B.weight", b)]))
+    ((merged, value),) = adapters.merge(iter([(f"{name}.lora_A.weight", a), (f"{name}.lora_B.weight", b)]))
     assert merged == f"{name}.weight"
     change = value - weight
     assert change[7, 3].item() == pytest.approx(25.0) and change[7, 4].item() == pytest.approx(500.0)
@@ -123,7 +123,7 @@ def test_adapters_that_do_not_fit_are_refused(folder):
         engine.load_weights(((name, handed[name]) for name in others), version=1)
     with pytest.raises(EngineError, match="takes pairs of adapters"):
         engine.load_weights(tiny.load(folder).named_parameters(), version=1)
-    with pytest.raises(EngineError, match=r"which .* has not"):
+    with pytest.raises(EngineError, match="has no such matrices"):
         engine.load_weights(((name.replace("layers.0", "layers.7"), handed[name]) for name in handed), version=1)
     engine.load_weights(iter(handed.items()), version=1)
     with pytest.raises(EngineError, match="adapters have changed"):

@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl.batch.batch import collate
 from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import LoraConfig, ModelConfig
-from simplerl.cpu.library import library
+from simplerl.cpu import kernels_available
 from simplerl.estimate.activations import copied_weights, saved_per_token
 from simplerl.estimate.execution import ExecutionMode
 from simplerl.estimate.shapes import Shape
@@ -51,7 +51,7 @@ def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, 
         add_adapters(causal_lm, LoraConfig(rank=RANK, targets=adapted))
     model = PolicyModel(causal_lm)
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
-    rollout = Rollout("r", prompt, (7,) * RESPONSE, (-1.0,) * RESPONSE, "", "stop", 0)
+    rollout = Rollout.single_turn("r", prompt, (7,) * RESPONSE, (-1.0,) * RESPONSE, "", "stop", 0)
     laid_out = layout.lay_out(collate([[GradedRollout(rollout, Verdict("correct"), 1.0)] * SAMPLES]))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, Tensor] = {}
@@ -78,7 +78,7 @@ def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, 
 def test_bytes_that_a_layer_saves(
     tmp_path: Path, kernels: str, attention: str, layout: Any, dtype: str, adapted: tuple[str, ...] | None
 ) -> None:
-    if kernels == "auto" and library() is None:
+    if kernels == "auto" and not kernels_available():
         pytest.skip("no C compiler")
     shape = Shape(96, 64, 1, 4, 2, 176, 16, True, True)
     targets = tuple(shape.matrices) if adapted == () else adapted

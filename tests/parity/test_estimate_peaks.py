@@ -14,11 +14,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl import plugins
 from simplerl.batch.batch import collate
 from simplerl.config import Recipe, apply_overrides, validate_recipe
-from simplerl.cpu.library import library
+from simplerl.cpu import kernels_available
 from simplerl.estimate.memory import Worker, learner_memory, workers
 from simplerl.estimate.shapes import known_shape
-from simplerl.learner.learner import Learner
-from simplerl.learner.optimizer import Optimiser
+from simplerl.learner.learner import LocalLearner
+from simplerl.learner.optimizer import ModelOptimizer
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 pytestmark = pytest.mark.parity
@@ -59,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
-EIGHT = "actor.moments=8-bit"
+EIGHT, MUON = "actor.name=adamw-8bit", "actor.name=muon"
 LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=ppo"
 
 
@@ -76,13 +76,14 @@ LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=p
         [TORCH, HALF, CHECKPOINTS],
         [TORCH, "algorithm.entropy_coef=0.01"],
         [TORCH, EIGHT],
+        [TORCH, MUON],
         ["train.micro_batch_tokens=464"],
         ["train.micro_batch_tokens=464", PPO, "algorithm.kl_coef=0.0"],
     ],
     ids=lambda settings: " ".join(settings),
 )
 def test_peaks(model: str, settings: list[str]) -> None:
-    if TORCH not in settings and library() is None:
+    if TORCH not in settings and not kernels_available():
         pytest.skip("no C compiler")
     if EIGHT in settings:
         pytest.importorskip("bitsandbytes")
@@ -100,13 +101,14 @@ def test_8_bit_moments_become_float32_during_a_step(model: str) -> None:
     shape = known_shape(model)
     assert shape is not None
     learner = learner_memory(recipe, shape, "cpu", 1)
-    parameter = torch.nn.Parameter(torch.zeros(max(*shape.layer_tensors, shape.head_parameters)))
+    largest = max(shape.head_parameters, *(tensor.numel for tensor in shape.layer_tensors))
+    parameter = torch.nn.Parameter(torch.zeros(largest))
     parameter.grad = torch.ones_like(parameter)
-    optimiser = Optimiser("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
-    optimiser.step()
-    assert peak_of(optimiser.step) == pytest.approx(learner.optimiser_step()["workspace"], rel=0.01)
+    optimizer = ModelOptimizer("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
+    optimizer.step()
+    assert peak_of(optimizer.step) == pytest.approx(learner.optimizer_step()["workspace"], rel=0.01)
     # On a GPU the moments stay in 8 bits.
-    assert learner_memory(recipe, shape, "cuda").optimiser_step()["workspace"] == 0
+    assert learner_memory(recipe, shape, "cuda").optimizer_step()["workspace"] == 0
 
 
 def recipe_of(model: str, settings: list[str]) -> Recipe:
@@ -131,12 +133,12 @@ def estimated(recipe: Recipe, model: str) -> Worker:
 def peaks(recipe: Recipe) -> dict[str, int]:
     """Peak bytes of scoring and of the update of a second step. The first step allocates the moments."""
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
-    rollout = Rollout("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
+    rollout = Rollout.single_turn("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
     group = [GradedRollout(rollout, Verdict("correct"), float(number % 2)) for number in range(SAMPLES)]
     batch = collate([group])
     config = recipe.algorithm
     algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
-    learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
+    learner = LocalLearner(recipe, algorithm, 10, torch.device("cpu"))
     learner.update(algorithm.compute_advantages(learner.score(batch))[0], algorithm)
     kept: dict[str, Any] = {}
 

@@ -129,8 +129,8 @@ def test_one_gpu_is_enough_with_everything_offloaded() -> None:
     assert found.host_bytes == 0
     only = place(load_recipe("simplerl-zero-qwen2.5-math-7b", fitting[0].settings), H100)
     assert only.host_bytes == fitting[0].placement.host_bytes
-    eight = next(each for each in tried if "actor.moments=8-bit" in each.settings)
-    assert eight.settings == ("actor.moments=8-bit", "critic.moments=8-bit") and not eight.placement.fits
+    eight = next(each for each in tried if "actor.name=adamw-8bit" in each.settings)
+    assert eight.settings == ("actor.name=adamw-8bit", "critic.name=adamw-8bit") and not eight.placement.fits
 
 
 def test_suggested_settings_give_the_suggested_placement() -> None:
@@ -249,7 +249,7 @@ def test_weight_sync_goes_over_the_link_or_through_the_store() -> None:
 
 
 def test_moments_in_8_bits_keep_one_learner() -> None:
-    assert place(zoo("actor.moments=8-bit"), parse_hardware("8xH100")).learners == 1
+    assert place(zoo("actor.name=adamw-8bit"), parse_hardware("8xH100")).learners == 1
 
 
 def test_mean_lengths_stay_within_the_limits() -> None:
