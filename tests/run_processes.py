@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import pyarrow.parquet
 from safetensors.torch import load_file
 
+from simplerl.storage.atomic import TEMPORARY
 from simplerl.storage.records import RunFolder
 
 
@@ -40,6 +44,38 @@ def finish(processes: Any, recipe: Any, folder: Path) -> None:
     child.start()
     child.join(300)
     assert child.exitcode == 0, folder.with_suffix(".log").read_text()[-3000:]
+
+
+def run_until(recipe: Any, folder: Path, name: str, count: int) -> None:
+    """`run`, but instead of fsync number `count` of a file or folder write `FOLDER.stopped` and wait to be killed.
+
+    Its `name` is relative to the run folder and has no prefix of temporary names.
+    """
+    fsync, left = os.fsync, count
+
+    def stop_or_fsync(descriptor: int) -> None:
+        nonlocal left
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(folder.resolve())
+        left -= re.sub(re.escape(TEMPORARY) + r"\d+-[0-9a-f]+-", "", str(path)) == name
+        if not left:
+            folder.with_suffix(".stopped").touch()
+            threading.Event().wait()
+        fsync(descriptor)
+
+    os.fsync = stop_or_fsync
+    run(recipe, folder)
+
+
+def kill_at(processes: Any, recipe: Any, folder: Path, name: str, count: int = 1) -> None:
+    """Run until the process is about to make a file or folder durable, see `run_until`, and kill it there."""
+    child = processes.Process(target=run_until, args=(recipe, folder, name, count))
+    stopped = folder.with_suffix(".stopped")
+    child.start()
+    wait_for(lambda: stopped.exists() or not child.is_alive(), 300)
+    assert stopped.exists(), folder.with_suffix(".log").read_text()[-3000:]
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    stopped.unlink()
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:

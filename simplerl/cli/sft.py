@@ -48,12 +48,12 @@ def print_plan(recipe: SFTRecipe) -> None:
 
 
 def plan_rows(recipe: SFTRecipe) -> list[tuple[str, ...]]:
-    from simplerl.cli.dry_run import at_hand
+    from simplerl.cli.dry_run import is_local
     from simplerl.data.base import load_problems
     from simplerl.errors import DataError
     from simplerl.estimate.steps import sft_steps
 
-    if not at_hand(recipe.data.source):
+    if not is_local(recipe.data.source):
         return [("examples", "unknown until the data set is here; see `simplerl data prepare`")]
     try:
         problems, _ = load_problems(recipe.data.source)

@@ -1,4 +1,4 @@
-"""How many steps a recipe makes of its data."""
+"""Numbers of problems, steps and updates of a recipe, and which steps score the policy before their first update."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def known_problems(recipe: Recipe) -> int | None:
 
 
 def total_steps(recipe: Recipe, problems: int) -> int:
-    """Rollout batches of the whole run: `train.steps`, or `train.data_epochs` passes.
+    """Rollout batches of the whole run: `train.steps`, or those of `train.data_epochs` passes over the data.
 
-    Passes run on into each other, so only the very last batch may be short of problems; it is not trained on.
+    An incomplete last batch of a pass is filled from the next pass. The last pass has none: the rest is not used.
     """
     if recipe.train.steps is not None:
         return recipe.train.steps
@@ -26,15 +26,16 @@ def total_steps(recipe: Recipe, problems: int) -> int:
     if prompts < recipe.rollout.prompts_per_step:
         raise ConfigError(
             f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} is more than the {prompts} prompts of "
-            f"train.data_epochs={recipe.train.data_epochs}; lower the one, raise the other, or set train.steps"
+            f"train.data_epochs={recipe.train.data_epochs}; lower prompts_per_step, raise data_epochs, or set "
+            "train.steps"
         )
     return prompts // recipe.rollout.prompts_per_step
 
 
 def sft_steps(recipe: SFTRecipe, examples: int) -> int:
-    """Optimiser steps of the whole run: `train.steps`, or `train.data_epochs` passes.
+    """Optimiser steps of the whole run: `train.steps`, or those of `train.data_epochs` passes over the data.
 
-    Passes run on into each other, so only the very last batch may be short; it is not trained on.
+    An incomplete last batch of a pass is filled from the next pass. The last pass has none: the rest is not used.
     """
     train = recipe.train
     if train.steps is not None:
@@ -42,8 +43,8 @@ def sft_steps(recipe: SFTRecipe, examples: int) -> int:
     if train.data_epochs * examples < train.batch_size:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is more than the {train.data_epochs * examples} sequences of "
-            f"train.data_epochs={train.data_epochs} passes over {examples}; lower the one, raise the other, or set "
-            "train.steps"
+            f"train.data_epochs={train.data_epochs} passes over {examples}; lower batch_size, raise data_epochs, or "
+            "set train.steps"
         )
     return train.data_epochs * examples // train.batch_size
 

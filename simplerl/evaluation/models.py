@@ -104,7 +104,7 @@ def _snapshot(name: str) -> Path:
 
 
 def no_model(name: str, error: Exception) -> ConfigError:
-    """The error of a model that is neither here nor on the hub, with the first line of what went wrong."""
+    """The error of a model that is neither here nor on the hub, with the first line of the cause."""
     reason = str(error).strip().partition("\n")[0]
     return ConfigError(f"no model {name!r}: neither a folder here nor to be had from the hub ({reason})")
 

@@ -60,7 +60,7 @@ class Task:
     """Digest of everything that decides its output."""
 
     lasting: str
-    """Digest of what a resumed folder must share: a distillation keeps its responses under other filter rules."""
+    """Digest of what a resumed folder must share. A distillation keeps its responses if only filter rules change."""
 
     recipe: StageRecipe | None = None
 

@@ -83,7 +83,7 @@ def recipe_table(recipe: BaseModel) -> Table:
 
 
 def differences(stored: Row, given: Row, may_change: tuple[str, ...] = ()) -> list[str]:
-    """One line per setting that differs, in the order of their names; those that begin with `may_change` may."""
+    """One line per setting that differs, sorted by name; settings that begin with `may_change` may differ."""
     old, new = flat(stored), flat(given)
     keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(may_change))
     return [

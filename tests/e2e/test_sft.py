@@ -1,15 +1,11 @@
-"""Supervised fine-tuning, from a recipe to the files it leaves; killed at any moment, it ends in the same numbers."""
+"""Supervised fine-tuning, from a recipe to the files it leaves; killed in between, it ends in the same numbers."""
 
 import json
-import os
-import random
-import signal
-import time
 from dataclasses import replace
 
 import pytest
 import torch
-from run_processes import contents, finish, run, same_weights, server
+from run_processes import contents, finish, kill_at, same_weights, server
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +18,18 @@ from simplerl.train.run import train
 
 pytestmark = pytest.mark.e2e
 
-KILLS = 8
+KILLED_AT = (
+    ("recipe.toml", 1),  # before the run exists
+    ("evals/step-000000-arithmetic-test-t0.parquet", 1),  # under its temporary name
+    ("metrics.jsonl", 3),  # the line of step 3 is not durable, and there is no checkpoint yet
+    ("checkpoints/step-000004", 1),  # complete, under its temporary name
+    ("checkpoints", 1),  # step 4 has its name
+    ("validation.jsonl", 1),  # while a resumed session drops later lines
+    ("validation.jsonl", 2),  # step 6 has a line here and none in `evals.jsonl`
+    ("checkpoints/step-000012/actor.safetensors", 1),  # not all files are durable
+    ("exports/final", 1),  # after the last checkpoint
+)
+"""Files and folders during whose fsync a run is killed, one session after the other; which fsync of the session."""
 
 
 def make_recipe(tiny_model, **changes):
@@ -97,30 +104,19 @@ def processes():
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
-def test_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_path, lora):
+def test_sigkills_change_nothing(processes, tiny_model, tmp_path, lora):
     recipe = make_recipe(tiny_model, model={"lora": lora} if lora else {})
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    begun = time.monotonic()
-    finish(processes, recipe, whole)
-    longest = time.monotonic() - begun
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(processes, recipe, undisturbed)
+    for name, count in KILLED_AT:
+        kill_at(processes, recipe, killed, name, count)
+    finish(processes, recipe, killed)
 
-    kills, rng = 0, random.Random(1)
-    while kills < KILLS:
-        child = processes.Process(target=run, args=(recipe, torn))
-        child.start()
-        child.join(rng.uniform(0.1, 0.8) * longest)
-        if not child.is_alive():
-            assert child.exitcode == 0
-            break
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        kills += 1
-    finish(processes, recipe, torn)
-
-    assert kills >= 1
-    assert contents(torn) == contents(whole)
-    assert [row["step"] for row in RunFolder(torn).read_metrics()] == list(range(1, 25))
-    assert same_weights(torn, whole)
+    assert contents(killed) == contents(undisturbed)
+    assert [row["step"] for row in RunFolder(killed).read_metrics()] == list(range(1, 25))
+    # Sessions 1 to 5 found no checkpoint, and session 6 was killed before it wrote its event.
+    assert [event["step"] for event in RunFolder(killed).read_events()] == [4, 4, 8, 24]
+    assert same_weights(killed, undisturbed)
 
 
 def test_only_adapters_are_trained_and_the_export_is_merged(tiny_model, tmp_path):

@@ -12,8 +12,8 @@ from simplerl.config import LoraConfig
 from simplerl.engines import embedded, vllm
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.estimate.engine_memory import Engine
-from simplerl.estimate.load import way_of
+from simplerl.estimate.engine_memory import EngineMemory
+from simplerl.estimate.execution import execution_mode
 from simplerl.estimate.shapes import shape_of
 from simplerl.rollouts.weight_sync import weight_sync_check
 
@@ -132,26 +132,23 @@ def test_adapters_that_do_not_fit_are_refused(folder):
         generate(engine, REQUESTS)
 
 
-def test_the_plan_knows_what_is_kept_for_adapters(tmp_path):
-    """To the byte; and at first all of the model is read, of which the rest is dropped."""
+def test_the_estimate_counts_base_matrices_under_adapters(tmp_path):
+    """To the byte. The first adapters read the whole model, and matrices without adapters are dropped again."""
     path = tiny.save(tiny.model(**SIZES), tmp_path)
-    recipe, shape, engine = (
-        make_recipe(path, SETTINGS),
-        shape_of(json.loads((tmp_path / "config.json").read_text())),
-        make_engine("auto", path),
-    )
+    shape, engine = shape_of(json.loads((tmp_path / "config.json").read_text())), make_engine("auto", path)
     engine.load_weights(trained_learner(path).weights(), version=1)
     base = sum(tensor.nbytes for tensor in engine._adapters._base.values())
-    adapted, plain = (
-        Engine(each, shape, way_of(each, shape, "cpu", threads=1)) for each in (recipe, make_recipe(path, []))
-    )
+
+    def estimated(device):
+        recipes = make_recipe(path, SETTINGS), make_recipe(path, [])
+        return [EngineMemory(each, shape, execution_mode(each, shape, device, threads=1)) for each in recipes]
+
+    adapted, plain = estimated("cpu")
     assert adapted.always()["engine copy"] - plain.always()["engine copy"] == base > 0
-    whole = 4 * sum(parameter.numel() for parameter in tiny.load(path).parameters())
-    assert adapted.sync_weights() == max(plain.sync_weights(), whole - base)
-    on_gpu = Engine(recipe, shape, way_of(recipe, shape, "cuda"))
-    assert (
-        on_gpu.always() == Engine(make_recipe(path, []), shape, way_of(make_recipe(path, []), shape, "cuda")).always()
-    )
+    model = 4 * sum(parameter.numel() for parameter in tiny.load(path).parameters())
+    assert adapted.weight_sync() == max(plain.weight_sync(), model - base)
+    adapted, plain = estimated("cuda")
+    assert adapted.always() == plain.always()
 
 
 def test_a_rank_beyond_what_vllm_has_room_for():

@@ -1,4 +1,4 @@
-"""What follows from a recipe, against numbers worked by hand and published ones."""
+"""Steps, updates and models of a recipe, against numbers worked by hand and published ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from simplerl.config import Recipe, load_recipe, validate_recipe
 from simplerl.data.base import load_problems, source_config
 from simplerl.errors import ConfigError
-from simplerl.estimate.load import models_of
-from simplerl.estimate.memory import models_held
+from simplerl.estimate.execution import required_models
+from simplerl.estimate.memory import models_in_memory
 from simplerl.estimate.overview import make_plan
 from simplerl.estimate.shapes import KNOWN, Shape, known_shape
 from simplerl.estimate.steps import known_problems, needs_scoring_pass, total_steps
@@ -23,7 +23,7 @@ from simplerl.train.trainer import RLTrainer
 
 pytestmark = pytest.mark.unit
 
-# 5 tokens of 4 numbers; 2 layers with 2 heads of 2 over 1 key-value head; 3 in the middle.
+# 5 tokens of 4 numbers, 2 layers, 2 query heads and 1 KV head of 2 numbers, MLP size 3.
 SMALL = Shape(vocab=5, hidden=4, layers=2, heads=2, kv_heads=1, intermediate=3, head_dim=2, tied=True, qkv_bias=True)
 
 
@@ -41,7 +41,7 @@ def test_parameters_by_hand() -> None:
     # Layer: q and o 4x4 each, k and v 4x2 each, biases 4 + 2 + 2, three 4x3 matrices, two norms of 4: 100.
     assert SMALL.parameters == 5 * 4 + 2 * 100 + 4
     assert SMALL.critic_parameters == SMALL.parameters + 4 + 1
-    assert SMALL.cache_elements == 2 * 2 * 1 * 2
+    assert SMALL.kv_numbers == 2 * 2 * 1 * 2
 
 
 def test_untied_head_is_counted_once_more_and_not_in_the_critic() -> None:
@@ -118,7 +118,7 @@ def test_a_batch_larger_than_the_data_is_an_error() -> None:
         total_steps(recipe(), problems=1)
     assert str(error.value) == (
         "rollout.prompts_per_step=6 is more than the 3 prompts of train.data_epochs=3; "
-        "lower the one, raise the other, or set train.steps"
+        "lower prompts_per_step, raise data_epochs, or set train.steps"
     )
 
 
@@ -168,7 +168,7 @@ def test_the_planner_scores_where_the_trainer_does() -> None:
     one_update: dict[str, object] = {"minibatch_size": 24}
 
     def scores(algorithm: dict[str, object], **train: object) -> tuple[bool, bool]:
-        models = models_of(recipe(algorithm=algorithm, train=one_update | train))
+        models = required_models(recipe(algorithm=algorithm, train=one_update | train))
         return models.scores_policy, models.always_scores_policy
 
     assert scores({"name": "grpo"}) == (False, False)
@@ -202,8 +202,8 @@ def test_the_published_run() -> None:
         ({"name": "grpo", "kl_loss_coef": 0.1}, ("actor", "reference", "engine copy")),
     ],
 )
-def test_models_held(algorithm: dict[str, object], models: tuple[str, ...]) -> None:
-    assert models_held(recipe(algorithm=algorithm)) == models
+def test_models_in_memory(algorithm: dict[str, object], models: tuple[str, ...]) -> None:
+    assert models_in_memory(recipe(algorithm=algorithm)) == models
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_one_setting_of_one_stage_is_overridden_on_the_command_line() -> None:
     ("stage", "values", "words"),
     [
         ("sft", {"set": {"model": {"path": "{zer}"}}}, "stages.sft: {zer}: no stage of that name before this one"),
-        ("sft", {"set": {"model": {"path": "{long}"}}}, "those that do: zero"),
+        ("sft", {"set": {"model": {"path": "{long}"}}}, "stages that do: zero"),
         ("after", {"model": "{before}"}, "stages.after: {before}: no stage of that name before this one makes"),
         ("after", {"suite": "arithmetics"}, "stages.after: no suite 'arithmetics'; did you mean 'arithmetic'?"),
         ("long", {"set": {"train": {"stepz": 3}}}, "stages.long: train.stepz=3: unknown setting; did you"),
