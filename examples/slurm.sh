@@ -54,7 +54,7 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
     time.sleep(2)
 PYTHON
 
-# The same command goes on from the last checkpoint. Ten minutes before its time is up the job gets SIGTERM: the run
+# The same command resumes from the last checkpoint. Ten minutes before its time is up the job gets SIGTERM: the run
 # writes a checkpoint and ends, and the job is queued again.
 export RAY_ADDRESS=$address
 simplerl train "$RECIPE" --run-dir "$PWD/runs/$RECIPE" --plain "${SETTINGS[@]}" &

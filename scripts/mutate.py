@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import importlib
 import os
 import random
@@ -50,7 +51,17 @@ ROOMS = {
 }
 """Rooms of the package and the tests that know them, in the order in which they run."""
 
-PRELOADED = ("torch", "pytest", "hypothesis", "numpy", "pyarrow.parquet", "transformers.models.auto", "simplerl.config")
+PRELOADED = (
+    "torch",
+    "numpy",
+    "pytest",
+    "hypothesis",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.modeling_utils",
+    "httpx2",
+    "simplerl.config",
+)
 """Imported once, before anything is forked. Nothing here may import a room."""
 
 # --- mutations --------------------------------------------------------------------------------------------------------
@@ -227,9 +238,7 @@ def start(tests: Sequence[str], mutant: Mutant | None, tree: ast.Module, cpu_sec
             sys.meta_path.insert(0, Changed(mutant.path, changed))
         import pytest
 
-        code = pytest.main(
-            ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", *tests]
-        )
+        code = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--assert=plain", *tests])
     except BaseException:
         traceback.print_exc()
     finally:
@@ -289,16 +298,16 @@ def main() -> None:
     parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(ROOMS)}; all if none is given")
     parser.add_argument("--file", default="", help="only files whose path contains this")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--sample", type=int, help="only so many mutants of each room, drawn with a fixed seed")
+    parser.add_argument("--sample", type=int, help="run N mutants of each room, drawn with a fixed seed")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
     options = parser.parse_args()
     os.chdir(ROOT)
     os.nice(10)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    sys.dont_write_bytecode = True
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for module in () if options.list else PRELOADED:
         importlib.import_module(module)
+    gc.freeze()  # pytest collects garbage twice; all of torch and transformers would be half of a mutant's time
     with tempfile.TemporaryDirectory() as folder:
         # Hypothesis would replay examples that failed for one mutant with every later one.
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
-    """GRPO: the mean reward of a prompt's responses is the baseline; there is no critic.
+    """GRPO: the mean reward of a prompt's responses is the baseline, in place of a critic.
 
     Dr.GRPO (arXiv:2503.20783): scale_by_std=false, aggregation="constant".
     DAPO (arXiv:2503.14476): clip_high=0.28, aggregation="token-mean", dynamic_sampling_rounds=3, and

@@ -41,7 +41,7 @@ class Finding:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Say what works here and what is missing. Exit code 1 if training cannot run."""
-    findings = [*versions(), *packages(), *devices(), *resources(), *base_model(), *data_sets()]
+    findings = [*versions(), *packages(), *devices(), *resources(), sandbox(), *base_model(), *data_sets()]
     if as_json:
         say_json([asdict(finding) for finding in findings])
     else:
@@ -166,6 +166,16 @@ def resources() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / (1 << 30)
     remedy = "" if free >= 1 else "quickstart leaves up to 1 GiB; use --run-dir on another disk"
     yield Finding("disk", "ok" if free >= 1 else "note", f"{free:,.1f} GiB free in {Path.cwd()}", remedy)
+
+
+def sandbox() -> Finding:
+    """Whether programs that a model wrote can be run here, see `simplerl.verifiers.python_tests`."""
+    from simplerl.verifiers.python_tests import isolation_fault
+
+    if fault := isolation_fault():
+        remedy = "verifier.isolation=limits runs programs of the verifier python-tests with your files in reach"
+        return Finding("sandbox", "note", f"programs cannot be isolated: {fault}", remedy)
+    return Finding("sandbox", "ok", "programs have no network, files or other processes (verifier python-tests)")
 
 
 def base_model() -> Iterator[Finding]:

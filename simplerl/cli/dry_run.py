@@ -33,11 +33,12 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> None:
 def count_problems(recipe: Recipe) -> int | None:
     """Training problems of a source that is on this machine; None where it would have to be fetched."""
     from simplerl.data.base import load_problems
+    from simplerl.verifiers.base import usable_problems
 
     if not at_hand(recipe.data.source):
         return None
     try:
-        problems, _ = load_problems(recipe.data.source)
+        problems, _ = load_problems(recipe.data.source, usable_problems(recipe.verifier.name, recipe.verifier.path))
     except DataError:
         return None
     levels = recipe.data.levels
@@ -55,7 +56,7 @@ def at_hand(source: PluginConfig) -> bool:
 
 
 def sections(recipe: Recipe, plan: Plan) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Titles and rows of what is printed after the settings."""
+    """Titles and rows of the tables printed after the settings."""
     parts = [("each step", _step_rows(recipe, plan)), ("the run", _run_rows(recipe, plan))]
     parts.append(("models held", _model_rows(plan)))
     for role, phases in (plan.memory_gib or {}).items():

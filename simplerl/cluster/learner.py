@@ -22,6 +22,8 @@ from simplerl.learner.parallel import SingleProcess
 from simplerl.types import Metrics, Transfer
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
+
     from simplerl.engines._vllm_sender import Sender
     from simplerl.learner.learner import LocalLearner
 
@@ -45,7 +47,7 @@ class RankWorker:
         """A free address on this rank's node, where the ranks can form their process group."""
         with socket.socket() as free:
             free.bind(("", 0))
-            return f"{ray.own_address()}:{free.getsockname()[1]}"
+            return f"{ray.own_ip_address()}:{free.getsockname()[1]}"
 
     def join(self, address: str, make: Make) -> None:
         """Join the process group and build the learner."""
@@ -67,16 +69,16 @@ class RankWorker:
         dist.init_process_group(backend, rank=self.rank, world_size=self.count)
         self.learner = make(Sharded(torch.device(self.device), offload=self.offloads_weights))
 
-    def run(self, method: str, *arguments: Any, **named: Any) -> Any:
+    def run(self, method: str, *arguments: object, **named: object) -> object:
         """Call a method of the learner. Every rank computes its result; the first returns it."""
         result = getattr(self.learner, method)(*arguments, **named)
         return result if self.rank == 0 else None
 
-    def attribute(self, name: str) -> Any:
+    def attribute(self, name: str) -> object:
         """Read an attribute of the learner."""
         return getattr(self.learner, name)
 
-    def weights(self) -> list[Any]:
+    def weights(self) -> list[ObjectRef]:
         """References to the weights in the object store. Every rank gathers one layer at a time."""
         try:
             if self.rank == 0:
@@ -98,7 +100,7 @@ class RankWorker:
             weights, shapes = self.learner.weights, self.learner.shapes()
             self.sender = Sender(weights, shapes, getattr(torch, dtype), self.rank)
         self.sender.init_transfer(
-            kind, settings, lambda what: ray.get([engine.call("receive_weights", what) for engine in engines])
+            kind, settings, lambda handles: ray.get([engine.submit("receive_weights", handles) for engine in engines])
         )
 
     def send(self) -> None:
@@ -123,7 +125,7 @@ class RemoteLearner:
         make: Make,
         config: ClusterConfig,
         device: str,
-        place: Placement,
+        placement: Placement,
         *,
         offloads_weights: bool = False,
         direct: Callable[[Sequence[Actor]], DirectTransfer] | None = None,
@@ -133,11 +135,12 @@ class RemoteLearner:
         `direct` makes the transfer by which ranks send weights to engines. None: through the object store.
         """
         count = config.learners
-        alike = (count, device, config.colocated, offloads_weights)
-        ranks = [Actor(RankWorker, config, place.learner(rank), rank, *alike) for rank in range(count)]
-        self._ranks = ray.begun(ranks)
-        address = ray.answer(self._ranks[0], self._ranks[0].call("address"))
-        ray.all_of(self._ranks, "join", address, make)
+        settings = (count, device, config.colocated, offloads_weights)
+        self._ranks = [
+            Actor(RankWorker, config, placement.learner_options(rank), rank, *settings) for rank in range(count)
+        ]
+        ray.wait_until_started(self._ranks)
+        ray.call_all(self._ranks, "join", self._ranks[0].call("address"), make)
         self._direct = None if direct is None else direct(self._ranks)
         self.temperature: float = self._attribute("temperature")
 
@@ -174,11 +177,13 @@ class RemoteLearner:
         """The policy's weights: in the object store, or without `snapshot` a transfer that sends the current ones."""
         if self._direct is not None and not snapshot:
             return self._direct
-        return ObjectStoreWeights(ray.all_of(self._ranks, "weights")[0])
+        return ObjectStoreWeights(ray.call_all(self._ranks, "weights")[0])
 
     def export(self, folder: Path) -> None:
         if not Path(folder).is_dir():
-            raise ClusterError(f"{folder} is no folder here; the first learner's node must share it")
+            raise ClusterError(
+                f"{folder} does not exist on this machine; put --run-dir on storage that it shares with learners' nodes"
+            )
         self._run("export", folder)
 
     def save(self, folder: Path) -> dict[str, Any]:
@@ -192,8 +197,8 @@ class RemoteLearner:
         for rank in self._ranks:
             rank.kill()
 
-    def _run(self, method: str, *arguments: Any, **named: Any) -> Any:
-        return ray.all_of(self._ranks, "run", method, *arguments, **named)[0]
+    def _run(self, method: str, *arguments: object, **named: object) -> Any:
+        return ray.call_all(self._ranks, "run", method, *arguments, **named)[0]
 
     def _attribute(self, name: str) -> Any:
-        return ray.answer(self._ranks[0], self._ranks[0].call("attribute", name))
+        return self._ranks[0].call("attribute", name)

@@ -12,6 +12,7 @@ from simplerl.errors import InputLost, WorkerLost
 from simplerl.types import Transfer
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
     from torch import Tensor
 
 STORE_CHUNK = 256 << 20
@@ -47,7 +48,7 @@ class ObjectStoreWeights:
 
     needs_every_engine = False
 
-    def __init__(self, references: list[Any]) -> None:
+    def __init__(self, references: list[ObjectRef]) -> None:
         self.references = references
 
     @classmethod
@@ -68,10 +69,10 @@ class ObjectStoreWeights:
 
     def send(self, engines: Sequence[Actor], version: int) -> dict[int, WorkerLost]:
         lost: dict[int, WorkerLost] = {}
-        asked = [engine.call("load_weights", version, *self.references) for engine in engines]
-        for number, (engine, reference) in enumerate(zip(engines, asked, strict=True)):
+        loading = [engine.submit("load_weights", version, *self.references) for engine in engines]
+        for number, (engine, reference) in enumerate(zip(engines, loading, strict=True)):
             try:
-                ray.answer(engine, reference)
+                ray.result_of(engine, reference)
             except InputLost:
                 raise  # the learner is lost, not this engine
             except WorkerLost as error:
@@ -79,7 +80,7 @@ class ObjectStoreWeights:
         return lost
 
     def resend(self, engine: Actor, version: int) -> None:
-        ray.answer(engine, engine.call("load_weights", version, *self.references))
+        engine.call("load_weights", version, *self.references)
 
 
 class DirectTransfer:
@@ -97,10 +98,10 @@ class DirectTransfer:
         """
         self._ranks, self._kind, self._dtype, self._keeps_weights = list(ranks), kind, dtype, keeps_weights
         self._group: list[Actor] = []
-        self._shapes: dict[str, tuple[int, ...]] = ray.answer(ranks[0], ranks[0].call("run", "shapes"))
+        self._shapes: dict[str, tuple[int, ...]] = ranks[0].call("run", "shapes")
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return iter(ObjectStoreWeights(ray.all_of(self._ranks, "weights")[0]))
+        return iter(ObjectStoreWeights(ray.call_all(self._ranks, "weights")[0]))
 
     def send(self, engines: Sequence[Actor], version: int) -> dict[int, WorkerLost]:
         try:
@@ -123,13 +124,15 @@ class DirectTransfer:
             self._form_group(engines, everyone)
             self._group = engines
         if self._kind == "ipc":
-            ray.all_of(self._ranks, "free_cached_memory")  # the engines wake into that memory
-        ray.all_of(engines, "begin_update", self._shapes)
-        sending = [rank.call("send") for rank in self._ranks]
+            ray.call_all(self._ranks, "free_cached_memory")  # the engines wake into that memory
+        ray.call_all(engines, "begin_update", self._shapes)
+        sending = [rank.submit("send") for rank in self._ranks]
         if self._kind == "nccl":
-            sending += [engine.call("receive_weights", described(self._shapes, self._dtype)) for engine in engines]
-        ray.answers(everyone, sending)
-        ray.all_of(engines, "finish_update", version)
+            sending += [
+                engine.submit("receive_weights", describe_weights(self._shapes, self._dtype)) for engine in engines
+            ]
+        ray.results_of(everyone, sending)
+        ray.call_all(engines, "finish_update", version)
 
     def _form_group(self, engines: list[Actor], everyone: list[Actor]) -> None:
         """Form the transfer group of the ranks and these engines; every process must join before one can leave."""
@@ -137,13 +140,13 @@ class DirectTransfer:
         of_engines: list[Mapping[str, Any]] = [{"packed": True}] * len(engines)
         if self._kind == "nccl":
             settings["packed_buffer_size_bytes"] = CHUNK
-            host, port = ray.answer(self._ranks[0], self._ranks[0].call("address")).rsplit(":", 1)
+            host, port = self._ranks[0].call("address").rsplit(":", 1)
             group = {"master_address": host, "master_port": int(port), "world_size": 1 + len(engines)}
             settings |= group | {"packed_num_buffers": CHUNKS}
             of_engines = [settings | {"rank_offset": 1 + number} for number in range(len(engines))]
-        joining = [rank.call("init_transfer", self._kind, settings, self._dtype, engines) for rank in self._ranks]
-        joining += [engine.call("init_transfer", each) for engine, each in zip(engines, of_engines, strict=True)]
-        ray.answers(everyone, joining)
+        joining = [rank.submit("init_transfer", self._kind, settings, self._dtype, engines) for rank in self._ranks]
+        joining += [engine.submit("init_transfer", each) for engine, each in zip(engines, of_engines, strict=True)]
+        ray.results_of(everyone, joining)
 
     @property
     def _ipc_buffer_bytes(self) -> int:
@@ -152,7 +155,7 @@ class DirectTransfer:
         return max(CHUNK, *(math.prod(shape) * size for shape in self._shapes.values()))
 
 
-def described(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str, Any]:
+def describe_weights(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str, Any]:
     """The description of incoming weights that vLLM's NCCL transfer expects."""
     return {
         "names": list(shapes),

@@ -3,7 +3,7 @@
 Nothing here imports torch.
 """
 
-from simplerl.config.base import RENAMED, Frozen, PluginConfig, explain
+from simplerl.config.base import RENAMED, Frozen, PluginConfig, explain, plugin_config
 from simplerl.config.blocks import (
     STOP,
     ClusterConfig,
@@ -63,6 +63,7 @@ __all__ = [
     "load_recipe",
     "merge",
     "parse_override",
+    "plugin_config",
     "read_recipe",
     "recipe_name",
     "shipped_recipes",

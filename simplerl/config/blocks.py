@@ -154,7 +154,7 @@ class TrainConfig(Frozen):
     0.5."""
 
     staleness: int = Field(default=0, ge=0)
-    """Age, in updates, of the weights that sample a batch, compared with those that are trained on it. Default 0:
+    """Age, in updates, of the weights that sample a batch, compared with the weights that are trained on it. Default 0:
     sampling and training take turns. Set 1 if engine and learner have processors of their own: they then run at the
     same time. Which weights sample a batch never depends on timing."""
 
@@ -208,7 +208,10 @@ class EvalSet(Frozen):
     """One benchmark evaluated during training."""
 
     name: str
-    """Name of the benchmark, see `simplerl data list`."""
+    """Name of the benchmark, see `simplerl data list`; with `path`, any name for it."""
+
+    path: str | None = None
+    """Your own problems: a .jsonl, .json (both also .gz) or .parquet file. None (default): the benchmark `name`."""
 
     limit: int | None = Field(default=None, ge=1)
     """Evaluate the first `limit` problems only. None (default): all."""

@@ -27,7 +27,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def recipe_name(name_or_path: str) -> str:
-    """What a recipe is called, in the names of folders. A dot in it begins no ending."""
+    """Name of a recipe, for folder names. Only `.toml` is an ending; other dots belong to the name."""
     return Path(name_or_path).name.removesuffix(".toml")
 
 
@@ -53,7 +53,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """`train.steps=3` as (["train", "steps"], 3). The value is TOML; what is not valid TOML is taken as a string."""
+    """`train.steps=3` as (["train", "steps"], 3). The value is TOML; anything else is a string."""
     key, separator, raw = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {text!r} is not key=value, for example --set train.steps=3")
@@ -65,7 +65,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The table with every override applied; a plug-in given by name alone becomes a table when a key is set in it."""
+    """Apply every override. A plug-in given by name alone becomes a table when a key is set in it."""
     for text in overrides:
         keys, value = parse_override(text)
         set_key(table, keys, value, f"--set {text!r}")
@@ -73,7 +73,7 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def merge(table: dict[str, Any], more: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The table with every value of another one put in its place, as if each had been an override."""
+    """Put every value of another table in its place, as if each were an override."""
     for keys, value in _leaves(more):
         set_key(table, list(keys), value, where)
     return table
@@ -112,7 +112,7 @@ def _drop_settings(node: dict[str, Any], block: str, name: str) -> None:
 
 
 def _optimizer_settings(name: str) -> set[str]:
-    """Settings that an optimizer has; those that every one has, if the name is that of a user's file or of none."""
+    """Settings of an optimizer. For a user's file, or an unknown name: the settings common to all optimizers."""
     try:
         config: type[OptimizerConfig] = plugins.load("optimizers", name).Config
     except ConfigError:

@@ -1,4 +1,4 @@
-"""A recipe is one experiment: a TOML file read into a frozen tree. `kind` says which command runs it."""
+"""Recipes: one experiment each, a TOML file read into a frozen tree. `kind` is the command that runs it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _no_check(recipe: TrainingRecipe) -> None:
 
 
 class TrainingRecipe(Frozen):
-    """What every training run has, whatever its loss."""
+    """Settings of every training run, whatever its loss."""
 
     description: str = ""
     seed: int = 0
@@ -116,7 +116,7 @@ class TrainingRecipe(Frozen):
         elif not getattr(self.engine, "can_receive_weights", False):
             problem = f"engine.name={self.engine.name} cannot receive them; vllm can"
         elif self.model.lora is not None:
-            problem = "model.lora hands over adapters alone, which are small"
+            problem = "model.lora sends adapters only, which are small"
         elif self.model.device == "cpu":
             problem = "model.device=cpu, and it is made for GPUs"
         if problem is not None:
@@ -130,14 +130,14 @@ class TrainingRecipe(Frozen):
 
     @property
     def transfer(self) -> Transfer | None:
-        """How learners send weights to engines in other processes; None where they go through a store, or nowhere."""
+        """Direct weight transfer between processes. None: through the object store, or within one process."""
         if self.cluster.transfer == "store":
             return None
         return "ipc" if self.cluster.colocated else "nccl"
 
     @property
     def sleeps(self) -> bool:
-        """Whether the engine gives its memory back while the learner works."""
+        """True if the engine frees its memory while the learner works."""
         return getattr(self.engine, "sleep", False)
 
 
@@ -161,12 +161,12 @@ class Recipe(TrainingRecipe):
 
     @property
     def importance(self) -> ImportanceMode:
-        """How a token's loss is corrected for the policy that sampled it."""
+        """Correction of a token's loss for the policy that sampled it."""
         return self.train.importance or ("truncated" if self.train.staleness else "none")
 
     @property
     def response_limit(self) -> int:
-        """Tokens of a response at most."""
+        """Longest response, in tokens."""
         return self.rollout.max_tokens
 
     @property
@@ -212,7 +212,7 @@ class SFTRecipe(TrainingRecipe):
 
     @property
     def response_limit(self) -> int:
-        """Tokens of a response at most."""
+        """Longest response, in tokens."""
         return self.train.max_response_tokens
 
     @property
@@ -221,7 +221,7 @@ class SFTRecipe(TrainingRecipe):
 
     @property
     def needs_engine(self) -> bool:
-        """Only evaluations ask one."""
+        """True if the run evaluates; training itself samples nothing."""
         return bool(self.eval.every and self.eval.sets)
 
     @model_validator(mode="after")
@@ -231,7 +231,7 @@ class SFTRecipe(TrainingRecipe):
 
 
 class DistillRecipe(Frozen):
-    """Responses of a teacher, of which the right ones are kept: `simplerl distill`."""
+    """Distillation: a teacher's responses, filtered to the correct ones: `simplerl distill`."""
 
     kind: Literal["distill"]
     description: str = ""
@@ -248,15 +248,15 @@ StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class PipelineRecipe(Frozen):
-    """Stages, one after the other: `simplerl pipeline`."""
+    """Stages that run in order: `simplerl pipeline`."""
 
     kind: Literal["pipeline"]
     description: str = ""
     seed: int = 0
-    """The seed of every stage that does not set its own."""
+    """Seed of every stage that does not set its own. Default 0."""
 
     stages: Mapping[StageName, Stage] = Field(min_length=1)
-    """By name, in their order."""
+    """Stages by name, in order."""
 
 
 AnyRecipe = Recipe | SFTRecipe | DistillRecipe | PipelineRecipe
@@ -266,4 +266,4 @@ KINDS: Mapping[str, type[Any]] = {
     "distill": DistillRecipe,
     "pipeline": PipelineRecipe,
 }
-"""The recipes by their `kind`, which is also the name of the command that runs them."""
+"""Recipe classes by `kind`, which is also the command that runs them."""

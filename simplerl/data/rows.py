@@ -53,6 +53,13 @@ def problems_from(rows: Iterable[Row], keys: Keys, name: str) -> list[Problem]:
     return problems
 
 
+def file_problems(path: Path, name: str) -> list[Problem]:
+    """The problems of a user's own file; the key of the text is `question` or `problem`."""
+    rows = read_table(path)
+    question = "problem" if rows and "problem" in rows[0] and "question" not in rows[0] else "question"
+    return problems_from(rows, Keys(question=question), name)
+
+
 def _problem(row: Row, keys: Keys, name: str, number: int) -> Problem:
     where = f"{name}: row {number}"
 
@@ -160,6 +167,6 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError:
-        raise DataError(f"{path} cannot be read: there is no such file") from None
+        raise DataError(f"{path} cannot be read: no such file") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file that can be read: {error}") from error

@@ -214,7 +214,7 @@ def _fetch(stored: StoredSet, *, accept: bool) -> list[Row]:
     if rows_digest(rows) != stored.rows_sha256 and not accept:
         raise DataError(
             f"{stored.name}: questions or answers of {stored.hub.repo}, or their order, differ from the published set: "
-            f"sha256 {rows_digest(rows)}, should be {stored.rows_sha256}. To keep them all the same, knowing that "
+            f"sha256 {rows_digest(rows)}, should be {stored.rows_sha256}. To use them anyway, knowing that "
             f"results may not be comparable, run `simplerl data prepare {stored.name} --accept`"
         )
     return _keep(stored, rows, f"hub:{stored.hub.repo}")

@@ -1,14 +1,14 @@
-"""The folder of a distillation: the recipe, where it ran, every answer, and the ones that are kept.
+"""The folder of a distillation: the recipe, the environments, every answer, and the training data.
 
     recipe.toml          the resolved recipe
     environment.json     one entry per session
-    provenance.json      what made the answers: model, prompt, sampling; an entry more where url or versions changed
-    responses.jsonl      every answer, a durable line the moment it arrived
-    outcomes.jsonl          verdict and outcome of each
-    kept.jsonl           the training data, which comes last; kept.parquet holds the same
-    yields.json          how much was kept, per level, and why the rest was not; yields.md is the table
+    provenance.json      origin of the answers: model, prompt, sampling; one more entry if url or versions changed
+    responses.jsonl      every answer, a durable line at its arrival
+    outcomes.jsonl       verdict and outcome of each
+    kept.jsonl           the training data, written last; kept.parquet holds the same rows
+    yields.json          kept responses per level, and reasons for the rest; yields.md is the table
 
-An answer that is there is never asked for again.
+A stored answer is never requested again.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from simplerl.storage.jsonl import Row, line, read_lines
 Table = dict[str, Any]
 
 SELECTION = ("filter.", "verifier.")
-"""Settings that may change: the answers stay, and are looked at again."""
+"""Settings that may change between sessions: answers stay and are filtered again."""
 
 ELSEWHERE = ("url", "path", "versions")
-"""Parts of a provenance that may differ from session to session."""
+"""Parts of a provenance that may differ between sessions."""
 
 KEPT_COLUMNS = {
     "id": "string",
@@ -57,7 +57,7 @@ KEPT_COLUMNS = {
     "temperature": "float64",
     "recipe_sha256": "string",
 }
-"""Columns of the training data; `answer` is the gold answer, `response` what is to be learnt."""
+"""Columns of the training data; `answer` is the gold answer, `response` the text to learn."""
 
 
 class DistillFolder(RecipeFolder):
@@ -68,12 +68,12 @@ class DistillFolder(RecipeFolder):
         self.kept = self.path / "kept.jsonl"
 
     def is_finished(self, recipe: DistillRecipe) -> bool:
-        """True if the training data of this very recipe is here."""
+        """True if the folder holds the training data of this recipe."""
         stored = self.stored_recipe()
         return self.kept.exists() and stored is not None and lasting(stored, recipe) == lasting_table(recipe)
 
     def prepare(self, recipe: DistillRecipe, environment: Row) -> None:
-        """Start the distillation, or resume the one that is here. Raises `ConfigError` where that is another one."""
+        """Create the folder, or open it to resume. Raises `ConfigError` if it holds another distillation."""
         stored = self.stored_recipe()
         if stored is not None:
             free = ", ".join(f"teacher.{name}" for name in sorted(may_change(recipe)))
@@ -83,12 +83,12 @@ class DistillFolder(RecipeFolder):
                 f"Name another folder with --out (these may change: filter.*, verifier.*{free and ', ' + free})",
             )
         atomic.remove_leftovers(self.path)
-        # Before the recipe: what is kept never stands beside a recipe that would keep something else.
+        # written before the recipe, so that training data never lies beside a recipe that would filter otherwise
         self.kept.unlink(missing_ok=True)
         self.write_session(recipe_table(recipe), environment)
 
     def check_provenance(self, provenance: Row) -> None:
-        """Keeps what makes the answers. Raises `ConfigError` where those that are here were made by something else."""
+        """Record the origin of the answers. Raises `ConfigError` if stored answers have another origin."""
         path = self.path / "provenance.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         found = differences(_identity(stored[0]), _identity(provenance)) if stored else []
@@ -99,7 +99,7 @@ class DistillFolder(RecipeFolder):
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def append(self, asked: Asked, answer: Answer) -> None:
-        """Keeps one answer."""
+        """Append one answer durably."""
         row = {
             "id": asked.id,
             "problem_id": asked.problem.id,
@@ -114,7 +114,7 @@ class DistillFolder(RecipeFolder):
         atomic.append_line(self.path / "responses.jsonl", orjson.dumps(_encodable(row)))
 
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer]:
-        """The answers that are here, by their identifiers. Raises `DataError` for one to a question not asked now."""
+        """Stored answers by id. Raises `DataError` for an answer to a question that is not in this distillation."""
         questions = {each.id: replace_surrogates(each.problem.question) for each in asked}
         found: dict[str, Answer] = {}
         for row in read_lines(self.path / "responses.jsonl"):
@@ -129,7 +129,7 @@ class DistillFolder(RecipeFolder):
     # --- results ------------------------------------------------------------------------------------------------------
 
     def finish(self, kept: Sequence[Row], outcomes: Sequence[Row], yields: Table) -> None:
-        """Everything that follows from the answers. kept.jsonl comes last: with it the distillation is finished."""
+        """Write everything that follows from the answers. kept.jsonl is last: with it the distillation is finished."""
         atomic.write_bytes(self.path / "outcomes.jsonl", b"".join(line(row) + b"\n" for row in outcomes))
         atomic.write_json(self.path / "yields.json", yields)
         atomic.write_text(self.path / "yields.md", as_markdown(yields))
@@ -143,7 +143,7 @@ def may_change(recipe: DistillRecipe) -> frozenset[str]:
 
 
 def lasting(table: Row, recipe: DistillRecipe) -> Table:
-    """The settings of a stored recipe that decide the training data."""
+    """Settings of a stored recipe that decide the training data."""
     teacher = {key: value for key, value in table.get("teacher", {}).items() if key not in may_change(recipe)}
     return {key: value for key, value in table.items() if key != "description"} | {"teacher": teacher}
 
@@ -153,7 +153,7 @@ def lasting_table(recipe: DistillRecipe) -> Table:
 
 
 def recipe_sha256(recipe: DistillRecipe) -> str:
-    """Of the settings that decide the training data."""
+    """Digest of the settings that decide the training data."""
     return hashlib.sha256(orjson.dumps(lasting_table(recipe), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -50,7 +50,7 @@ def draw_tokens(
 def _keep_top(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """The probabilities of the tokens that top-k and then top-p keep, zero elsewhere, not renormalised.
 
-    top-p keeps the smallest set of most likely tokens whose share of what top-k left reaches p. Ties go to the
+    top-p keeps the smallest set of most likely tokens whose share of the tokens after top-k reaches p. Ties go to the
     smaller token id.
     """
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)

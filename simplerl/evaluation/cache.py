@@ -1,6 +1,6 @@
-"""Responses that were generated before, by what decides them: weights, prompt, sampling, seed, engine and versions.
+"""A cache of responses, keyed by what decides them: weights, prompt, sampling, seed, engine and versions.
 
-One SQLite file for all evaluations; where it cannot be used, evaluations go on without.
+One SQLite file for all evaluations. If it cannot be used, evaluations continue without it.
 """
 
 from __future__ import annotations
@@ -91,5 +91,5 @@ class ResponseCache:
             return []
 
     def _give_up(self, error: Exception) -> None:
-        self.notice(f"the cache of responses cannot be used ({error}); going on without it")
+        self.notice(f"the cache of responses cannot be used ({error}); evaluating without it")
         self._database = None

@@ -33,12 +33,12 @@ class EvalFolder(RecipeFolder):
         super().__init__(path, "eval.toml")
 
     def prepare(self, plan: Plan, environment: Row) -> None:
-        """Start the evaluation, or resume the one that is there. Raises `ConfigError` where that is another one."""
+        """Create the folder, or open it to resume. Raises `ConfigError` if it holds another evaluation."""
         stored, given = self.stored_recipe(), recipe_table(plan)
         if stored is not None:
             # Plans written before 0.2 name no verifier.
-            found = differences({"verifier": DEFAULT_VERIFIER} | stored, given)
-            self.refuse(found, "another evaluation", "Name another folder with --out")
+            stored = {"verifier": DEFAULT_VERIFIER} | stored
+            self.refuse(differences(stored, given), "another evaluation", "Name another folder with --out")
         self.write_session(given, environment)
 
     def is_finished(self, part: str) -> bool:

@@ -14,7 +14,7 @@ import simplerl
 from simplerl import plugins
 from simplerl.config import PluginConfig
 from simplerl.engines.base import Engine
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
 from simplerl.evaluation.cache import ResponseCache, default_path
 from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.models import ModelUnderTest, load_checkpoint, no_model
@@ -22,7 +22,7 @@ from simplerl.evaluation.session import Session
 from simplerl.evaluation.suite import Plan
 from simplerl.learner.models import resolve_model_path
 from simplerl.progress import ProgressBars
-from simplerl.verifiers.base import evaluation_verifier
+from simplerl.verifiers.base import build_verifier, check_verifier, evaluation_config
 
 
 @contextmanager
@@ -30,13 +30,15 @@ def opened(
     model: ModelUnderTest, plan: Plan, folder: Path, *, use_cache: bool, notice: Callable[[str], None]
 ) -> Iterator[Session]:
     """A session ready to run. The folder is held against other processes; an evaluation of another plan is refused."""
+    config = evaluation_config(plan.verifier, plan.verifier_settings)
+    check_verifier(config)
     with ExitStack() as stack:
         kept = EvalFolder(folder)
         stack.enter_context(kept.lock())
-        kept.prepare(plan, describe())
+        kept.prepare(plan, describe_environment())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
-        verifier = evaluation_verifier(plan.verifier)
+        verifier = build_verifier(config)
         stack.callback(verifier.close)
         cache = ResponseCache(default_path(), identity(plan), notice) if use_cache else None
         if cache:

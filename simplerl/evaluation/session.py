@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from simplerl.data.base import load_benchmark
-from simplerl.data.rows import Keys, problems_from, read_table
+from simplerl.data.rows import file_problems
 from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine, checked
 from simplerl.errors import DataError
 from simplerl.evaluation.cache import ResponseCache
 from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.suite import Part, Plan
-from simplerl.rollouts.grade import in_order, make_requests
+from simplerl.rollouts.grade import make_requests, results_in_order
 from simplerl.stats.scores import Scores, average, score
 from simplerl.storage.folder import recipe_table
 from simplerl.storage.records import rollout_row
@@ -60,7 +60,7 @@ class Session:
         index = {request.id: sample for sample, request in samples(requests)}
         wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in kept]
         self.progress(part.name, len(kept), len(requests))
-        for rollout, verdict in in_order(self.judged(wanted)):
+        for rollout, verdict in results_in_order(self.judged(wanted)):
             graded = GradedRollout(rollout, verdict, float(verdict.label == "correct"))
             row = rollout_row(self.plan.step or 0, graded, index[rollout.request_id])
             row |= {"set": part.name, "temperature": part.temperature}
@@ -106,12 +106,7 @@ def samples(requests: Sequence[Request]) -> Iterator[tuple[int, Request]]:
 
 def load_part(part: Part, limit: int | None, notice: Callable[[str], None]) -> list[Problem]:
     """The problems of a part. One without a gold answer stays in, as in the published sizes, and is never right."""
-    if part.path is None:
-        problems = load_benchmark(part.benchmark)
-    else:
-        rows = read_table(Path(part.path))
-        question = "problem" if rows and "problem" in rows[0] and "question" not in rows[0] else "question"
-        problems = problems_from(rows, Keys(question=question), part.name)
+    problems = load_benchmark(part.benchmark) if part.path is None else file_problems(Path(part.path), part.name)
     if not problems:
         raise DataError(f"{part.benchmark} holds no problem")
     chosen = problems[:limit]

@@ -41,7 +41,7 @@ class PartConfig(Decoding):
 
 
 class Suite(Decoding):
-    """Benchmarks, the template and the decoding they are asked with, and which of them the average is over."""
+    """Benchmarks with their template and decoding, and the benchmarks in the average."""
 
     description: str = ""
     template: str
@@ -53,7 +53,7 @@ class Suite(Decoding):
 
 
 class Part(Frozen):
-    """One line of the table: a benchmark and how it is asked."""
+    """One line of the table: a benchmark and its settings."""
 
     name: str
     benchmark: str
@@ -77,7 +77,9 @@ class Plan(Frozen):
     template: str
     engine: str = "embedded"
     verifier: str = DEFAULT_VERIFIER
-    """Name of the shipped verifier that judges the responses and tells which answers vote together."""
+    """Name of the verifier that judges the responses and tells which answers vote together."""
+    verifier_settings: Mapping[str, Any] = {}
+    """The verifier's settings that differ from their defaults, as in a recipe's `[verifier]` table."""
     seed: int = 0
     limit: int | None = None
     """Problems per benchmark at most."""

@@ -271,7 +271,7 @@ class LocalLearner:
         return iter([(name, weight.clone()) for name, weight in weights]) if snapshot else weights
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what `weights` gives without adapters, in its order. Gathers nothing."""
+        """Shapes of the weights that `weights` yields without adapters, in the same order. Gathers nothing."""
         return {name: tuple(weight.shape) for name, weight in self.actor.causal_lm.named_parameters()}
 
     def add_end_token(self, end_id: int) -> None:

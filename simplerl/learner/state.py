@@ -27,7 +27,7 @@ def save_models(optimizers: Mapping[str, ModelOptimizer], parallel: SingleProces
     Every rank takes part.
     """
     if not folder.is_dir():
-        raise ClusterError(f"{folder} is no folder on {socket.gethostname()}; the nodes of learners must share it")
+        raise ClusterError(f"{folder} is not a folder on {socket.gethostname()}; the nodes of learners must share it")
     scalars: dict[str, Any] = {}
     for name, optimizer in optimizers.items():
         tensors, rest = optimizer_state(optimizer)
@@ -53,7 +53,7 @@ def restore_models(
 
 
 def checkpoint_bytes(optimizers: Mapping[str, ModelOptimizer]) -> int:
-    """Bytes of what `save_models` writes, all ranks together."""
+    """Size in bytes of everything that `save_models` writes, all ranks together."""
     return sum(
         each.weight.numel() * each.weight.element_size() + optimizer.config.state_bytes(each.spec)
         for optimizer in optimizers.values()

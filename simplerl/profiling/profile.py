@@ -1,4 +1,4 @@
-"""One training step, traced: wall time by phase, operators' own time, counted work. Nothing is written to a run."""
+"""A trace of one training step: wall time by phase, self time by operator, counted FLOP. Writes nothing to a run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from simplerl.types import GradedRollout
 
 
 def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trace: Path | None = None) -> Profile:
-    """Profiles the step after `warm_up` others, from a run's newest checkpoint where one is given.
+    """Profile the step after `warm_up` others, from a run's newest checkpoint if `run_dir` is given.
 
-    The step runs in this process, sampling and training in turns, whatever the recipe says. The responses of the steps
-    depend on the recipe's seed alone. Raises `CheckpointError` for a run without one.
+    The step runs in this process, sampling and training in turns, whatever the recipe says. Its responses depend on the
+    recipe's seed alone. Raises `CheckpointError` for a run without a checkpoint.
     """
     train = recipe.train.model_copy(update={"staleness": 0})
     recipe = recipe.model_copy(update={"cluster": ClusterConfig(), "train": train})
@@ -39,7 +39,7 @@ def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trac
     job = rl.reinforcement_job(recipe, tokenizer, lambda notice: None)
     trainer: Any = job.build(tracer.phase)
     try:
-        # The critic's warm-up steps train one model only.
+        # critic warm-up steps train one model only
         first = 1 + (recipe.train.critic_warmup_steps if run_dir is None else _restore(trainer, run_dir))
         for step in range(first, first + warm_up):
             trainer.step(step)
@@ -55,10 +55,10 @@ def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trac
 
 
 def _restore(trainer: RLTrainer, run_dir: Path) -> int:
-    """Loads a run's newest checkpoint; the steps it had done."""
+    """Load a run's newest checkpoint and return its step."""
     found = checkpoint.latest(run_dir)
     if found is None:
-        raise CheckpointError(f"{run_dir} has no whole checkpoint to profile from; profile its recipe instead")
+        raise CheckpointError(f"{run_dir} has no complete checkpoint to profile from; profile its recipe instead")
     state = checkpoint.load_state(found[0])
     trainer.learner.restore(found[0], state["learner"])
     trainer.algorithm.restore(state["algorithm"])
@@ -67,7 +67,7 @@ def _restore(trainer: RLTrainer, run_dir: Path) -> int:
 
 
 class _Tracer:
-    """Times phases, and once `recording` traces the operators of each."""
+    """Times phases and, once `recording`, traces the operators of each."""
 
     def __init__(self, trace: Path | None) -> None:
         self.recording = False
@@ -142,7 +142,7 @@ def _profile(
 
 
 def _padding(learner: LocalLearner, lengths: list[tuple[int, int]]) -> float:
-    """The share of padding if all of the batch is laid out at once."""
+    """Share of padding if the whole batch is laid out at once."""
     from simplerl.batch.layouts import Padded
 
     if learner.layout is not Padded:
@@ -158,11 +158,11 @@ def _padding(learner: LocalLearner, lengths: list[tuple[int, int]]) -> float:
 
 
 def forward_flop(shape: Shape, lengths: list[tuple[int, int]]) -> float:
-    """Counted work of a forward pass over sequences of (prompt, response) tokens.
+    """FLOP of a forward pass over sequences of (prompt, response) tokens.
 
     A token costs 2 x the parameters of the layers' matrices, a response token 2 x vocabulary x hidden for the head,
-    and attention 4 x layers x heads x head size x the tokens seen. A backward pass costs twice as much. A prompt
-    counts once per response; the embedding's look-up counts nothing.
+    and attention 4 x layers x heads x head size x the tokens seen. A backward pass costs twice as much. A prompt counts
+    once per response; the embedding lookup counts nothing.
     """
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     layer = 2 * shape.hidden * queries + 2 * shape.hidden * keys + 3 * shape.hidden * shape.intermediate
@@ -174,7 +174,7 @@ def forward_flop(shape: Shape, lengths: list[tuple[int, int]]) -> float:
 
 
 def peak_flops(dtype: str, device: str, size: int = 1024) -> float:
-    """Matrix products of this machine in FLOP/s: the best of a second of square ones."""
+    """Peak of matrix products on this machine in FLOP/s: the best of a second of square ones."""
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     best, begun = float("inf"), time.perf_counter()
     while time.perf_counter() - begun < 1.0 or best == float("inf"):

@@ -21,7 +21,7 @@ def as_text(comparison: Comparison, notes: Sequence[str]) -> str:
 
 
 def as_markdown(comparison: Comparison, notes: Sequence[str], *, by_model: bool = False) -> str:
-    """The same tables in Markdown, or those with a row per model."""
+    """Tables in Markdown, with a row per benchmark or a row per model."""
     if by_model:
         grids = [paper_table(comparison), *[paper_differences(comparison)] * bool(comparison.differences)]
     else:
@@ -60,7 +60,7 @@ def _accuracy(contender: Contender, name: str) -> str:
 
 
 def differences(comparison: Comparison, number: int) -> Grid:
-    """What one contender differs by from the first, in points."""
+    """Differences of one contender from the first, in points."""
     first, other = comparison.contenders[0], comparison.contenders[number + 1]
     found = comparison.differences[number]
     rows = [(name, *_difference(found[name])) for name in (*comparison.benchmarks, AVERAGE) if name in found]
@@ -81,7 +81,9 @@ def _difference(one: Difference) -> tuple[str, ...]:
 
 
 def paper_table(comparison: Comparison) -> Grid:
-    """A row per model, a column per benchmark and one for the average; the lines of a cell are value and interval."""
+    """A row per model, a column per benchmark and one for the average; a cell has a line for the value and one for its
+    interval.
+    """
     names = [f"{name}\n({_problems(comparison, name)})" for name in comparison.benchmarks]
     rows = [
         (one.label, *(_accuracy(one, name) for name in comparison.benchmarks), with_bounds(*mean) if mean else MISSING)
@@ -93,7 +95,7 @@ def paper_table(comparison: Comparison) -> Grid:
 
 
 def paper_differences(comparison: Comparison) -> Grid:
-    """A row per model after the first: points more than that one, and McNemar's p, or how they were compared."""
+    """A row per model after the first: difference in points, and McNemar's p or the kind of comparison."""
     first, *others = comparison.contenders
     columns = [*comparison.benchmarks, *[AVERAGE] * bool(comparison.average)]
     rows = [
@@ -109,7 +111,7 @@ def _gained(one: Difference) -> str:
 
 
 def _in_lines(cell: str) -> str:
-    """ "66.7 [54.1, 77.3] avg@4" below each other."""
+    """ "66.7 [54.1, 77.3] avg@4" on lines of its own."""
     return cell.replace(" [", "\n[").replace("] ", "]\n")
 
 
@@ -122,7 +124,7 @@ FIELDS: tuple[str, ...] = (
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A row per thing and benchmark; shares from 0 to 1, the difference to the first thing."""
+    """A row per model and benchmark; shares from 0 to 1, with the difference to the first model."""
     file = io.StringIO()
     writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -138,7 +140,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def as_dict(comparison: Comparison, notes: Sequence[str]) -> dict[str, Any]:
-    """Plain values for JSON; shares from 0 to 1, differences to the first thing."""
+    """Plain values for JSON; shares from 0 to 1, differences to the first model."""
     return {"things": _things(comparison), "average_over": list(comparison.average), "notes": list(notes)}
 
 

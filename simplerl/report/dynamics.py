@@ -1,4 +1,4 @@
-"""The training dynamics in numbers: what changed between the base model and the trained one, on held-out problems."""
+"""Training dynamics in numbers: the change from the base model to the trained one, on held-out problems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUICKSTART_MODEL, QUICKSTART_SET = "tiny-math-base", "arithmetic-test"
 
 
 class LengthDynamics(NamedTuple):
-    """How mean response length moved, in tokens; see `length_dynamics`."""
+    """Change of the mean response length, in tokens; see `length_dynamics`."""
 
     start: float
     lowest: float
@@ -24,24 +24,24 @@ class LengthDynamics(NamedTuple):
 
     @property
     def fall(self) -> float:
-        """Share of the start that was lost at the lowest point."""
+        """Share of the start lost at the lowest point."""
         return 1 - self.lowest / self.start
 
     @property
     def rise(self) -> float:
-        """Share of the lowest point that was gained by the end."""
+        """Share of the lowest point gained by the end."""
         return self.final / self.lowest - 1
 
 
 class Change(NamedTuple):
-    """A quantity of the first and of the last evaluation."""
+    """A quantity at the first and at the last evaluation."""
 
     first: float
     last: float
 
 
 class Check(NamedTuple):
-    """A number, what is claimed of it, and whether the claim holds."""
+    """A number, the claim about it, and True if the claim holds."""
 
     claim: str
     value: float
@@ -75,24 +75,26 @@ def length_dynamics(evals: Sequence[Row]) -> LengthDynamics | None:
 
 
 def change(run: RunData, name: str, temperature: float | None = None) -> Change | None:
-    """First and last value of an evaluated quantity on the main set; None when it was not evaluated twice."""
+    """First and last value of an evaluated quantity on the main set. None: it was not evaluated twice."""
+    if name == "unboxed" and not run.counts_boxes:
+        return None
     values = run.evaluation(name, temperature).values
     return Change(float(values[0]), float(values[-1])) if len(values) >= 2 else None
 
 
 def training_seconds(run: RunData) -> float:
-    """Seconds spent in training steps (evaluations apart)."""
+    """Seconds spent in training steps, without evaluations."""
     return float(run.metric("time/total").values.sum())
 
 
 def is_quickstart(run: RunData) -> bool:
-    """Whether the claims are about a run like this one: reinforcement learning from the embedded base model."""
+    """True if the claims apply to the run: reinforcement learning from the embedded base model."""
     model = run.recipe.get("model", {}).get("path")
     return (run.kind, model, run.main_set) == ("train", QUICKSTART_MODEL, QUICKSTART_SET)
 
 
 def dynamics_table(run: RunData) -> dict[str, Check]:
-    """What `quickstart` claims to show, each number on the main held-out set; a number that is missing is not here."""
+    """Claims of `quickstart`, each with its number on the main held-out set; a claim without a number is left out."""
     checks = {"seconds": _at_most("Training takes at most 600 s", training_seconds(run), 600, "s")}
     if run.evals:
         held_out = min(row["n"] for row in run.evals if row["set"] == run.main_set)
@@ -115,7 +117,7 @@ def dynamics_table(run: RunData) -> dict[str, Check]:
     return checks
 
 
-# Differences of shares carry rounding: 0.7 - 0.3 is 0.39999999999999997.
+# differences of shares carry rounding: 0.7 - 0.3 is 0.39999999999999997
 ROUNDING = 1e-9
 
 

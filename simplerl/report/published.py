@@ -1,4 +1,4 @@
-"""The published tables of SimpleRL-Zero and SimpleRL-Zoo: accuracies alone, there are no responses to them."""
+"""Published tables of SimpleRL-Zero and SimpleRL-Zoo: accuracies only, without responses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from simplerl.stats.intervals import Estimate, share
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """An accuracy, 0 to 1, as it was printed, and how it was measured."""
+    """An accuracy, 0 to 1, as printed, and how it was measured."""
 
     accuracy: float
     problems: int
     settings: Mapping[str, Any]
-    """template, temperature, top_p, max_tokens, samples: those of the whole table."""
+    """template, temperature, top_p, max_tokens, samples: settings of the whole table."""
 
     @property
     def samples(self) -> int:
@@ -29,7 +29,7 @@ class PublishedScore:
 
     @property
     def estimate(self) -> Estimate:
-        """With Wilson's interval on the problems: several samples count as one, their spread was not published."""
+        """With Wilson's interval over the problems. Several samples count as one: their spread was not published."""
         return share(self.accuracy * self.problems, self.problems)
 
 
@@ -42,10 +42,10 @@ class Published:
     table: str
     suite: str
     scores: Mapping[str, PublishedScore]
-    """By benchmark; those that were left blank are missing."""
+    """Accuracies by benchmark, without those left blank."""
 
     average: tuple[str, ...]
-    """The benchmarks the table's average is over."""
+    """Benchmarks in the table's average."""
 
     printed_average: float | None
     note: str = ""
@@ -62,14 +62,14 @@ def published(name: str) -> Published:
 
 @lru_cache(maxsize=1)
 def published_rows() -> dict[str, Published]:
-    """Every row by its name, in the order of the tables."""
+    """Every row by name, in the order of the tables."""
     text = (resources.files("simplerl.report") / "published.toml").read_text(encoding="utf-8")
     data = tomllib.loads(text)
     return {row.name: row for table in data["tables"].values() for row in _rows(table, data["problems"])}
 
 
 def suite_average(suite: str | None) -> tuple[str, ...]:
-    """The benchmarks that a published suite's average is over; empty for others."""
+    """Benchmarks in a published suite's average; empty for other suites."""
     return next((row.average for row in published_rows().values() if row.suite == suite), ())
 
 

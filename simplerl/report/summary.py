@@ -15,12 +15,12 @@ STYLE_WORDS = {"code": "with program code", "unboxed": "without a boxed answer",
 PHASES = ("rollout", "score", "update")
 Show = Callable[[float], str]
 LOSS: Show = "{:.3f}".format
-# Smaller moves of the mean length are not worth a sentence.
+# smaller changes of the mean length get no sentence
 NOTABLE = 0.02
 
 
 class Fact(NamedTuple):
-    """A headline: what it is of, where it began, where it ended."""
+    """A headline: its quantity, its start, its end."""
 
     label: str
     first: str
@@ -28,7 +28,7 @@ class Fact(NamedTuple):
 
 
 def in_percent(share: float, digits: int = 1) -> str:
-    """A share as "5.2 %" with a space that breaks no line; exactly 0 and 1 without decimals."""
+    """A share as "5.2 %" with a non-breaking space; exactly 0 and 1 without decimals."""
     return percent(share, 0 if share in (0, 1) else digits, NO_BREAK)
 
 
@@ -72,7 +72,7 @@ def _progress(runs: Sequence[RunData]) -> list[str]:
 
 
 def _losses(runs: Sequence[RunData]) -> list[str]:
-    """Of fine-tuning: where the loss began and ended, and the step at which more training began to harm."""
+    """Summary of fine-tuning: the loss at start and end, and the step after which validation got worse."""
     sentences = []
     if moved := _from_to([run.metric("loss/sft") for run in runs], LOSS):
         sentences.append(f"Training loss {moved} nats per response token.")
@@ -85,7 +85,7 @@ def _losses(runs: Sequence[RunData]) -> list[str]:
 
 
 def _from_to(series: Sequence[Series], show: Show) -> str:
-    """The first and the last value of every run; nothing where one has none."""
+    """First and last value of every run; empty if a run has none."""
     if not all(one.steps.size for one in series):
         return ""
     if max(one.steps.size for one in series) == 1:

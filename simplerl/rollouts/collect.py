@@ -9,7 +9,7 @@ from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
 from simplerl.rewards.base import Reward
-from simplerl.rollouts.grade import graded_rollouts, grouped, make_requests
+from simplerl.rollouts.grade import generate_and_grade, make_requests, split_into_groups
 from simplerl.types import GradedRollout, Phase, Prompt, Sampling
 from simplerl.verifiers.base import Verifier
 
@@ -56,5 +56,5 @@ class RolloutCollector:
         )
         requests = make_requests(prompts, sampling, self.recipe.seed, *purpose)
         with phase("rollout", len(requests)) as progress:
-            graded = graded_rollouts(self.engine, requests, self.verifier, self.reward, progress)
-        return list(grouped(graded, rollout.samples_per_prompt))
+            graded = generate_and_grade(self.engine, requests, self.verifier, self.reward, progress)
+        return list(split_into_groups(graded, rollout.samples_per_prompt))

@@ -19,9 +19,9 @@ def pack(batches: Mapping[int, Groups], prompts: Sequence[Prompt]) -> dict[str, 
 
     A prompt is stored as its index in `prompts`.
     """
-    places = {_key(prompt): place for place, prompt in enumerate(prompts)}
+    prompt_indices = {_key(prompt): index for index, prompt in enumerate(prompts)}
     numbered = [(n, g, each) for n, groups in batches.items() for g, group in enumerate(groups) for each in group]
-    rows = [_row(n, g, places[_key(each.rollout.prompt)], each) for n, g, each in numbered]
+    rows = [_row(n, g, prompt_indices[_key(each.rollout.prompt)], each) for n, g, each in numbered]
     rollouts = [each.rollout for _, _, each in numbered]
     return {
         "tokens": torch.tensor([token for each in rollouts for token in each.token_ids]),
@@ -42,16 +42,16 @@ def unpack(saved: Mapping[str, Tensor], prompts: Sequence[Prompt]) -> dict[int, 
 
 
 def _key(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
-    """What identifies a prompt; one that comes back from another process is another object."""
+    """Identify a prompt by value: a prompt that returns from another process is a new object."""
     return prompt.problem.id, prompt.token_ids
 
 
-def _row(number: int, group: int, place: int, graded: GradedRollout) -> dict[str, Any]:
+def _row(number: int, group: int, prompt_index: int, graded: GradedRollout) -> dict[str, Any]:
     rollout, verdict = graded.rollout, graded.verdict
     return {
         "batch": number,
         "group": group,
-        "prompt": place,
+        "prompt": prompt_index,
         "turns": [[len(turn.token_ids), turn.text, turn.sampled_logprobs is not None] for turn in rollout.turns],
         "id": rollout.request_id,
         "finish": rollout.finish_reason,
@@ -61,7 +61,9 @@ def _row(number: int, group: int, place: int, graded: GradedRollout) -> dict[str
     }
 
 
-def _graded(row: Any, prompts: Sequence[Prompt], tokens: Iterator[int], logprobs: Iterator[float]) -> GradedRollout:
+def _graded(
+    row: Mapping[str, Any], prompts: Sequence[Prompt], tokens: Iterator[int], logprobs: Iterator[float]
+) -> GradedRollout:
     rollout = Rollout(
         request_id=row["id"],
         prompt=prompts[row["prompt"]],

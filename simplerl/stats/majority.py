@@ -36,7 +36,7 @@ def candidates(rows: Sequence[Row], same: Same) -> list[int | None]:
 
 
 def _number(text: str, firsts: Sequence[str | None], same: Same) -> int:
-    """The number of the first answer that is the same, or a new number."""
+    """Index of the first equal answer, or a new index."""
     equal = (number for number, first in enumerate(firsts) if first is not None and same(text, first))
     return next(equal, len(firsts))
 

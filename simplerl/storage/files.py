@@ -45,7 +45,7 @@ def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
 
 
 def encodable(value: Any) -> Any:
-    """A cell as UTF-8 can hold it, see `replace_surrogates`."""
+    """A cell that UTF-8 can encode, see `replace_surrogates`."""
     return replace_surrogates(value) if isinstance(value, str) else value
 
 
@@ -69,13 +69,13 @@ def _close_held() -> None:
 
 @contextmanager
 def locked(folder: Path, timeout: float = 3.0) -> Iterator[None]:
-    """Holds a folder for this process; the kernel lets go of it when the process dies, however it dies.
+    """Lock a folder for this process. The kernel releases the lock when the process dies, however it dies.
 
-    Waits `timeout` seconds, because a killed process with much memory takes a moment to be gone.
+    Waits `timeout` seconds: a killed process with much memory takes a moment to disappear.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    # A forked worker would keep the lock after its parent has died.
+    # a forked worker would keep the lock after its parent's death
     inherited = _closed_in_children(descriptor)
     try:
         _acquire(descriptor, folder, timeout)

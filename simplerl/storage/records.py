@@ -1,16 +1,16 @@
-"""A run folder: what was asked, where it ran, every number and every response.
+"""A run folder: the recipe, the environments, every number and every response.
 
     recipe.toml            the resolved recipe
-    environment.json       one entry per session (a run that was resumed has several)
+    environment.json       one entry per session (a resumed run has several)
     metrics.jsonl          one line per training step
     evals.jsonl            one line per evaluation: step, set, temperature
     validation.jsonl       SFT: the loss on the validation problems, one line per evaluation
-    events.jsonl           one line for everything lost, and for every time the run was taken up again; never cut
+    events.jsonl           one line for everything lost and for every resume; never truncated
     rollouts/step-000012.parquet            every training response
     evals/step-000012-SET-t0.parquet        every evaluation response
     checkpoints/step-000012/                see `simplerl.storage.checkpoint`
 
-Readers may come at any moment: files appear whole, and a torn last line is not read.
+Readers may come at any moment: files appear complete, and a torn last line is not read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from simplerl.storage.jsonl import Row, line, read_lines
 from simplerl.types import GradedRollout
 
 MAY_CHANGE = ("track.", "checkpoint.")
-"""Settings that a resumed run may change: they do not touch what is computed."""
+"""Settings that a resumed run may change: they cannot change any number."""
 
 COLUMNS = {
     "step": "int32",
@@ -98,13 +98,13 @@ class RunFolder(RecipeFolder):
     # --- opening ------------------------------------------------------------------------------------------------------
 
     def prepare(self, recipe: TrainingRecipe, environment: Row) -> bool:
-        """Creates the run, or opens the one that is here. Returns whether there was one."""
+        """Create the run, or open the existing one. Returns True if there was one."""
         existed = self.exists
         (self.open if existed else self.create)(recipe, environment)
         return existed
 
     def create(self, recipe: TrainingRecipe, environment: Row) -> None:
-        """Starts a run in this folder, which may exist but holds no run yet."""
+        """Start a run in this folder, which may exist but holds no run yet."""
         if self.exists:
             raise ConfigError(f"{self.path} already holds a run; name another folder with --run-dir")
         self.write_session(recipe_table(recipe), environment)
@@ -128,37 +128,36 @@ class RunFolder(RecipeFolder):
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Row) -> None:
-        """One durable line of `metrics.jsonl`; `row` has "step". NaN and Inf are written as null."""
+        """Append a durable line to `metrics.jsonl`; `row` has "step". NaN and Inf become null."""
         atomic.append_line(self.path / "metrics.jsonl", line(row))
 
     def append_eval(self, row: Row) -> None:
-        """One durable line of `evals.jsonl`; `row` has "step", "set" and "temperature"."""
+        """Append a durable line to `evals.jsonl`; `row` has "step", "set" and "temperature"."""
         atomic.append_line(self.path / "evals.jsonl", line(row))
 
     def append_validation(self, row: Row) -> None:
-        """One durable line of `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
+        """Append a durable line to `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
         atomic.append_line(self.path / "validation.jsonl", line(row))
 
     def append_event(self, step: int, kind: str, text: str) -> None:
-        """One durable line of `events.jsonl`: what happened after so many steps, `time` in UTC."""
+        """Append a durable line to `events.jsonl`: the event after `step` steps, `time` in UTC."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         atomic.append_line(self.path / "events.jsonl", line({"time": now, "step": step, "kind": kind, "text": text}))
 
     def write_rollouts(self, step: int, rows: Sequence[Row]) -> Path:
-        """Every response of a training step, see `rollout_row`."""
+        """Write every response of a training step, see `rollout_row`."""
         return write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
 
     def write_eval_responses(self, step: int, set_name: str, temperature: float, rows: Sequence[Row]) -> Path:
-        """Every response of one evaluation, see `rollout_row`; set and temperature are added to each."""
+        """Write every response of one evaluation, see `rollout_row`; set and temperature are added to each."""
         name = re.sub(r"[^\w.-]", "_", set_name)
         path = self.path / "evals" / f"step-{step:06d}-{name}-t{temperature:g}.parquet"
         return write_parquet(path, [{**row, "set": set_name, "temperature": temperature} for row in rows], EVAL_COLUMNS)
 
     def truncate_after(self, step: int) -> None:
-        """Forgets all that came after a step: lines, files of responses, checkpoints, torn lines, leftovers.
+        """Remove everything after a step: lines, files of responses, checkpoints, torn lines, leftovers.
 
-        What is not in a complete checkpoint never happened. A run without one goes back to before its first
-        evaluation with `truncate_after(-1)`.
+        Only what a complete checkpoint holds counts. `truncate_after(-1)` also removes the evaluation before step 1.
         """
         for name in ("metrics.jsonl", "evals.jsonl", "validation.jsonl"):
             _truncate_lines(self.path / name, step)
@@ -172,7 +171,7 @@ class RunFolder(RecipeFolder):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read_recipe(self) -> dict[str, Any]:
-        """The stored recipe as a table, without settings that are None. Raises `ConfigError` where no run is."""
+        """The stored recipe as a table, without settings that are None. Raises `ConfigError` if there is no run."""
         stored = self.stored_recipe()
         if stored is None:
             raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it")
@@ -202,7 +201,7 @@ class RunFolder(RecipeFolder):
 
 
 def renamed_keys(stored: Row) -> list[str]:
-    """Settings of a stored recipe that have another name now."""
+    """Settings of a stored recipe that have another name today."""
     return [key for key in flat(stored) if key in RENAMED]
 
 
@@ -216,6 +215,6 @@ def _truncate_lines(path: Path, step: int) -> None:
 
 
 def _named_by_step(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
-    """What stands in a folder under a name that begins with step-N, in order; temporary names begin otherwise."""
+    """Entries of a folder whose name begins with step-N, in order. Temporary names begin otherwise."""
     found = ((_STEP_NAME.match(path.name, len(prefix)), path) for path in folder.glob(f"{prefix}step-*"))
     return sorted((int(match[1]), path) for match, path in found if match)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the learner of reinforcement learning, on responses that are given, with advantages of 1."""
+"""Supervised fine-tuning: the same learner as in reinforcement learning, on given responses, with advantages of 1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LikelihoodLoss:
-    """The mean negative log-likelihood of the response tokens, end tokens included, over the global batch."""
+    """Mean negative log-likelihood of the response tokens, end tokens included, over the global batch."""
 
     needs_critic = False
     needs_reference = False
@@ -41,7 +41,7 @@ class LikelihoodLoss:
     def value_loss(
         self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise AssertionError("supervised fine-tuning has no critic")
+        raise AssertionError("supervised fine-tuning trains no critic")
 
     def state(self) -> dict[str, float]:
         return {}
@@ -52,7 +52,7 @@ class LikelihoodLoss:
 
 @dataclass(slots=True)
 class SFTTrainer:
-    """Everything a step needs, and nothing that remembers: the state is in the learner."""
+    """Everything a step needs. It holds no state: that is in the learner."""
 
     recipe: SFTRecipe
     stream: PromptStream[Example]
@@ -66,7 +66,7 @@ class SFTTrainer:
     phase: Phase
 
     def step(self, step: int) -> StepResult:
-        """Optimiser step number `step`, from 1."""
+        """Take optimiser step number `step`, counted from 1."""
         if self.engine is not None:
             sleep_engine(self.recipe, self.engine)
         examples = self.stream.take(step - 1, self.recipe.train.batch_size)
@@ -78,7 +78,7 @@ class SFTTrainer:
         return StepResult(metrics | self.batch_metrics(batch, step))
 
     def validate(self) -> dict[str, Any] | None:
-        """The mean negative log-likelihood per response token of what is kept from training."""
+        """Compute the mean negative log-likelihood per response token of the validation set, in nats."""
         if not self.validation:
             return None
         with self.phase("validate", len(self.validation)):
@@ -96,7 +96,7 @@ class SFTTrainer:
         pass
 
     def batch_metrics(self, batch: TrainBatch, step: int) -> Metrics:
-        """Tokens of the batch, how well they fill the budget, and passes over the data so far."""
+        """Tokens of the batch, use of the token budget, and passes over the data so far."""
         utilization = self.learner.token_utilization(batch)
         return {
             "tokens/prompt": float(batch.prompt_lengths.sum()),

@@ -21,7 +21,7 @@ from simplerl.rewards.base import Reward
 from simplerl.rollouts.prefetch import RolloutSource
 from simplerl.seeding import permutation
 from simplerl.train.base import StepResult, evaluation_due
-from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
+from simplerl.train.metrics import merge_metrics, response_rows, rollout_metrics, score_metrics
 from simplerl.types import ImportanceMode, Metrics, Phase
 from simplerl.verifiers.base import Verifier
 
@@ -61,7 +61,7 @@ class RLTrainer:
         sync = self.rollouts.after_update(step, groups, needs_weights=evaluation_due(self.recipe, step, self.steps))
 
         flat = [graded for group in groups for graded in group]
-        metrics = rollout_metrics(flat) | sampling | scores | credit | importance | mean_of(updates) | sync
+        metrics = rollout_metrics(flat) | sampling | scores | credit | importance | merge_metrics(updates) | sync
         return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
 
     def scores_first(self, step: int) -> bool:

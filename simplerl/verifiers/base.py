@@ -1,8 +1,10 @@
 """The verifier protocol: a problem and a response in, a `Verdict` out. Nothing here imports torch.
 
 A verifier is a plug-in: a file or a folder in `simplerl/verifiers/`, or a user's own file, with a `Config` (optional)
-and `build(config) -> Verifier`. Two more functions of the module are optional:
+and `build(config) -> Verifier`. Three more functions of the module are optional:
 
+- `check(config)`: raises `ConfigError` if the verifier cannot be built here. It is called before a run's folder is
+  written and before models are loaded. Default: nothing is checked.
 - `is_usable(problem) -> bool`: False for a problem that this verifier can never judge; such problems are dropped
   from training data and counted. Default: the problem has a question and an answer.
 - `same_answer(a, b) -> bool`: True if two extracted answers are votes for the same one (maj@k). Default: equal text.
@@ -11,11 +13,12 @@ and `build(config) -> Verifier`. Two more functions of the module are optional:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Literal
+from typing import Any, Literal
 
 from simplerl import plugins
+from simplerl.config import PluginConfig, plugin_config
 from simplerl.types import Metrics, Problem, Rollout, Verdict
 
 DEFAULT_VERIFIER = "math"
@@ -38,6 +41,9 @@ class Verifier:
     def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
         """Start judging a response. Safe from any thread."""
         return done(self.verify(problem, rollout))
+
+    def warm_up(self) -> None:
+        """Start in the background what the first response would wait for."""
 
     def metrics(self) -> Metrics:
         """Counts since the verifier was built, for the records of every step."""
@@ -63,11 +69,26 @@ def usable_problems(name: str, path: str | None = None) -> Callable[[Problem], b
     return getattr(plugins.load("verifiers", name, path), "is_usable", lambda problem: problem.has_answer)
 
 
-def evaluation_verifier(name: str) -> Verifier:
-    """The shipped verifier `name` as evaluations use it: in the mode `evaluation`, if it has modes."""
-    module = plugins.load("verifiers", name)
-    mode = {"mode": "evaluation"} if "mode" in module.Config.model_fields else {}
-    return module.build(module.Config.model_validate({"name": name} | mode))
+def build_verifier(config: PluginConfig) -> Verifier:
+    """The verifier of these settings. Every command builds its verifiers with this function."""
+    return plugins.load("verifiers", config.name, config.path).build(config)
+
+
+def check_verifier(config: PluginConfig) -> None:
+    """Raise `ConfigError` if `build_verifier` would refuse these settings on this machine."""
+    getattr(plugins.load("verifiers", config.name, config.path), "check", lambda config: None)(config)
+
+
+def evaluation_config(name: str, settings: Mapping[str, Any] | None = None) -> PluginConfig:
+    """Settings of the verifier `name` for evaluations: in the mode `evaluation`, if it has modes and none is set.
+
+    `settings` are those of a recipe's `[verifier]` table. Raises `ConfigError`.
+    """
+    table = {"name": name} | dict(settings or {})
+    module = plugins.load("verifiers", name, table.get("path"))
+    if "mode" in getattr(module, "Config", PluginConfig).model_fields:
+        table = {"mode": "evaluation"} | table
+    return plugin_config("verifiers", "verifier", None, table)
 
 
 def same_answer(verifier_name: str) -> Callable[[str, str], bool]:

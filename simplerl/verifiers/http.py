@@ -37,7 +37,7 @@ class HttpVerifier(Verifier):
     def _ask(self, problem: Problem, response: str) -> Verdict:
         started = time.perf_counter()
         asked = {"response": response, "gold": problem.answer, "problem_id": problem.id, "question": problem.question}
-        answer = self._client.ask(asked, _checked)
+        answer = self._client.post(asked, _checked)
         seconds = time.perf_counter() - started
         return Verdict(answer["verdict"], answer.get("extracted"), answer.get("method") or "http", seconds)
 

@@ -39,12 +39,12 @@ def make_recipe(tiny_model, **changes):
     return validate_recipe(table | changes, kind=SFTRecipe)
 
 
-def test_the_loss_falls_and_the_export_answers_in_the_form_it_learned(tiny_model, tmp_path):
+def test_the_loss_falls_and_the_export_has_the_learned_end_token(tiny_model, tmp_path):
     folder = train(make_recipe(tiny_model, checkpoint={"every": 100}), tmp_path / "run", plain=True)
     records = RunFolder(folder)
 
     losses = [row["loss/sft"] for row in records.read_metrics()]
-    assert losses[0] == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3), "a random model knows nothing"
+    assert losses[0] == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3), "a random model is uniform"
     assert losses[-1] < losses[0] - 2
     validation = records.read_validation()
     assert [row["step"] for row in validation] == [0, 6, 12, 18, 24]
@@ -58,7 +58,7 @@ def test_the_loss_falls_and_the_export_answers_in_the_form_it_learned(tiny_model
 
 
 def test_the_end_token_is_learned(tiny_model, tmp_path):
-    """EOS outside the loss: the model never learns to stop."""
+    """If the loss left out the end token, the model would never stop."""
     from simplerl.data.base import load_source, source_config
     from simplerl.data.templates import build_prompts
     from simplerl.rollouts.grade import make_requests
@@ -78,17 +78,17 @@ def test_the_end_token_is_learned(tiny_model, tmp_path):
     assert {r.finish_reason for r in rollouts} == {"stop"}
 
 
-def test_sequences_beyond_the_models_context_are_said(tiny_model):
+def test_sequences_beyond_the_models_positions_give_a_notice(tiny_model):
     from simplerl.train.build.sft import training_examples
 
     long = {"name": "file", "data_path": str(tiny_model.parent / "long.jsonl"), "keys": {"solution": "response"}}
     row = {"question": "Count.", "answer": "1", "response": "1 " * 1500}
     (tiny_model.parent / "long.jsonl").write_text(json.dumps(row) + "\n")
     recipe = make_recipe(tiny_model, data={"source": long}, train={"steps": 1, "max_response_tokens": 5000})
-    said = []
-    training_examples(recipe, AutoTokenizer.from_pretrained(tiny_model), said.append)
-    assert len(said) == 1
-    assert said[0].startswith("1 of 1 sequences are longer than the 1024 positions that the model was made for")
+    notices = []
+    training_examples(recipe, AutoTokenizer.from_pretrained(tiny_model), notices.append)
+    assert len(notices) == 1
+    assert notices[0].startswith("1 of 1 sequences are longer than the 1024 positions of the model, the longest has ")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_pa
     assert same_weights(torn, whole)
 
 
-def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_model, tmp_path):
+def test_only_adapters_are_trained_and_the_export_is_merged(tiny_model, tmp_path):
     recipe = make_recipe(tiny_model, model={"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}})
     folder = train(recipe, tmp_path / "run", plain=True)
     before, after = load_file(tiny_model / "model.safetensors"), load_file(folder / "exports/final/model.safetensors")
@@ -132,18 +132,18 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_mod
     assert moved == {name for name in before if name.endswith(("q_proj.weight", "down_proj.weight"))}
 
     newest = max((folder / "checkpoints").iterdir())
-    kept = load_file(newest / "actor.safetensors")
-    assert kept and all(".lora_" in name for name in kept)
+    saved = load_file(newest / "actor.safetensors")
+    assert saved and all(".lora_" in name for name in saved)
     losses = [row["loss/sft"] for row in RunFolder(folder).read_metrics()]
     assert losses[-1] < losses[0]
-    # The last evaluation was made by an engine that merged adapters; the export must answer alike, and so must a
-    # checkpoint of them.
+    # In the last evaluation the engine merged the adapters itself. The merged export and the checkpoint's adapters must
+    # give the same responses.
     last = [row["text"] for row in contents(folder)["tables"]["evals/step-000024-arithmetic-test-t0.parquet"]]
     final = str(folder / "exports" / "final")
     assert last == answers(ModelUnderTest(final, final))
     (kept,) = models_under_test(str(folder), "24")
     assert last == answers(kept)
-    assert model_hash(kept) != model_hash(replace(kept, path=final)), "another base is another model"
+    assert model_hash(kept) != model_hash(replace(kept, path=final)), "another base model"
 
 
 def answers(subject):

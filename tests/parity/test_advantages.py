@@ -76,6 +76,7 @@ def test_the_reward_is_on_the_last_response_token_and_the_penalty_on_every_one()
 def test_whitening_worked_by_hand_and_of_equal_values():
     assert whiten(torch.tensor([1.0, 3.0])).tolist() == pytest.approx([-1, 1])
     assert whiten(torch.full((7,), 0.7)).tolist() == [0] * 7
+    assert whiten(torch.tensor([])).tolist() == []
 
 
 def test_group_advantages_worked_by_hand():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from simplerl.losses.logprobs import token_logprobs
 
@@ -107,12 +107,12 @@ def test_the_temperature_is_one_unless_given() -> None:
     assert close(logprobs, [math.log(0.75), math.log(0.25), math.log(0.5)])
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchFunctionMode):
     """Elements of the largest tensor that any operation makes."""
 
     elements = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for each in result if isinstance(result, tuple | list) else [result]:
             if isinstance(each, Tensor):

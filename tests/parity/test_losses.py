@@ -46,6 +46,11 @@ def test_importance_weights_of_ratios_within_and_beyond_the_limit(how, expected)
     assert weights.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_masked_importance_keeps_ratios_at_its_edges():
+    # Both are exact in float32: exp(log 2) = 2.
+    assert importance_weights(torch.tensor([0.5, 2.0]).log(), torch.zeros(2), "masked", 2.0).tolist() == [0.5, 2.0]
+
+
 def test_a_token_impossible_under_both_policies_has_weight_one():
     never = torch.tensor([-math.inf])
     assert importance_weights(never, never, "truncated", 2.0).tolist() == [1.0]

@@ -36,7 +36,8 @@ ONLY_IN = {
 }
 KERNEL_TESTS = ("tests/parity/test_kernels.py",)
 """Files outside `simplerl/cpu` that may import its submodules."""
-KNOWN_CIRCLES = {frozenset({"simplerl.learner.learner", "simplerl.learner.state"})}
+SANDBOXED = "simplerl.verifiers.python_tests.worker"
+"""Runs programs in processes of its own."""
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "joblib"}
 WITH_TORCH = (
     "simplerl.batch",
@@ -145,7 +146,7 @@ def test_no_module_imports_itself_through_others() -> None:
     """Imports inside functions and for type checking count too."""
     trees = dict(modules())
     graph = {name: {t for target in imports(tree) if (t := nearest(target, trees))} for name, tree in trees.items()}
-    assert circles(graph) - KNOWN_CIRCLES == set()
+    assert circles(graph) == set()
 
 
 def nearest(target: str, known: Container[str]) -> str | None:
@@ -211,7 +212,7 @@ def test_nothing_unpickles_or_evaluates_text() -> None:
     for name, tree in modules():
         assert not FORBIDDEN & {target.split(".")[0] for target in imports(tree)}, name
         called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        assert not {"eval", "exec"} & called, name
+        assert not {"eval", "exec"} & called or name == SANDBOXED, name
 
 
 def test_settings_data_and_reports_load_no_torch() -> None:

@@ -196,7 +196,7 @@ def test_sample(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.startswith(told["prompt"])
     for number, response in enumerate(told["responses"], 1):
         truncated = ", truncated" if response["finish_reason"] == "length" else ""
-        head = f"--- {number} of 2: no boxed answer, no_answer, {response['tokens']} tokens{truncated}"
+        head = f"--- {number} of 2: no answer (no box), no_answer, {response['tokens']} tokens{truncated}"
         assert f"{head}\n{response['text']}" in shown
 
 

@@ -199,7 +199,7 @@ def test_what_waits_on_the_host_takes_the_time_of_its_copies() -> None:
     inputs = 4 * LARGE.hidden * LARGE.layers * 8192 * 700  # of layers, with checkpoints
     assert after.update - before.update == pytest.approx(2 * inputs / HOST)
     assert (after.rollout, after.score, after.sync_weights) == (before.rollout, before.score, before.sync_weights)
-    # The optimiser: 28 bytes a weight, from slower memory.
+    # The optimizer: 28 bytes a weight, from slower memory.
     waiting = zoo("cluster.ray=auto", "model.offload=weights")
     steps = updates_per_step(waiting)
     slower = 28 * LARGE.parameters * (1 / HOST_MEMORY - 1 / (BANDWIDTH * 3.35e12))

@@ -148,6 +148,11 @@ def test_shared_micro_batches_keep_responses_to_one_prompt_together(budget: int,
     assert split(Shared, of_lengths((2, [1, 4, 3]), (1, [2])), budget) == expected
 
 
+def test_a_later_pack_of_one_prompt_counts_all_of_its_responses() -> None:
+    # A prompt of 2 with responses of 6, 3 and 3: 2 + 6 | 2 + 3 + 3, both full; the other prompt's 1 + 2 fit nowhere.
+    assert split(Shared, of_lengths((2, [6, 3, 3]), (1, [2])), 8) == [[0], [1, 2], [3]]
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -192,11 +197,12 @@ def test_each_stage_adds_to_what_the_one_before_has() -> None:
 
 
 def test_ragged_helpers() -> None:
-    lengths = torch.tensor([2, 1, 3])
-    assert row_of(lengths).tolist() == [0, 0, 1, 2, 2, 2]
-    assert place_in_row(lengths).tolist() == [0, 1, 0, 0, 1, 2]
-    assert last_index(lengths).tolist() == [1, 2, 5]
-    assert row_sum(torch.tensor([1.0, 2, 3, 4, 5, 6]), lengths).tolist() == [3, 3, 15]
-    padded = to_padded(torch.tensor([1, 2, 3, 4, 5, 6]), lengths)
-    assert padded.tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]], "padding is 0 unless another number is given"
-    assert from_padded(padded, lengths).tolist() == [1, 2, 3, 4, 5, 6]
+    lengths = torch.tensor([2, 1, 3, 1])
+    numbers = torch.tensor([1, 2, 3, 4, 5, 6, 7])
+    assert row_of(lengths).tolist() == [0, 0, 1, 2, 2, 2, 3]
+    assert place_in_row(lengths).tolist() == [0, 1, 0, 0, 1, 2, 0]
+    assert last_index(lengths).tolist() == [1, 2, 5, 6]
+    assert row_sum(numbers, lengths).tolist() == [3, 3, 15, 7]
+    padded = to_padded(numbers, lengths)
+    assert padded.tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6], [7, 0, 0]], "padding is 0 unless given"
+    assert from_padded(padded, lengths).tolist() == numbers.tolist()

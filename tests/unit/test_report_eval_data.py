@@ -106,7 +106,7 @@ def test_folders_that_are_none_are_refused_with_what_to_give(tmp_path):
 
 def test_a_name_that_is_nothing_lists_near_ones(tmp_path):
     write_eval(tmp_path / "tiny-base", {"toy": ["c"]})
-    with pytest.raises(DataError, match=r"is no folder; did you mean .*/tiny-base\? Give"):
+    with pytest.raises(DataError, match=r"is not a folder; did you mean .*/tiny-base\? Give"):
         read_evaluation(tmp_path / "tiny-bse")
     with pytest.raises(DataError, match=r"did you mean paper:simplerl-zero, "):
         read_evaluation("simplerl-zero")

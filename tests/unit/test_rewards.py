@@ -39,7 +39,7 @@ def build(**settings: Any) -> Reward:
 
 
 def value(reward: Reward, label: VerdictLabel = "correct", tokens: int = 1) -> float:
-    """The reward of a response of so many tokens."""
+    """The reward of a response of `tokens` tokens."""
     rollout = Rollout.single_turn("r", PROMPT, (5,) * tokens, (-1.0,) * tokens, "7", "stop", 0)
     return reward(rollout, Verdict(label))
 
@@ -71,6 +71,11 @@ def test_a_service_s_reward_has_its_concurrency_and_closes_its_connections() -> 
         reward.close()
         with pytest.raises(RuntimeError, match="closed"):
             value(reward)
+
+
+@pytest.mark.parametrize("settings", [{"name": "accuracy"}, {"name": "simplerl", "correct": 1}], ids=str)
+def test_a_reward_is_recorded_as_a_floating_point_number(settings: dict[str, Any]) -> None:
+    assert type(value(build(**settings))) is float
 
 
 # --- shaping ----------------------------------------------------------------------------------------------------------
@@ -111,6 +116,8 @@ def test_long_responses_lose_reward() -> None:
     # Correct is 1; 95 tokens are 3/4 into the buffer of 20 before the limit of 100, 100 tokens at its end.
     reward = build(name="simplerl", overlong_buffer=20)
     assert [value(reward, tokens=n) for n in (80, 95, 100)] == pytest.approx([1, 0.25, 0])
+    # A buffer of one token is the limit alone.
+    assert [value(build(name="simplerl", overlong_buffer=1), tokens=n) for n in (99, 100)] == [1, 0]
     # Wrong is -0.5, and the penalty 0.4.
     reward = build(name="simplerl", overlong_buffer=20, overlong_penalty=0.4)
     assert [value(reward, "wrong", n) for n in (80, 95, 100)] == pytest.approx([-0.5, -0.8, -0.9])
@@ -134,10 +141,11 @@ def test_the_penalty_is_by_the_limit_of_training() -> None:
 
 def test_a_plain_function_is_shaped_like_a_plug_in(tmp_path: Path) -> None:
     path = user_file(tmp_path, "def reward(rollout, verdict):\n    return 7.0 * len(rollout.token_ids)\n")
+    assert build(path=path) is plugins.load("rewards", "mine", path).reward, "no shaping, no wrapper"
     assert value(build(path=path), tokens=100) == 700
     assert value(build(path=path, clip=5), tokens=100) == 5
     assert value(build(path=path, overlong_buffer=20, overlong_penalty=2), tokens=90) == 629
-    with pytest.raises(ConfigError, match=r"reward\.clipp=5: there is no such setting; did you mean 'clip'\?"):
+    with pytest.raises(ConfigError, match=r"reward\.clipp=5: unknown setting; did you mean 'clip'\?"):
         build(path=path, clipp=5)
 
 
@@ -183,7 +191,7 @@ def test_a_user_s_own_settings_may_leave_shaping_out(tmp_path: Path) -> None:
     text = "from simplerl.config import PluginConfig as Config\n\ndef reward(rollout, verdict):\n    return 1.0\n"
     path = user_file(tmp_path, text)
     assert value(build(path=path)) == 1
-    with pytest.raises(ConfigError, match=r"reward\.clip=5: there is no such setting"):
+    with pytest.raises(ConfigError, match=r"reward\.clip=5: unknown setting"):
         build(path=path, clip=5)
 
 

@@ -159,7 +159,7 @@ def test_when_every_checkpoint_is_torn_the_run_does_not_start_over_by_itself(tmp
     for step in (4, 8):
         flip_byte(save(tmp_path, step) / "actor.safetensors", -1)
     with pytest.raises(
-        CheckpointError, match=r"(?s)whole.*step-000008 is torn.*step-000004 is torn.*delete that folder"
+        CheckpointError, match=r"(?s)complete.*step-000008 is torn.*step-000004 is torn.*delete that folder"
     ):
         checkpoint.latest(tmp_path)
 
@@ -207,7 +207,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path)
 
 KILL_SAVERS = """
     import os, pathlib, random, signal, sys, time, torch
-    from simplerl import checkpoint
+    from simplerl.storage import checkpoint
 
     folder, rng, kills, mid_save = pathlib.Path(sys.argv[1]), random.Random(0), int(sys.argv[2]), 0
 

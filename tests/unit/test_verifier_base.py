@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from simplerl.errors import ConfigError
-from simplerl.verifiers.base import evaluation_verifier, same_answer
+from simplerl.types import Problem, Rollout
+from simplerl.verifiers.base import build_verifier, evaluation_config, same_answer
 
 pytestmark = pytest.mark.unit
 
@@ -30,13 +31,32 @@ def test_a_verifier_without_the_function_compares_strings(name: str) -> None:
 
 
 def test_evaluations_read_answers_without_a_box() -> None:
-    verifier = evaluation_verifier("math")
-    try:
-        assert verifier.verify("So the answer is 12.", "12").label == "correct"
-    finally:
-        verifier.close()
+    problem = Problem("p", "?", "12")
+    response = Rollout.recorded(problem, "So the answer is 12.")
+    for settings, label in (({}, "correct"), ({"mode": "reward"}, "no_answer")):
+        verifier = build_verifier(evaluation_config("math", settings))
+        try:
+            assert verifier.verify(problem, response).label == label
+        finally:
+            verifier.close()
 
 
-def test_evaluations_need_a_shipped_verifier() -> None:
+def test_settings_of_evaluations_are_checked_before_a_model_is_loaded() -> None:
+    assert evaluation_config("math").mode == "evaluation"
+    assert not hasattr(evaluation_config("python-tests", {"workers": 3}), "mode")
     with pytest.raises(ConfigError, match="verifiers: no 'maths'; did you mean 'math'"):
-        evaluation_verifier("maths")
+        evaluation_config("maths")
+    with pytest.raises(ConfigError, match=r"verifier\.wokers=3: unknown setting; did you mean 'workers'"):
+        evaluation_config("python-tests", {"wokers": 3})
+
+
+def test_a_verifier_of_a_users_own_file(tmp_path) -> None:
+    file = tmp_path / "sure.py"
+    file.write_text(
+        "from simplerl.types import Verdict\nfrom simplerl.verifiers.base import Verifier\n"
+        "class Sure(Verifier):\n    def verify(self, problem, rollout): return Verdict('correct')\n"
+        "def build(config): return Sure()\n"
+    )
+    problem = Problem("p", "?", "12")
+    verifier = build_verifier(evaluation_config("sure", {"path": str(file)}))
+    assert verifier.verify(problem, Rollout.recorded(problem, "13")).label == "correct"
