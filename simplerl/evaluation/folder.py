@@ -37,8 +37,8 @@ class EvalFolder(RecipeFolder):
         stored, given = self.stored_recipe(), recipe_table(plan)
         if stored is not None:
             # Plans written before 0.2 name no verifier.
-            found = differences({"verifier": DEFAULT_VERIFIER, "verifier_settings": {}} | stored, given)
-            self.refuse(found, "another evaluation", "Name another folder with --out")
+            stored = {"verifier": DEFAULT_VERIFIER, "verifier_settings": {}} | stored
+            self.refuse(differences(stored, given), "another evaluation", "Name another folder with --out")
         self.write_session(given, environment)
 
     def is_finished(self, part: str) -> bool:

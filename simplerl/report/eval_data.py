@@ -10,7 +10,7 @@ from typing import Any, Literal
 from simplerl.errors import DataError
 from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
-from simplerl.stats.scores import COLUMNS, in_order
+from simplerl.stats.scores import COLUMNS, sorted_responses
 from simplerl.storage.folder import RecipeFolder
 from simplerl.storage.jsonl import read_lines
 from simplerl.storage.records import RunFolder
@@ -54,7 +54,7 @@ class EvalData:
 
     def responses(self, benchmark: str, columns: Sequence[str] = COLUMNS) -> list[Row]:
         """Responses so far, sorted by problem and sample."""
-        return in_order(row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
+        return sorted_responses(row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
 
 
 def read_evaluation(name: str | Path) -> EvalData:

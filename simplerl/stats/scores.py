@@ -131,10 +131,10 @@ def average(scores: Sequence[Scores]) -> dict[str, float]:
 
 def by_problem(rows: Iterable[Row]) -> list[list[Row]]:
     """Responses of each problem by sample, in the order of problem ids; one that is there twice counts once."""
-    return [list(group) for _, group in groupby(in_order(rows), key=lambda row: row["problem_id"])]
+    return [list(group) for _, group in groupby(sorted_responses(rows), key=lambda row: row["problem_id"])]
 
 
-def in_order(rows: Iterable[Row]) -> list[Row]:
+def sorted_responses(rows: Iterable[Row]) -> list[Row]:
     """Responses by problem and sample; the last of several with the same problem and sample counts."""
     unique = {(row["problem_id"], row["sample_index"]): row for row in rows}
     return [unique[key] for key in sorted(unique)]

@@ -171,7 +171,7 @@ class RunFolder(RecipeFolder):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read_recipe(self) -> dict[str, Any]:
-        """The stored recipe as a table, without settings that are None. Raises `ConfigError` where no run is."""
+        """The stored recipe as a table, without settings that are None. Raises `ConfigError` if there is no run."""
         stored = self.stored_recipe()
         if stored is None:
             raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it")
@@ -201,7 +201,7 @@ class RunFolder(RecipeFolder):
 
 
 def renamed_keys(stored: Row) -> list[str]:
-    """Settings of a stored recipe that have another name now."""
+    """Settings of a stored recipe that have another name today."""
     return [key for key in flat(stored) if key in RENAMED]
 
 
