@@ -54,7 +54,7 @@ class Learner:
         return self.shape.critic_parameters if self.models.critic else 0
 
     def always(self) -> Parts:
-        """Float32 master weights of every model, and the optimizers' moments of what is trained, unless they wait."""
+        """Float32 master weights of every model and moments of trained tensors, unless the host stores them."""
         shape = self.shape
         if "weights" in self.way.waiting:
             return {"parameters": 0.0, "moments": 0.0}

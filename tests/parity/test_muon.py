@@ -149,7 +149,7 @@ def test_a_checkpoint_takes_what_is_said_of_it(model, tmp_path):
     update(learner, algorithm)
     learner.save(tmp_path)
     size = sum(value.nbytes for value in (*weights(learner).values(), *state(learner).values()) if value.ndim)
-    assert learner.stored_bytes == size
+    assert learner.checkpoint_bytes == size
 
 
 @pytest.mark.parametrize("more", [(), ("train.cpu_threads=2",), ("model.lora.rank=4",)], ids=["one", "threads", "lora"])
