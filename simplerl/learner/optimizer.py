@@ -1,4 +1,4 @@
-"""One model's optimizer: a plug-in, a schedule that is a function of the update's number, a finite-gradient guard."""
+"""One model's optimizer: a plug-in, its learning-rate schedule, clipping, and a check that gradients are finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simplerl.types import Metrics
 
 
 def learning_rate(config: OptimizerConfig, update: int, horizon: int) -> float:
-    """The rate of update number `update` (from 0) of `horizon`: linear warm-up, cosine to a floor, then the floor."""
+    """Learning rate of update number `update` (from 0) of `horizon`: linear warm-up, half a cosine, then its floor."""
     warmup = math.ceil(config.warmup * horizon)
     if update < warmup:
         return config.learning_rate * (update + 1) / warmup
@@ -29,7 +29,7 @@ def learning_rate(config: OptimizerConfig, update: int, horizon: int) -> float:
 
 
 class ModelOptimizer:
-    """Updates what of one model is trained. `updates` counts the steps taken; all else is the torch optimizers' state.
+    """The optimizer of one model. Its state is the number of `updates` taken and that of the torch optimizers.
 
     Raises `ConfigError` if the plug-in leaves out a parameter or holds one twice.
     """
@@ -51,7 +51,7 @@ class ModelOptimizer:
             )
 
     def clip_gradients(self) -> Tensor:
-        """Clips to the configured norm; returns the norm before. Raises `NonFiniteError` naming the culprit."""
+        """Clip gradients to `max_grad_norm`; return the norm before. Raises `NonFiniteError`, which names a tensor."""
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not bool(torch.isfinite(norm)):
             # Clipped by a norm that is NaN, every gradient would be.
@@ -60,6 +60,7 @@ class ModelOptimizer:
         return norm
 
     def step(self) -> None:
+        """Update every parameter at the schedule's learning rate."""
         rate = learning_rate(self.config, self.updates, self.horizon)
         for optimizer in self.torch_optimizers:
             for group in optimizer.param_groups:
@@ -68,12 +69,13 @@ class ModelOptimizer:
         self.updates += 1
 
     def metrics(self, norm: Tensor) -> Metrics:
+        """Gradient norm and learning rate of the next step."""
         rate = learning_rate(self.config, self.updates, self.horizon)
         return {f"{self.name}/grad_norm": norm.item(), f"{self.name}/lr": rate}
 
 
 def trained_parameters(model: nn.Module) -> list[TrainedParameter]:
-    """The parameters that have a gradient, tied ones once, in the model's order."""
+    """The parameters that require a gradient, in the model's order; tied ones once."""
     in_layers = {id(weight) for layer in decoder_layers(model) for weight in layer.parameters()}
     return [
         TrainedParameter(name, weight, TensorSpec(tuple(weight.shape), id(weight) in in_layers))
@@ -83,7 +85,7 @@ def trained_parameters(model: nn.Module) -> list[TrainedParameter]:
 
 
 def culprit(model: nn.Module) -> str:
-    """The first tensor with a NaN or Inf, in words."""
+    """The first tensor with a NaN or Inf, as a clause of an error message."""
     for name, parameter in model.named_parameters():
         for what, tensor in _tensors(parameter):
             bad = int((~torch.isfinite(tensor)).sum())

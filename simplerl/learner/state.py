@@ -1,4 +1,4 @@
-"""What a checkpoint stores of a learner: weights, optimizer state, and the number of updates taken.
+"""A learner's part of a checkpoint: weights, optimizer state, and the number of updates taken.
 
 Optimizer state is stored by parameter and state key ("causal_lm.lm_head.weight.exp_avg"), whichever optimizer holds the
 parameter.
@@ -22,10 +22,7 @@ from simplerl.storage.checkpoint import shapes
 
 
 def save_models(optimizers: Mapping[str, ModelOptimizer], parallel: SingleProcess, folder: Path) -> dict[str, Any]:
-    """Writes weights and optimizer state into a checkpoint's folder and returns the rest as JSON.
-
-    Every rank takes part.
-    """
+    """Write weights and optimizer state into a checkpoint's folder, on every rank; return the rest as JSON."""
     if not folder.is_dir():
         raise ClusterError(f"{folder} is not a folder on {socket.gethostname()}; the nodes of learners must share it")
     scalars: dict[str, Any] = {}
@@ -40,7 +37,7 @@ def save_models(optimizers: Mapping[str, ModelOptimizer], parallel: SingleProces
 def restore_models(
     optimizers: Mapping[str, ModelOptimizer], parallel: SingleProcess, folder: Path, scalars: Mapping[str, Any]
 ) -> None:
-    """The inverse of `save_models`, exact, of any number of ranks. Raises `CheckpointError` when the models differ."""
+    """Read what `save_models` wrote, exactly, from any number of ranks. Raises `CheckpointError` for other models."""
     if set(scalars) != set(optimizers):
         raise CheckpointError(f"the checkpoint holds {sorted(scalars)}, this run trains {sorted(optimizers)}")
     for name, optimizer in optimizers.items():
@@ -82,7 +79,7 @@ def optimizer_state(optimizer: ModelOptimizer) -> tuple[dict[str, Tensor], dict[
 
 
 def load_optimizer_state(optimizer: ModelOptimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """The inverse of `optimizer_state`. Raises `CheckpointError` if the state is that of other parameters.
+    """Restore what `optimizer_state` returned. Raises `CheckpointError` if the state belongs to other parameters.
 
     The next step is bit-identical as long as the state has its parameter's dtype, or the optimizer preserves another.
     """
@@ -154,7 +151,7 @@ def _like(weight: Tensor | None, shape: tuple[int, ...]) -> Tensor:
 
 
 def _weights(optimizer: ModelOptimizer) -> dict[str, Tensor]:
-    """What is trained, by name; tied weights once. A base under adapters never changes, so it is not stored."""
+    """Trained weights by name, tied ones once. A base under adapters never changes, so it is not stored."""
     return {each.name: each.weight.detach() for each in optimizer.parameters}
 
 
