@@ -33,7 +33,7 @@ def token_weights(
 
     - `sequence-mean`: mean over a response's tokens, then over responses: 1 / (l_i N) (OpenRLHF, the v0 recipe).
     - `token-mean`: mean over all tokens: 1 / sum(l) (DAPO, arXiv:2503.14476, eq. 8).
-    - `constant`: 1 / (L N) with a constant L, the response limit (Dr.GRPO, arXiv:2503.20783).
+    - `constant`: 1 / (L N) with `constant` L, the response limit (Dr.GRPO, arXiv:2503.20783). None: 1.
     """
     per_row = {
         "sequence-mean": lambda: 1 / (lengths * counts.sequences),

@@ -77,6 +77,8 @@ def test_whitening_worked_by_hand_and_of_equal_values():
     assert whiten(torch.tensor([1.0, 3.0])).tolist() == pytest.approx([-1, 1])
     assert whiten(torch.full((7,), 0.7)).tolist() == [0] * 7
     assert whiten(torch.tensor([])).tolist() == []
+    # A deviation of 1e-9 is not blown up to 1, nor turned around: 1e-9 / (1e-9 + 1e-8).
+    assert whiten(torch.tensor([0.0, 2e-9])).tolist() == pytest.approx([-1 / 11, 1 / 11])
 
 
 def test_group_advantages_worked_by_hand():
@@ -94,8 +96,10 @@ def test_equal_rewards_give_advantages_of_exactly_zero(size):
 
 
 def test_explained_variance_worked_by_hand():
-    returns = torch.tensor([1.0, -1.0])
+    # The returns' variance is 4, what is left of it 1: 1 - 1 / 4.
+    returns = torch.tensor([2.0, -2.0])
     assert explained_variance(returns, returns) == 1
     assert explained_variance(torch.zeros(2), returns) == 0
-    assert explained_variance(torch.tensor([0.5, -0.5]), returns) == pytest.approx(0.75)
+    assert explained_variance(torch.tensor([1.0, -1.0]), returns) == pytest.approx(0.75)
+    assert type(explained_variance(returns, returns)) is float
     assert explained_variance(torch.zeros(2), torch.ones(2)) == 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from simplerl.losses.logprobs import token_logprobs
+from simplerl.losses.logprobs import MAX_LOGITS, token_logprobs
 
 pytestmark = pytest.mark.parity
 
@@ -88,6 +88,14 @@ def test_a_frozen_head_gets_no_gradient(max_logits: int) -> None:
 
 
 @CHUNKS
+def test_a_head_may_be_trained_alone(max_logits: int) -> None:
+    weight = torch.eye(2).requires_grad_()
+    token_logprobs(HIDDEN, weight, TARGETS, temperature=TEMPERATURE, max_logits=max_logits)[0].sum().backward()
+    ln3 = math.log(3)
+    assert weight.grad is not None and close(weight.grad, [[0.25 * ln3, 0.75 * ln3], [-0.25 * ln3, -0.75 * ln3]])
+
+
+@CHUNKS
 def test_bfloat16_models_have_float32_log_probs_and_bfloat16_gradients(max_logits: int) -> None:
     # Powers of two are exact in bfloat16. Logits over T (2, 0): p_0 = 1 / (1 + e^-2).
     hidden = torch.tensor([[4.0, 0.0]] * 3, dtype=torch.bfloat16, requires_grad=True)
@@ -128,3 +136,7 @@ def test_logits_are_never_whole(max_logits: int, largest: int) -> None:
         logprobs, entropy = token_logprobs(hidden, weight, torch.arange(20), max_logits=max_logits)
         (logprobs.sum() + entropy.sum()).backward()
     assert mode.elements == largest
+
+
+def test_a_chunk_s_logits_take_256_mebibytes_unless_set() -> None:
+    assert MAX_LOGITS * torch.finfo(torch.float32).bits == 256 * 2**20 * 8

@@ -96,6 +96,12 @@ def test_a_token_impossible_under_both_policies_has_ratio_one_and_a_finite_gradi
     assert logprobs.grad.tolist() == [0, 1]
 
 
+def test_a_token_impossible_under_one_policy_alone_has_ratio_zero_or_infinity():
+    never, likely = torch.tensor([-math.inf]), torch.tensor([-1.0])
+    assert policy_ratio(never, likely).tolist() == [0]
+    assert policy_ratio(likely, never).tolist() == [math.inf]
+
+
 def test_value_loss_matches_values_worked_by_hand():
     # Old 0, clip 0.2. V=0.5 R=1: max(0.25, (0.2-1)^2=0.64) clipped, no gradient. V=-1 R=0.5: max(2.25, 0.49) unclipped.
     values = torch.tensor([0.5, -1.0], requires_grad=True)
@@ -125,6 +131,10 @@ def test_value_loss_without_a_clip_is_half_the_squared_error():
 def test_the_three_aggregations_are_three_different_losses(aggregation, expected):
     weights = token_weights(torch.tensor([1, 3]), aggregation, GlobalCounts(2, 4), constant=10)
     assert weights.tolist() == pytest.approx(expected)
+
+
+def test_the_constant_is_one_unless_given():
+    assert token_weights(torch.tensor([1, 3]), "constant", GlobalCounts(2, 4)).tolist() == [1 / 2] * 4
 
 
 @pytest.mark.parametrize("aggregation", ["sequence-mean", "token-mean", "constant"])
