@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 import typer
 
@@ -13,7 +11,7 @@ def say(text: str = "") -> None:
     typer.echo(text)
 
 
-def say_json(value: Any) -> None:
+def say_json(value: object) -> None:
     """The result for a program."""
     typer.echo(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode())
 

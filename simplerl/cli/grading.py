@@ -66,7 +66,7 @@ def read_rows(path: Path, response_key: str | None = None, answer_key: str | Non
         )
 
 
-def _identity(value: Any, number: int) -> str | int:
+def _identity(value: object, number: int) -> str | int:
     return replace_surrogates(value) if isinstance(value, str) else value if isinstance(value, int) else number
 
 

@@ -88,7 +88,7 @@ def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
             yield (*above, key), value
 
 
-def set_key(table: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:
+def set_key(table: dict[str, Any], keys: Sequence[str], value: object, where: str) -> None:
     """Puts a value into a nested table; `where` names the place that asked for it."""
     node = table
     for key in keys[:-1]:

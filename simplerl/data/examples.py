@@ -31,7 +31,7 @@ class Examples:
 def build_examples(
     problems: Sequence[Problem],
     template: str,
-    tokenizer: Any,
+    tokenizer: object,
     *,
     max_prompt_tokens: int,
     max_response_tokens: int,

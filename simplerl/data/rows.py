@@ -98,7 +98,7 @@ def _value(row: Row, key: str, field: str, where: str) -> Any:
     return value
 
 
-def _text(value: Any, field: str, where: str) -> str:
+def _text(value: object, field: str, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, list) and len(value) == 1:
@@ -110,7 +110,7 @@ def _text(value: Any, field: str, where: str) -> str:
     raise DataError(f"{where}: the {field} is {value!r}, a {type(value).__name__}; it must be a string or a number")
 
 
-def _level(value: Any, where: str) -> int | None:
+def _level(value: object, where: str) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, float) and value.is_integer():

@@ -45,7 +45,7 @@ def render(template: str, question: str, tokenizer: Any = None) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def tokenize(text: str, tokenizer: Any) -> list[int]:
+def tokenize(text: str, tokenizer: object) -> list[int]:
     """Token ids of a prompt: one BOS where the tokenizer puts one, never two, and no end token."""
     return tokenize_all([text], tokenizer)[0]
 
@@ -63,7 +63,7 @@ def tokenize_all(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def build_prompts(
-    problems: Sequence[Problem], template: str, tokenizer: Any, max_prompt_tokens: int
+    problems: Sequence[Problem], template: str, tokenizer: object, max_prompt_tokens: int
 ) -> tuple[list[Prompt], int]:
     """The prompts of at most `max_prompt_tokens` tokens, in order, and the number of longer ones, which are dropped.
 

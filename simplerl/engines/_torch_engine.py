@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 
@@ -29,7 +28,7 @@ class TorchEngine(Engine):
     def __init__(
         self,
         model: CausalModel,
-        tokenizer: Any,
+        tokenizer: object,
         *,
         max_batch: int,
         prefill_tokens: int,

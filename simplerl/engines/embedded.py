@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,7 @@ class Config(EngineConfig):
 def build(
     config: Config,
     model_path: str,
-    tokenizer: Any,
+    tokenizer: object,
     *,
     dtype: str,
     device: str,

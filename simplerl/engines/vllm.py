@@ -22,6 +22,8 @@ from simplerl.types import Request, Rollout, Transfer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from simplerl.engines._ends import Ends
+
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM reserves room for."""
 
@@ -56,14 +58,14 @@ class Config(EngineConfig):
 def build(
     config: Config,
     model_path: str,
-    tokenizer: Any,
+    tokenizer: object,
     *,
     dtype: str,
     device: str,
     trust_remote_code: bool = False,
     lora: LoraConfig | None = None,
     transfer: Transfer | None = None,
-    **_: Any,
+    **_: object,
 ) -> VLLMEngine:
     """An engine with its own copy of the model; `dtype` is "float32" or "bfloat16", `device` "cpu" or "cuda".
 
@@ -148,7 +150,7 @@ def end_ids(model_path: str, model: Any) -> set[int]:
     return set() if found is None else {found} if isinstance(found, int) else set(found)
 
 
-def expected_weights(model: Any, trust_remote_code: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
+def expected_weights(model: object, trust_remote_code: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
     """By every name that a weight has: the one that vLLM reads it under, and its shape. Nothing is allocated."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -162,7 +164,7 @@ def expected_weights(model: Any, trust_remote_code: bool) -> dict[str, tuple[str
     }
 
 
-def renew_tied_head(model: Any) -> None:
+def renew_tied_head(model: object) -> None:
     """On a CPU vLLM computes with a repacked copy of the head; a reload leaves that of tied weights stale (0.32)."""
     head = getattr(model, "lm_head", None)
     method = getattr(head, "quant_method", None)
@@ -189,7 +191,7 @@ class VLLMEngine(Engine):
     def __init__(
         self,
         engine: Any,
-        ends: Any,
+        ends: Ends,
         expected: Mapping[str, tuple[str, tuple[int, ...]]],
         vocabulary: int,
         max_length: int,

@@ -44,7 +44,7 @@ def packed_attention(
     return torch.cat(outputs, dim=1), None
 
 
-def no_mask(*_: Any, **__: Any) -> None:
+def no_mask(*_: object, **__: object) -> None:
     """`packed_attention` needs none."""
 
 

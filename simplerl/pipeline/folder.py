@@ -84,6 +84,6 @@ class PipelineFolder(RecipeFolder):
         task.folder.rename(target)
         return target
 
-    def _write(self, state: dict[str, Any], task: Task, **known: Any) -> None:
+    def _write(self, state: dict[str, Any], task: Task, **known: object) -> None:
         entry = {"fingerprint": task.fingerprint, "lasting": task.lasting, **known}
         atomic.write_json(self.path / "state.json", state | {task.name: entry})

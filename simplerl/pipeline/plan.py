@@ -148,7 +148,7 @@ def prints(tasks: Sequence[Task]) -> dict[str, str]:
     return {task.name: str(path_of(task.stage.run, Path(task.fingerprint))) for task in tasks}
 
 
-def _taken(value: Any, earlier: Earlier) -> tuple[Task, ...]:
+def _taken(value: object, earlier: Earlier) -> tuple[Task, ...]:
     check_named(value, {name: task.stage.run for name, task in earlier.items()})
     return tuple(earlier[name] for name in stages_named(value))
 
@@ -209,7 +209,7 @@ def fingerprint(run: str, identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def by_content(value: Any) -> Any:
+def by_content(value: object) -> Any:
     """Settings with the checksum of every file that they name, such as a plug-in or problems, for its name."""
     if isinstance(value, Mapping):
         return {key: by_content(one) for key, one in value.items()}

@@ -18,7 +18,7 @@ FINISHED = MADE | {"eval": "results.json", "report": "report.html"}
 _STANDS_FOR = re.compile(r"\{([\w-]+)\}")
 
 
-def stages_named(value: Any) -> tuple[str, ...]:
+def stages_named(value: object) -> tuple[str, ...]:
     """Stages that settings name, at any depth, in order of first appearance."""
     if isinstance(value, str):
         found = _STANDS_FOR.findall(value)
@@ -30,7 +30,7 @@ def stages_named(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def filled(value: Any, stands_for: Mapping[str, str]) -> Any:
+def filled(value: object, stands_for: Mapping[str, str]) -> Any:
     """The value with every `{STAGE}` replaced by that stage's product."""
     if isinstance(value, str):
         return _STANDS_FOR.sub(lambda match: stands_for[match[1]], value)
@@ -41,7 +41,7 @@ def filled(value: Any, stands_for: Mapping[str, str]) -> Any:
     return value
 
 
-def check_named(value: Any, earlier: Mapping[str, str]) -> None:
+def check_named(value: object, earlier: Mapping[str, str]) -> None:
     """Raise `ConfigError` unless every stage that a value names is in `earlier`, by `run`, and has a product."""
     there = [name for name, run in earlier.items() if run in MADE]
     unknown = [f"{{{name}}}" for name in stages_named(value) if name not in there]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -30,7 +29,7 @@ FRAME = {
 """Headers of a served page: other sites cannot embed or read it, and get no referrer."""
 
 
-def render_page(template: str, *, live: str = "", scripts: bool = True, **context: Any) -> str:
+def render_page(template: str, *, live: str = "", scripts: bool = True, **context: object) -> str:
     """A page as HTML. `live` is the version of a page that follows its run; without `scripts` the page forbids all."""
     wanted = [FORMULAS, (*BROWSER, *LIVE) if live else BROWSER] if scripts or live else []
     codes = ["".join(_asset(name) for name in names) for names in wanted]

@@ -44,7 +44,7 @@ def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
     return pyarrow.Table.from_arrays(arrays, schema=schema)
 
 
-def encodable(value: Any) -> Any:
+def encodable(value: object) -> Any:
     """A cell that UTF-8 can encode, see `replace_surrogates`."""
     return replace_surrogates(value) if isinstance(value, str) else value
 

@@ -38,7 +38,7 @@ class LocalTeacher:
     """Asks an engine. The random numbers of a response depend on its seed alone."""
 
     def __init__(
-        self, config: Config, sampling: Sampling, tokenizer: Any, engine: Engine, provenance: dict[str, Any]
+        self, config: Config, sampling: Sampling, tokenizer: object, engine: Engine, provenance: dict[str, Any]
     ) -> None:
         self.config, self.sampling = config, sampling
         self.tokenizer, self.engine = tokenizer, engine

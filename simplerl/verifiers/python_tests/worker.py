@@ -82,7 +82,7 @@ def _read_exactly(count: int) -> bytes:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def pack(value: Any, refer: Callable[[Any], Packed]) -> Packed:
+def pack(value: object, refer: Callable[[Any], Packed]) -> Packed:
     """Plain data as JSON. `refer` packs every other object. Subclasses become their plain base (Counter: dict)."""
     if value is None or isinstance(value, bool):
         return value
@@ -167,7 +167,7 @@ def serve(channel: socket.socket, source: str) -> NoReturn:
     objects: list[Any] = []
     numbers: dict[int, int] = {}
 
-    def refer(value: Any) -> Packed:
+    def refer(value: object) -> Packed:
         # Objects are never forgotten, so that no other object gets the same id().
         number = numbers.setdefault(id(value), len(objects))
         if number == len(objects):
@@ -191,7 +191,7 @@ def serve(channel: socket.socket, source: str) -> NoReturn:
         changed = {str(n): packed for n, packed in repacked.items() if packed != before[n]}
         return {"value": pack(found, refer), "changed": changed}
 
-    def answer(action: Callable[..., Packed], *arguments: Any) -> None:
+    def answer(action: Callable[..., Packed], *arguments: object) -> None:
         try:
             reply = action(*arguments)
         except BaseException as error:
@@ -238,7 +238,7 @@ class Program:
         # "__builtins__" among the names would let the program answer for sorted(), set() and `import` in the tests.
         return {name: each for name, each in found.items() if not (hasattr(builtins, name) or name.startswith("__"))}
 
-    def ask(self, operation: str, target: int, *values: Any, **keywords: Any) -> Any:
+    def ask(self, operation: str, target: int, *values: object, **keywords: object) -> Any:
         """Do an operation in the program's process: return or raise its outcome, and copy changed arguments back."""
         request = {
             "operation": operation,
@@ -308,7 +308,7 @@ class Program:
             error = ProgramFault(self.fault)
         raise error
 
-    def _refer(self, value: Any) -> Packed:
+    def _refer(self, value: object) -> Packed:
         if type(value) is not Remote:
             raise self.lacks(f"passes a {type(value).__name__} to the program")
         return {"object": value._number}
@@ -358,19 +358,19 @@ class Remote:
     def __instancecheck__(self, _: object) -> bool:
         raise self._program.lacks("calls isinstance() with a class of the program")
 
-    def __call__(self, *values: Any, **keywords: Any) -> Any:
+    def __call__(self, *values: object, **keywords: object) -> Any:
         return self._program.ask("call", self._number, *values, **keywords)
 
     def __getattr__(self, name: str) -> Any:
         return self._program.ask("get", self._number, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         self._program.ask("set", self._number, name, value)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Any:
         return self._program.ask("item", self._number, key)
 
-    def __contains__(self, value: Any) -> bool:
+    def __contains__(self, value: object) -> bool:
         return self._program.ask("has", self._number, value)
 
     def __iter__(self) -> Iterator[Any]:
