@@ -53,7 +53,7 @@ class CannedEngine:
 
 
 def make_recipe(job: Job) -> Any:
-    """The job as a recipe: one optimiser step per rollout batch, and a rate that leaves the weights where they are."""
+    """The job as a recipe: one optimizer step per rollout batch, and a rate that leaves the weights where they are."""
     from simplerl.config import Recipe, apply_overrides, validate_recipe
 
     fixed, responses = job["fixed"], job["prompts_per_step"] * job["samples"]
@@ -164,7 +164,7 @@ def serve_naive(job: Job, server: Server) -> None:
     responses = torch.tensor(canned_responses(job))
     prompt = torch.tensor(job["prompts"][0]["ids"]).expand(len(responses), -1)
     ids, new = torch.cat([prompt, responses], 1), responses.shape[1]
-    optimiser = torch.optim.AdamW(model.parameters(), job["learning_rate"])
+    optimizer = torch.optim.AdamW(model.parameters(), job["learning_rate"])
     held = held_mib()
 
     def logprobs() -> Any:
@@ -177,7 +177,7 @@ def serve_naive(job: Job, server: Server) -> None:
             logprobs()
         with clock.phase("update", 0):
             logprobs().mean().backward()
-            optimiser.step()
+            optimizer.step()
         model.zero_grad()
         figures = {"phases": clock.take(), "peaks": clock.peaks, "held_mib": held}
         return figures | {"responses": len(responses), "tokens": responses.numel()}

@@ -145,7 +145,7 @@ def measure_memory(options: argparse.Namespace) -> None:
     print_table(head, rows)
     print(
         f"\nVocabulary {VOCABULARY:,}. Above what each process held before the step, its weights among it; "
-        "gradients and the optimiser's state are in `update`. Computed are logits and log-softmax, for updates the "
+        "gradients and the optimizer's state are in `update`. Computed are logits and log-softmax, for updates the "
         "gradient too."
     )
 

@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocab", type=int, default=8192)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3, help="optimiser steps timed per layout")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps timed per layout")
     parser.add_argument("--model", type=Path, help="a folder to keep the random model in")
     parser.add_argument("--parts", default="longest,naive,padded,packed,train", help="what to measure")
     parser.add_argument("--part", choices=("train", "naive", "padded", "packed", "longest"), help=argparse.SUPPRESS)
@@ -110,7 +110,7 @@ def naive_split(lengths: Any, budget: int) -> list[Any]:
 
 
 def layout_speed(model: Path, layout: str, steps: int) -> dict[str, Any]:
-    """Median tokens per second of an optimiser step, and the share of computed tokens that are no padding."""
+    """Median tokens per second of an optimizer step, and the share of computed tokens that are no padding."""
     from simplerl.batch.batch import collate_examples
 
     learner, examples, loss = prepared(model, packing=layout == "packed")

@@ -7,7 +7,7 @@
 Prints JSON lines, then a Markdown table. With `--lengths fixed` a small random Qwen2 answers with exactly
 `--new-tokens` tokens. With `--lengths real` the embedded base, or the model in a folder, answers problems of the
 `arithmetic` source and stops when it wants to. Both get the same prompts in the same order, the same reward (for real
-lengths ours is the full verifier, the peer's a comparison of strings) and one optimiser step per rollout batch, at a
+lengths ours is the full verifier, the peer's a comparison of strings) and one optimizer step per rollout batch, at a
 rate that moves nothing, so that lengths stay as they are. TRL's PPO always runs a reference model; ours does not.
 
 The operations counted are the fewest that a step needs, the same for both: sampling's forward pass and the update, with

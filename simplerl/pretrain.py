@@ -60,7 +60,7 @@ class BaseConfig(Frozen):
     """Longest sequence, in tokens."""
 
     batch_tokens: int = Field(default=2048, ge=256)
-    """Tokens per optimiser step, padding included."""
+    """Tokens per optimizer step, padding included."""
 
     learning_rate: float = Field(default=2e-3, gt=0)
     """Highest learning rate on the main corpus."""
@@ -199,18 +199,18 @@ def train_one_pass(
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     total, seen, started = 0.0, 0, time.perf_counter()
     for step, indices in enumerate(plan):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, len(plan), peak, config.warmup)
         ids, labels = pad_batch([tokens[i] for i in indices])
         logits = model(ids).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         total, seen = total + loss.item(), seen + ids.numel()
         if (step + 1) % 100 == 0:
             seconds = time.perf_counter() - started

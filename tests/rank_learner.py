@@ -22,8 +22,8 @@ from simplerl.learner.sharded import Sharded
 def gradients(learner) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": learner.parallel.full_tensor(parameter.grad).clone()
-        for name, optimiser in learner.optimizers.items()
-        for key, parameter in optimiser.model.named_parameters()
+        for name, optimizer in learner.optimizers.items()
+        for key, parameter in optimizer.model.named_parameters()
         if parameter.grad is not None
     }
 

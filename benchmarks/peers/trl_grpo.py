@@ -1,8 +1,8 @@
 """TRL's GRPO trainer, one measured step at a time. Run by an interpreter that has trl; see `_serve`.
 
-With one optimiser step per rollout batch and no KL, TRL scores nothing beforehand: the update's own forward pass gives
+With one optimizer step per rollout batch and no KL, TRL scores nothing beforehand: the update's own forward pass gives
 the old log-probs. Phases: `rollout` is its generation, `score` the rest of what prepares the inputs (rewards,
-advantages, padding), `update` everything else (forward, backward, optimiser, the Trainer's own work).
+advantages, padding), `update` everything else (forward, backward, optimizer, the Trainer's own work).
 """
 
 # pyright: reportMissingImports=false

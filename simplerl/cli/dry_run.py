@@ -80,7 +80,7 @@ def _step_rows(recipe: Recipe, plan: Plan) -> list[Row]:
     return [
         ("sequences", f"{plan.sequences_per_step:,} = {rollout.prompts_per_step:,} prompts x "
                       f"{rollout.samples_per_prompt} responses"),
-        ("optimiser steps", f"{plan.updates_per_step:,} of {train.minibatch_size:,} sequences "
+        ("optimizer steps", f"{plan.updates_per_step:,} of {train.minibatch_size:,} sequences "
                             f"({plan.minibatch_prompts:g} prompts' worth), {_passes(train.ppo_epochs)} over the batch"),
         ("response tokens", f"at most {plan.max_response_tokens_per_step:,}"),
         ("tokens with prompts", f"at most {plan.max_tokens_per_step:,}"),

@@ -63,5 +63,5 @@ def plan_rows(recipe: SFTRecipe) -> list[tuple[str, ...]]:
     usable = [p for p in problems if (p.solution or "").strip() and (not levels or p.level in levels)]
     return [
         ("examples", f"{len(usable):,} of {len(problems):,} problems have a solution, before any is too long"),
-        ("optimiser steps", f"{sft_steps(recipe, len(usable)):,} of {recipe.train.batch_size} sequences at most"),
+        ("optimizer steps", f"{sft_steps(recipe, len(usable)):,} of {recipe.train.batch_size} sequences at most"),
     ]

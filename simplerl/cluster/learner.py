@@ -159,7 +159,7 @@ class RemoteLearner:
         train_actor: bool = True,
         check: Check | None = None,
     ) -> list[Metrics]:
-        """See `Learner.train`. All optimiser steps of a batch are one message to each rank."""
+        """See `Learner.train`. All optimizer steps of a batch are one message to each rank."""
         return self._run("train", ray.put(batch), ray.put(minibatches), loss, train_actor=train_actor, check=check)
 
     def token_utilization(self, batch: Batch) -> TokenUtilization:

@@ -49,7 +49,7 @@ class ModelConfig(Frozen):
 
     offload: Literal["none", "activations", "weights", "all"] = "none"
     """What is stored in host memory while the GPU does not need it. `activations`: those saved for the backward pass.
-    `weights`: weights, gradients and optimiser state (in a cluster only). Default none. Results do not depend on it."""
+    `weights`: weights, gradients and optimizer state (in a cluster only). Default none. Results do not depend on it."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with a model. Default false. Set it only for a model whose code you have read."""
@@ -126,7 +126,7 @@ class TrainConfig(Frozen):
     a pass continues into the next one, so every problem is used equally often."""
 
     minibatch_size: int = Field(default=128, ge=1)
-    """Sequences per optimiser step. Default 128. Must divide the sequences of a rollout batch."""
+    """Sequences per optimizer step. Default 128. Must divide the sequences of a rollout batch."""
 
     ppo_epochs: int = Field(default=1, ge=1)
     """Passes over each rollout batch. Default 1."""
@@ -178,13 +178,13 @@ class SFTTrainConfig(Frozen):
     """Length of supervised fine-tuning, and its batches."""
 
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps. None (default): as many as `data_epochs` passes over the data have."""
+    """Optimizer steps. None (default): as many as `data_epochs` passes over the data have."""
 
     data_epochs: int = Field(default=3, ge=1)
     """Passes over the data. Default 3. An incomplete last batch of a pass continues into the next one."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Sequences per optimiser step. Default 64."""
+    """Sequences per optimizer step. Default 64."""
 
     max_response_tokens: int = Field(default=16384, ge=1)
     """Longest response, in tokens. Longer ones are left out and counted: a truncated one would teach the model not to

@@ -33,7 +33,7 @@ def total_steps(recipe: Recipe, problems: int) -> int:
 
 
 def sft_steps(recipe: SFTRecipe, examples: int) -> int:
-    """Optimiser steps of the whole run: `train.steps`, or those of `train.data_epochs` passes over the data.
+    """Optimizer steps of the whole run: `train.steps`, or those of `train.data_epochs` passes over the data.
 
     An incomplete last batch of a pass is filled from the next pass. The last pass has none: the rest is not used.
     """
@@ -50,7 +50,7 @@ def sft_steps(recipe: SFTRecipe, examples: int) -> int:
 
 
 def updates_per_step(recipe: Recipe) -> int:
-    """Optimiser steps on one rollout batch, whose size is a multiple of the minibatch's."""
+    """Optimizer steps on one rollout batch, whose size is a multiple of the minibatch's."""
     return recipe.train.ppo_epochs * recipe.rollout.sequences // recipe.train.minibatch_size
 
 

@@ -23,7 +23,7 @@ MFU = 0.35
 MFU_FLOAT32 = 0.6
 """Fraction of the peak that float32 products reach, those of the head among them."""
 MEMORY_EFFICIENCY = 0.7
-"""Fraction of a GPU's memory bandwidth that decoding and the optimiser reach."""
+"""Fraction of a GPU's memory bandwidth that decoding and the optimizer reach."""
 LINK_EFFICIENCY = 0.5
 """Fraction of the rate between GPUs of a node that gathering and reducing reach."""
 NETWORK_RATE = 25e9
@@ -31,7 +31,7 @@ NETWORK_RATE = 25e9
 HOST_LINK_RATE = 25e9
 """Bytes/s between a GPU and the host's memory, one way: PCIe 5 at less than half its rate."""
 HOST_MEMORY_RATE = 100e9
-"""Bytes/s of the host's memory for each GPU, for an optimiser whose state is offloaded."""
+"""Bytes/s of the host's memory for each GPU, for an optimizer whose state is offloaded."""
 STORE_RATE = 2e9
 """Bytes/s of one process through Ray's object store: to the CPU, serialised, and read again."""
 LAUNCH = 6e-4
@@ -46,11 +46,11 @@ RESPONSE_FRACTION = 0.25
 ASSUMPTIONS = (
     f"bfloat16 matrix products in training reach {MFU:.0%} of the peak, float32 ones (the head's always) "
     f"{MFU_FLOAT32:.0%}",
-    f"decoding and the optimiser reach {MEMORY_EFFICIENCY:.0%} of the memory bandwidth",
+    f"decoding and the optimizer reach {MEMORY_EFFICIENCY:.0%} of the memory bandwidth",
     f"launching kernels takes {LAUNCH * 1e3:g} ms per layer and decoding step, with vLLM {VLLM_LAUNCH * 1e3:g} ms",
     f"layers are gathered during computation, at {LINK_EFFICIENCY:.0%} of the link's rate, between nodes at "
     f"{NETWORK_RATE / 1e9:g} GB/s",
-    f"offloaded tensors move at {HOST_LINK_RATE / 1e9:g} GB/s, an optimiser on the host reaches "
+    f"offloaded tensors move at {HOST_LINK_RATE / 1e9:g} GB/s, an optimizer on the host reaches "
     f"{HOST_MEMORY_RATE / 1e9:g} GB/s",
     f"weights go through Ray's object store at {STORE_RATE / 1e9:g} GB/s; grading takes no extra time",
     f"prompts have {PROMPT_TOKENS} tokens, responses {RESPONSE_FRACTION:.0%} of the limit, or --mean-tokens",
@@ -157,7 +157,7 @@ class _TimeModel:
         return sum(max(computed / passes, gathered) for _ in range(passes)) if passes else 0.0
 
     def update(self) -> float:
-        """Forward, backward and optimiser steps of an actor and a critic.
+        """Forward, backward and optimizer steps of an actor and a critic.
 
         In forward passes' worth of work: forward 1, gradients of inputs 1, gradients of weights 1 (not of frozen ones),
         recomputation 1 with gradient checkpointing. The head's logits are computed twice.
@@ -171,7 +171,7 @@ class _TimeModel:
         actor = max(train.ppo_epochs * (actor_passes * body + _head_passes(self._mode) * head), gathered)
         critic = max(train.ppo_epochs * trained_passes * body, gathered) if models.critic else 0.0
         offloading = train.ppo_epochs * (1 + models.critic) * self._offload_activations(sequences)
-        return actor + critic + offloading + updates_per_step(self.recipe) * self._optimiser_step()
+        return actor + critic + offloading + updates_per_step(self.recipe) * self._optimizer_step()
 
     def _offload_activations(self, sequences: int) -> float:
         """Seconds of moving activations to the host and back, not overlapped with computation."""
@@ -181,7 +181,7 @@ class _TimeModel:
         layer = 4 * shape.hidden if self._mode.checkpointing else saved_per_token(shape, self._mode, round(length))
         return 2 * shape.layers * layer * length * sequences / self._mode.ranks / HOST_LINK_RATE
 
-    def _optimiser_step(self) -> float:
+    def _optimizer_step(self) -> float:
         """Reading a gradient, reading and writing a weight, and reading and writing its moments."""
         learner = self.learner
         moved = 12 * (learner.actor + learner.critic) + 2 * learner.moments

@@ -54,7 +54,7 @@ class Learner(Protocol):
 
     @property
     def updates(self) -> int:
-        """Optimiser steps taken, summed over the models."""
+        """Optimizer steps taken, summed over the models."""
         ...
 
     @property
@@ -82,7 +82,7 @@ class Learner(Protocol):
         train_actor: bool = True,
         check: Check | None = None,
     ) -> list[Metrics]:
-        """Take one optimiser step per minibatch, in order. A minibatch is its rows of the batch; None is every row.
+        """Take one optimizer step per minibatch, in order. A minibatch is its rows of the batch; None is every row.
 
         Raises `NonFiniteError`, and whatever `check` raises. A refused update and those after it change no weight.
         """
@@ -97,7 +97,7 @@ class Learner(Protocol):
         ...
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write weights and optimiser state into a checkpoint's folder; return the rest as JSON."""
+        """Write weights and optimizer state into a checkpoint's folder; return the rest as JSON."""
         ...
 
     def restore(self, folder: Path, scalars: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class Sharded(SingleProcess):
     is_sharded = True
 
     def __init__(self, device: torch.device, *, offload: bool = False) -> None:
-        """With `offload`, weights, gradients and optimiser state are stored on the host (pinned memory for a GPU)."""
+        """With `offload`, weights, gradients and optimizer state are stored on the host (pinned memory for a GPU)."""
         if not dist.is_initialized():
             raise ConfigError("a sharded learner needs torch.distributed.init_process_group first")
         self.device = device

@@ -66,7 +66,7 @@ class SFTTrainer:
     phase: Phase
 
     def step(self, step: int) -> StepResult:
-        """Take optimiser step number `step`, counted from 1."""
+        """Take optimizer step number `step`, counted from 1."""
         if self.engine is not None:
             sleep_engine(self.recipe, self.engine)
         examples = self.stream.take(step - 1, self.recipe.train.batch_size)

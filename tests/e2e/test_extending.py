@@ -17,7 +17,7 @@ SECTIONS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.S | re.M)
 WANTED = (
     "A loss aggregation",
     "An importance correction",
-    "An optimiser",
+    "An optimizer",
     "A reward with shaping",
     "An algorithm",
     "A verifiable domain",

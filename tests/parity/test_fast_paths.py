@@ -102,14 +102,14 @@ def make(folder, algorithm="ppo", budget=150, **how):
 def caught_update(learner, algorithm, credited):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimizers.items():
+    for name, optimizer in learner.optimizers.items():
 
-        def catch(name=name, optimiser=optimiser):
-            parameters = optimiser.model.named_parameters()
+        def catch(name=name, optimizer=optimizer):
+            parameters = optimizer.model.named_parameters()
             caught.update({f"{name}/{k}": p.grad.clone() for k, p in parameters if p.grad is not None})
             return torch.tensor(1.0)
 
-        optimiser.clip_gradients, optimiser.step = catch, lambda: None
+        optimizer.clip_gradients, optimizer.step = catch, lambda: None
     return learner.update(credited, algorithm), caught
 
 

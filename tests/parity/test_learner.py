@@ -75,14 +75,14 @@ def test_scores_do_not_depend_on_the_micro_batch_budget(tiny_model, budget):
 
 
 def gradients(learner, algorithm, batch):
-    """Gradients of one update, caught before the optimiser uses them."""
+    """Gradients of one update, caught before the optimizer uses them."""
     caught = {}
-    for name, optimiser in learner.optimizers.items():
-        optimiser.clip_gradients = lambda name=name, o=optimiser: (
+    for name, optimizer in learner.optimizers.items():
+        optimizer.clip_gradients = lambda name=name, o=optimizer: (
             caught.update({f"{name}/{k}": p.grad.clone() for k, p in o.model.named_parameters()}),
             torch.tensor(1.0),
         )[1]
-        optimiser.step = lambda: None
+        optimizer.step = lambda: None
     credited, _ = algorithm.compute_advantages(learner.score(batch))
     shifted = replace(
         credited, old_logprobs=credited.old_logprobs + 0.1 * torch.sin(torch.arange(len(credited.old_logprobs)))

@@ -60,8 +60,8 @@ def gradients(model, settings, block):
     metrics = learner.backward(credited, algorithm, train_actor=True)
     found = {
         f"{name}.{key}": parameter.grad
-        for name, optimiser in learner.optimizers.items()
-        for key, parameter in optimiser.model.named_parameters()
+        for name, optimizer in learner.optimizers.items()
+        for key, parameter in optimizer.model.named_parameters()
         if parameter.grad is not None
     }
     return metrics, found

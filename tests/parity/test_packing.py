@@ -80,13 +80,13 @@ def lone_logprobs(learner, batch):
 def gradients_of(learner, batch, algorithm):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimizers.items():
+    for name, optimizer in learner.optimizers.items():
 
-        def catch(name=name, optimiser=optimiser):
-            caught.update({f"{name}/{k}": p.grad.clone() for k, p in optimiser.model.named_parameters()})
+        def catch(name=name, optimizer=optimizer):
+            caught.update({f"{name}/{k}": p.grad.clone() for k, p in optimizer.model.named_parameters()})
             return torch.tensor(1.0)
 
-        optimiser.clip_gradients, optimiser.step = catch, lambda: None
+        optimizer.clip_gradients, optimizer.step = catch, lambda: None
     return learner.update(batch, algorithm), caught
 
 

@@ -32,7 +32,7 @@ def test_an_engine_with_the_learners_weights_passes(folder, temperature):
 
 
 def test_weights_of_the_update_before_fail_the_check(folder):
-    """In float32 one small optimiser step is enough."""
+    """In float32 one small optimizer step is enough."""
     recipe, engine, learner = pair(folder)
     engine.load_weights(learner.weights(), version=3)
     with torch.no_grad():

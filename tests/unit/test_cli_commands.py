@@ -89,7 +89,7 @@ def test_dry_run_of_sft_says_how_much_there_is_to_learn(capsys: pytest.CaptureFi
         'the baseline in miniature"'
     )
     assert "8,000 of 8,000 problems have a solution" in lines[-2]
-    assert lines[-1].split() == ["#", "optimiser", "steps", "250", "of", "64", "sequences", "at", "most"]
+    assert lines[-1].split() == ["#", "optimizer", "steps", "250", "of", "64", "sequences", "at", "most"]
 
 
 def test_dry_run_of_a_pipeline_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,11 +118,11 @@ def test_dry_run_says_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
     words = " ".join(printed.split())
     for fact in (
         "sequences 8,192 = 1,024 prompts x 8 responses",
-        "optimiser steps 64 of 128 sequences (16 prompts' worth), 1 pass over the batch",
+        "optimizer steps 64 of 128 sequences (16 prompts' worth), 1 pass over the batch",
         "response tokens at most 24,576,000",
         "problems 8,521; prompts longer than",
         "steps 166",
-        "optimiser steps 10,624",
+        "optimizer steps 10,624",
         "an incomplete last batch of a pass is filled from the next pass",
         "unused prompts 436 of the last pass",
         "actor 7,615,616,512 parameters",

@@ -212,7 +212,7 @@ KILL_SAVERS = """
     folder, rng, kills, mid_save = pathlib.Path(sys.argv[1]), random.Random(0), int(sys.argv[2]), 0
 
     def save(step):
-        tensors = {name: {"w": torch.full((40_000,), float(step))} for name in ("actor", "critic", "optimiser")}
+        tensors = {name: {"w": torch.full((40_000,), float(step))} for name in ("actor", "critic", "optimizer")}
         checkpoint.save(folder, step, tensors, {"step": step})
 
     def save_forever(announce):

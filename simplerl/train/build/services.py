@@ -106,7 +106,7 @@ def build_learner(
     end_id: int | None,
     parallel: SingleProcess | None = None,
 ) -> LocalLearner:
-    """Build a learner in this process, or as one rank of `parallel`. `horizon`: optimiser steps of the schedule.
+    """Build a learner in this process, or as one rank of `parallel`. `horizon`: optimizer steps of the schedule.
 
     `end_id`: a token that ends responses, which an exported model stops at too. None: the model's own end tokens.
     """
