@@ -60,7 +60,7 @@ class Task:
     """Digest of everything that decides its output."""
 
     lasting: str
-    """Digest of what a resumed folder must share. A distillation keeps its responses if only filter rules change."""
+    """Digest of the settings that a resumed folder shares. Filter rules are not among them: responses are kept."""
 
     recipe: StageRecipe | None = None
 
