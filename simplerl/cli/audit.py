@@ -36,8 +36,8 @@ def print_audit(
         findings += audit(wrong, verifier.pool.submit if verifier.pool else None)
     if not verdicts:
         raise DataError(f"{source} holds no responses")
-    told = _told(verdicts, findings)
-    say_json(told) if as_json else _print(told)
+    totals = _totals(verdicts, findings)
+    say_json(totals) if as_json else _print(totals)
 
 
 def _fresh(verifier: MathVerifier, file: Path, response_key: str | None, answer_key: str | None) -> Seen:
@@ -56,7 +56,7 @@ def _recorded(folder: Path) -> Seen:
             yield row["verdict"], Judged(name, row["extracted"], row["answer"], row["text"])
 
 
-def _told(verdicts: Counter[VerdictLabel], findings: list[Finding]) -> dict[str, Any]:
+def _totals(verdicts: Counter[VerdictLabel], findings: list[Finding]) -> dict[str, Any]:
     """`accuracy_at_most` is what the accuracy would be if every finding were a false negative."""
     pairs = Counter((each.kind, each.rule, each.extracted, each.gold) for each in findings)
     first = {(each.kind, each.rule, each.extracted, each.gold): each.id for each in reversed(findings)}
@@ -73,20 +73,20 @@ def _told(verdicts: Counter[VerdictLabel], findings: list[Finding]) -> dict[str,
     }
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(totals: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    say(", ".join(f"{n:,} {label}" for label, n in told["verdicts"].items()))
+    say(", ".join(f"{n:,} {label}" for label, n in totals["verdicts"].items()))
     say(
-        f"{told['findings']:,} would be right by a looser comparison; "
-        f"if they all were, the accuracy would be {told['accuracy_at_most']:.2%} instead of {told['accuracy']:.2%}"
+        f"{totals['findings']:,} would be right by a looser comparison; "
+        f"if they all were, the accuracy would be {totals['accuracy_at_most']:.2%} instead of {totals['accuracy']:.2%}"
     )
     columns = ("kind", "rule", "count", "extracted", "gold", "first")
     shown = Table(*columns, box=None, pad_edge=False)
-    for pair in sorted(told["pairs"], key=lambda pair: pair["kind"]):
+    for pair in sorted(totals["pairs"], key=lambda pair: pair["kind"]):
         # Not as a string: rich would read [a,b] as markup.
         shown.add_row(*(Text("" if pair[key] is None else str(pair[key]), overflow="fold") for key in columns))
-    if told["pairs"]:
+    if totals["pairs"]:
         Console().print(shown)

@@ -75,13 +75,13 @@ def _rows(faults: list[Any]) -> list[tuple[str, ...]]:
     return [(kind, str(count), f"{seconds[kind]:.1f}") for kind, count in sorted(counts.items())]
 
 
-def check_accounts(broken: Path, whole: Path) -> None:
+def check_accounts(broken: Path, undisturbed: Path) -> None:
     """Every step asked the same problems as often as in the undisturbed run. Raises `ClusterError` where not."""
     import pyarrow.parquet as pq
 
     from simplerl.storage.records import RunFolder
 
-    one, other = RunFolder(broken), RunFolder(whole)
+    one, other = RunFolder(broken), RunFolder(undisturbed)
     steps, expected = ([row["step"] for row in each.read_metrics()] for each in (one, other))
     files, others = dict(one.rollout_files()), dict(other.rollout_files())
     if not steps == expected == list(files) == list(others):
@@ -99,13 +99,13 @@ def check_accounts(broken: Path, whole: Path) -> None:
     say(f"{len(steps)} steps, {total:,} responses: each asked for once and there once")
 
 
-def compared(broken: Path, whole: Path) -> str:
+def compared(broken: Path, undisturbed: Path) -> str:
     """How alike the two runs are, in words."""
     import pyarrow.parquet as pq
 
     from simplerl.storage.records import RunFolder
 
-    one, other = RunFolder(broken), RunFolder(whole)
+    one, other = RunFolder(broken), RunFolder(undisturbed)
     same, total, first = 0, 0, None
     for (step, path), (_, second) in zip(one.rollout_files(), other.rollout_files(), strict=True):
         texts, others = (pq.read_table(each, columns=["text"])["text"].to_pylist() for each in (path, second))

@@ -122,10 +122,10 @@ def _grade(verifier: Verifier, rows: Iterator[Row], file: Path, out: Path | None
             write(row, verdict)
         if not summary.rows:
             raise DataError(f"{file} holds no rows")
-    told = summary.table()
-    say_json(told) if as_json else say("\n".join(_lines(told)))
+    totals = summary.table()
+    say_json(totals) if as_json else say("\n".join(_lines(totals)))
     if summary.errors:
-        first = ", ".join(map(str, told["errors"]))
+        first = ", ".join(map(str, totals["errors"]))
         say_error(f"{len(summary.errors):,} of {summary.rows:,} rows have no verdict (error); the first: {first}")
 
 
@@ -142,15 +142,15 @@ def _writer(out: Path | None) -> Iterator[Callable[[Row, Verdict], None]]:
         yield lambda row, verdict: print(json.dumps(record(row, verdict), ensure_ascii=False), file=file)
 
 
-def _lines(told: dict[str, Any]) -> Iterator[str]:
+def _lines(totals: dict[str, Any]) -> Iterator[str]:
     """The summary in words."""
-    yield f"{told['rows']:,} rows"
-    yield table([(label, f"{n:,}", f"{told['shares'][label]:.1%}") for label, n in told["verdicts"].items()], "  ")
+    yield f"{totals['rows']:,} rows"
+    yield table([(label, f"{n:,}", f"{totals['shares'][label]:.1%}") for label, n in totals["verdicts"].items()], "  ")
     yield "methods"
-    yield table([(method or "-", f"{n:,}") for method, n in told["methods"].items()], "  ")
-    yield f"{told['ms_mean']:.3g} ms a verdict, 99 % within {told['ms_p99']:.3g} ms"
-    yield f"{told['verdicts_per_second']:,.0f} verdicts a second"
-    if agreement := told["agreement"]:
+    yield table([(method or "-", f"{n:,}") for method, n in totals["methods"].items()], "  ")
+    yield f"{totals['ms_mean']:.3g} ms a verdict, 99 % within {totals['ms_p99']:.3g} ms"
+    yield f"{totals['verdicts_per_second']:,.0f} verdicts a second"
+    if agreement := totals["agreement"]:
         yield f"{agreement['agree']:,} of {agreement['labelled']:,} agree with their label ({agreement['share']:.2%})"
         if agreement["differ"]:
             yield f"the first that do not: {', '.join(map(str, agreement['differ']))}"

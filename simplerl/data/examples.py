@@ -71,8 +71,8 @@ def end_token(template: str, tokenizer: Any) -> int:
     if template == "chat":
         text = render("chat", "", tokenizer)
         messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": _MARK}]
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
-        after = tokenizer(whole.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
+        full = tokenizer.apply_chat_template(messages, tokenize=False)
+        after = tokenizer(full.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
         if after and after[0] in tokenizer.all_special_ids:
             return after[0]
     else:

@@ -26,7 +26,9 @@ class Sender:
         self._source, self._rank = Source(weights, shapes, dtype), rank
         self._transfer: Any = None
 
-    def init_transfer(self, kind: Transfer, how: Mapping[str, Any], hand: Callable[[Mapping[str, Any]], None]) -> None:
+    def init_transfer(
+        self, kind: Transfer, init_info: Mapping[str, Any], hand: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         """Join a transfer group with these engines and leave the one before.
 
         NCCL engines call `init_transfer` concurrently, IPC engines before. `hand` passes IPC's handles to the engines'
@@ -40,7 +42,7 @@ class Sender:
 
         if self._transfer is not None:
             self._transfer.shutdown()
-        info = (NCCLTrainerInitInfo if kind == "nccl" else IPCTrainerInitInfo)(**how, rank=self._rank)
+        info = (NCCLTrainerInitInfo if kind == "nccl" else IPCTrainerInitInfo)(**init_info, rank=self._rank)
         client: Any = Client(hand if kind == "ipc" else lambda what: None)
         source: Any = self._source
         self._transfer = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)

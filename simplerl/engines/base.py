@@ -81,7 +81,7 @@ class Receiver(Protocol):
     Each weight sync then calls `begin_update`, `receive_weights` once or more, and `finish_update`.
     """
 
-    def init_transfer(self, how: Mapping[str, Any]) -> None:
+    def init_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Joins the group that weights come through; `how` is what the transfer's own interface asks for."""
         ...
 

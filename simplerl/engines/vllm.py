@@ -221,9 +221,9 @@ class VLLMEngine(Engine):
             self._adapt(weights, self._lora)
         self._hold(version)
 
-    def init_transfer(self, how: Mapping[str, Any]) -> None:
+    def init_transfer(self, init_info: Mapping[str, Any]) -> None:
         self._engine.collective_rpc("shutdown_weight_transfer_engine")
-        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": dict(how)})
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": dict(init_info)})
 
     def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._idle("begin_update")

@@ -112,7 +112,7 @@ def no_model(name: str, error: Exception) -> ConfigError:
 def _digest(files: Sequence[Path]) -> str:
     if not files:
         raise ConfigError("the model's folder holds no config.json and no .safetensors file")
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in files:
-        whole.update(f"{path.name} {atomic.sha256(path)}\n".encode())
-    return whole.hexdigest()[:32]
+        digest.update(f"{path.name} {atomic.sha256(path)}\n".encode())
+    return digest.hexdigest()[:32]

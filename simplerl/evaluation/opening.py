@@ -33,9 +33,9 @@ def opened(
     config = evaluation_config(plan.verifier, plan.verifier_settings)
     check_verifier(config)
     with ExitStack() as stack:
-        kept = EvalFolder(folder)
-        stack.enter_context(kept.lock())
-        kept.prepare(plan, describe_environment())
+        eval_folder = EvalFolder(folder)
+        stack.enter_context(eval_folder.lock())
+        eval_folder.prepare(plan, describe_environment())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
         verifier = build_verifier(config)
@@ -44,7 +44,7 @@ def opened(
         if cache:
             stack.callback(cache.close)
         bars = stack.enter_context(ProgressBars())
-        yield Session(plan, kept, tokenizer, engine, verifier, cache, bars.show, notice)
+        yield Session(plan, eval_folder, tokenizer, engine, verifier, cache, bars.show, notice)
 
 
 def start(name: str, model: ModelUnderTest) -> tuple[Any, Engine]:

@@ -56,18 +56,18 @@ class Session:
     def answer(self, part: Part) -> list[Row]:
         """All responses of a part, in the order of problems and samples. What is kept is not generated again."""
         requests = self.requests(part)
-        kept = {(row["problem_id"], row["sample_index"]): row for row in self.folder.finished(part.name)}
+        finished_rows = {(row["problem_id"], row["sample_index"]): row for row in self.folder.finished(part.name)}
         index = {request.id: sample for sample, request in samples(requests)}
-        wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in kept]
-        self.progress(part.name, len(kept), len(requests))
+        wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in finished_rows]
+        self.progress(part.name, len(finished_rows), len(requests))
         for rollout, verdict in results_in_order(self.judged(wanted)):
             graded = GradedRollout(rollout, verdict, float(verdict.label == "correct"))
             row = rollout_row(self.plan.step or 0, graded, index[rollout.request_id])
             row |= {"set": part.name, "temperature": part.temperature}
             self.folder.append(part.name, row)
-            kept[row["problem_id"], row["sample_index"]] = row
-            self.progress(part.name, len(kept), len(requests))
-        return [kept[r.prompt.problem.id, index[r.id]] for r in requests]
+            finished_rows[row["problem_id"], row["sample_index"]] = row
+            self.progress(part.name, len(finished_rows), len(requests))
+        return [finished_rows[r.prompt.problem.id, index[r.id]] for r in requests]
 
     def requests(self, part: Part) -> list[Request]:
         """`n` per problem. Random numbers depend on the seed, the part's benchmark, the problem and the sample."""

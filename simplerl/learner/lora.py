@@ -59,7 +59,7 @@ def targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     return sorted(config.targets or linear)
 
 
-def merged_weights(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(model: nn.Module, gather: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The weights under their `transformers` names, adapters added to what they adapt; tied ones once.
 
     `whole` gives all of a tensor that may be sharded.
@@ -68,9 +68,9 @@ def merged_weights(model: nn.Module, whole: Callable[[Tensor], Tensor]) -> Itera
     for name, parameter in model.named_parameters():
         if ADAPTER in name:
             continue
-        weight, layer = whole(parameter.detach()), layers.get(name.removesuffix(f"{BASE}weight"))
+        weight, layer = gather(parameter.detach()), layers.get(name.removesuffix(f"{BASE}weight"))
         if layer is not None and name.endswith(f"{BASE}weight"):
-            a, b = (whole(factors[NAME].weight.detach()) for factors in (layer.lora_A, layer.lora_B))
+            a, b = (gather(factors[NAME].weight.detach()) for factors in (layer.lora_A, layer.lora_B))
             weight = weight + (b @ a) * layer.scaling[NAME]
         yield name.replace(BASE, "."), weight
 

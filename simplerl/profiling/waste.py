@@ -40,8 +40,8 @@ class Phase:
 
     def share_of(self, kind: str) -> float:
         """Share of the operators' time that is of this kind."""
-        whole = sum(operator.seconds for operator in self.operators)
-        return sum(o.seconds for o in self.operators if kind_of(o.name) == kind) / whole if whole else 0.0
+        total = sum(operator.seconds for operator in self.operators)
+        return sum(o.seconds for o in self.operators if kind_of(o.name) == kind) / total if total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +183,11 @@ def _row(profile: Profile, phase: Phase) -> tuple[str, ...]:
 
 def _operators(phase: Phase, most: int = 6) -> list[str]:
     kinds = ", ".join(f"{kind} {share:.0%}" for kind in KINDS if (share := phase.share_of(kind)) >= 0.005)
-    whole = sum(operator.seconds for operator in phase.operators)
+    total = sum(operator.seconds for operator in phase.operators)
     top = sorted(phase.operators, key=lambda operator: -operator.seconds)[:most]
     return [
         f"  {kinds}",
-        *_aligned([("  " + o.name, f"{o.calls}x", f"{o.seconds:.3f} s", f"{o.seconds / whole:.0%}") for o in top]),
+        *_aligned([("  " + o.name, f"{o.calls}x", f"{o.seconds:.3f} s", f"{o.seconds / total:.0%}") for o in top]),
     ]
 
 

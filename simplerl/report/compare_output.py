@@ -106,8 +106,8 @@ def paper_differences(comparison: Comparison) -> Grid:
 
 
 def _gained(one: Difference) -> str:
-    how = one.method if one.p is None else f"p = {p_value(one.p)}"
-    return f"{_in_lines(with_bounds(*one.estimate, signed=True))}\n{how}"
+    evidence = one.method if one.p is None else f"p = {p_value(one.p)}"
+    return f"{_in_lines(with_bounds(*one.estimate, signed=True))}\n{evidence}"
 
 
 def _in_lines(cell: str) -> str:

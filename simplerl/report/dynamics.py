@@ -99,9 +99,9 @@ def dynamics_table(run: RunData) -> dict[str, Check]:
     if run.evals:
         held_out = min(row["n"] for row in run.evals if row["set"] == run.main_set)
         checks["problems"] = _at_least("At least 500 held-out problems", held_out, 500, "problems")
-    for name, temperature, how, bound in (("greedy", GREEDY, "Greedy", 0.40), ("sampled", None, "Sampled", 0.35)):
+    for name, temperature, label, bound in (("greedy", GREEDY, "Greedy", 0.40), ("sampled", None, "Sampled", 0.35)):
         if found := change(run, "accuracy", temperature):
-            claim = f"{how} accuracy gains at least {points(bound, 0)} points"
+            claim = f"{label} accuracy gains at least {points(bound, 0)} points"
             checks[name] = _at_least(claim, found.last - found.first, bound, "points")
     if code := change(run, "code"):
         checks["code_first"] = _at_least("Program code at first in at least 30 %", code.first, 0.30)

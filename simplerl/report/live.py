@@ -46,8 +46,8 @@ class Page:
 class LivePage:
     """The newest page of a run, made on request and only if something has changed."""
 
-    def __init__(self, run: Path, rest: float = REST) -> None:
-        self.run, self.rest = run, rest
+    def __init__(self, run: Path, interval: float = REST) -> None:
+        self.run, self.interval = run, interval
         self.lock = threading.Lock()
         self.made = Page("", b"")
         self.not_before = 0.0
@@ -60,7 +60,7 @@ class LivePage:
                 used = time.thread_time()
                 self.made = self._make(version)
                 used = time.thread_time() - used
-                self.not_before = time.monotonic() + max(self.rest, used * (1 - SHARE) / SHARE)
+                self.not_before = time.monotonic() + max(self.interval, used * (1 - SHARE) / SHARE)
             return self.made.body
 
     def status(self) -> dict[str, str]:
@@ -116,16 +116,16 @@ def run_state(run: Path) -> tuple[State, str]:
     """True if a process is training, and the run's progress as text."""
     folder = RunFolder(run)
     try:
-        where, finished = progress(folder.read_metrics(), folder.read_recipe() if folder.exists else {})
+        position, finished = progress(folder.read_metrics(), folder.read_recipe() if folder.exists else {})
     except SimpleRLError as error:
         return "stopped", str(error)
     if not folder.exists:
         return "waiting", f"Waiting for a run in {run}."
     if is_held(run):
-        return "training", f"Training: {where} done."
+        return "training", f"Training: {position} done."
     if finished:
-        return "finished", f"Finished: {where} done."
-    return "stopped", f"No process is training here; {where} done. This page keeps watching."
+        return "finished", f"Finished: {position} done."
+    return "stopped", f"No process is training here; {position} done. This page keeps watching."
 
 
 def is_held(run: Path) -> bool:
@@ -149,8 +149,8 @@ def is_held(run: Path) -> bool:
 class Server(ThreadingHTTPServer):
     """Serves one run's page on this machine."""
 
-    def __init__(self, run: Path, port: int, rest: float = REST) -> None:
-        self.live = LivePage(run, rest)
+    def __init__(self, run: Path, port: int, interval: float = REST) -> None:
+        self.live = LivePage(run, interval)
         super().__init__((HOST, port), Handler)
 
     @property

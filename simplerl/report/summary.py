@@ -115,13 +115,13 @@ def _accuracy(runs: Sequence[RunData], temperature: float | None) -> list[str]:
     if any(len(one) < 2 for one in rows):
         return []
     heat = runs[0].main_temperature if temperature is None else temperature
-    how = "Greedy accuracy" if heat == GREEDY else f"Accuracy at temperature {heat:g}"
+    measure = "Greedy accuracy" if heat == GREEDY else f"Accuracy at temperature {heat:g}"
     where = f"on {rows[0][0]['n']:,} held-out problems ({runs[0].main_set})"
     if len(runs) == 1:
         first, last = rows[0][0], rows[0][-1]
-        return [f"{how} {where} {_moved(first, last)} {interval(first)} to {interval(last)} (95 % intervals)."]
+        return [f"{measure} {where} {_moved(first, last)} {interval(first)} to {interval(last)} (95 % intervals)."]
     firsts, lasts = [one[0]["accuracy"] for one in rows], [one[-1]["accuracy"] for one in rows]
-    return [f"{how} {where} went from {spread(firsts)} to {spread(lasts)} in {len(runs)} runs."]
+    return [f"{measure} {where} went from {spread(firsts)} to {spread(lasts)} in {len(runs)} runs."]
 
 
 def _averages(runs: Sequence[RunData]) -> list[str]:
@@ -132,8 +132,8 @@ def _averages(runs: Sequence[RunData]) -> list[str]:
         found = [run.average("accuracy", heat).values for run in runs]
         if len(sets) > 1 and all(values.size >= 2 for values in found):
             first, last = (spread([float(values[index]) for values in found]) for index in (0, -1))
-            how = "greedy accuracy" if heat == GREEDY else f"accuracy at temperature {heat:g}"
-            sentences.append(f"On average over {len(sets)} sets, {how} went from {first} to {last}.")
+            measure = "greedy accuracy" if heat == GREEDY else f"accuracy at temperature {heat:g}"
+            sentences.append(f"On average over {len(sets)} sets, {measure} went from {first} to {last}.")
     return sentences
 
 
@@ -178,7 +178,9 @@ def _length(runs: Sequence[RunData]) -> list[str]:
         return []
     lengths = [one for one in found if one]
     start, lowest, final = (spread([one[index] for one in lengths], "{:.0f}".format) for index in (0, 1, 3))
-    fall, rise = (spread(values, _whole) for values in ([one.fall for one in lengths], [one.rise for one in lengths]))
+    fall, rise = (
+        spread(values, _whole_percent) for values in ([one.fall for one in lengths], [one.rise for one in lengths])
+    )
     steps = spread([one.lowest_step for one in lengths], "{:.0f}".format)
     fell, rose = (min(values) >= NOTABLE for values in ([x.fall for x in lengths], [x.rise for x in lengths]))
     if fell and rose:
@@ -190,7 +192,7 @@ def _length(runs: Sequence[RunData]) -> list[str]:
     return [f"Mean response length, over three evaluations at a time, {verb} from {start} to {final} tokens."]
 
 
-def _whole(share: float) -> str:
+def _whole_percent(share: float) -> str:
     return in_percent(share, 0)
 
 
@@ -222,7 +224,7 @@ def _time(runs: Sequence[RunData]) -> list[str]:
         return []
     each = median(value for run in runs for value in run.metric("time/total").values)
     phases = {phase: sum(run.metric(f"time/{phase}").values.sum() for run in runs) / sum(seconds) for phase in PHASES}
-    parts = ", ".join(f"{_whole(share)} {phase}" for phase, share in phases.items() if share >= 0.01)
+    parts = ", ".join(f"{_whole_percent(share)} {phase}" for phase, share in phases.items() if share >= 0.01)
     steps = spread([len(run.metrics) for run in runs], "{:.0f}".format)
     return [f"Training took {spread(seconds, duration)} for {steps} steps (median {each:.1f} s a step: {parts})."]
 
@@ -266,4 +268,4 @@ def _loss_facts(runs: Sequence[RunData]) -> list[Fact]:
 
 
 def _about(values: Sequence[float]) -> str:
-    return _whole(sum(values) / len(values))
+    return _whole_percent(sum(values) / len(values))

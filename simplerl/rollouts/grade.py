@@ -88,22 +88,22 @@ def results_in_order(started: Iterable[tuple[A, Future[B]]], max_pending: int | 
     At most `max_pending` tasks are unfinished or not yet yielded; None: no limit. Raises the failure that happens
     first, at any position in the order.
     """
-    waiting: deque[tuple[A, Future[B]]] = deque()
+    pending: deque[tuple[A, Future[B]]] = deque()
     done: SimpleQueue[Future[B]] = SimpleQueue()
     for each in started:
-        waiting.append(each)
+        pending.append(each)
         each[1].add_done_callback(done.put)
-        while not done.empty() or len(waiting) == max_pending:
+        while not done.empty() or len(pending) == max_pending:
             done.get().result()
-            yield from _take_finished(waiting)
-    while waiting:
+            yield from _take_finished(pending)
+    while pending:
         done.get().result()
-        yield from _take_finished(waiting)
+        yield from _take_finished(pending)
 
 
-def _take_finished(waiting: deque[tuple[A, Future[B]]]) -> Iterator[tuple[A, B]]:
-    while waiting and waiting[0][1].done():
-        item, future = waiting.popleft()
+def _take_finished(pending: deque[tuple[A, Future[B]]]) -> Iterator[tuple[A, B]]:
+    while pending and pending[0][1].done():
+        item, future = pending.popleft()
         yield item, future.result()
 
 

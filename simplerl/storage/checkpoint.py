@@ -162,10 +162,10 @@ def prune(folder: Path, keep: int) -> list[str]:
 
     Returns the names deleted. Compares sizes only: checksums after every save would read every byte.
     """
-    whole, doomed = [], []
+    complete, doomed = [], []
     for path in checkpoints(folder).values():
-        (whole if find_fault(path, checksums=False) is None else doomed).append(path)
-    doomed += whole[: max(0, len(whole) - max(1, keep))]
+        (complete if find_fault(path, checksums=False) is None else doomed).append(path)
+    doomed += complete[: max(0, len(complete) - max(1, keep))]
     kept = set(checkpoints(folder).values()) - set(doomed)
     doomed += [p for p in _folder(folder).glob(f"{atomic.REPLACED}*") if p not in kept and p not in doomed]
     for path in doomed:
@@ -201,8 +201,8 @@ def _manifest(path: Path) -> dict[str, Any] | str:
     """The manifest, or what is wrong with it."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in manifest["files"].values())
-        if not whole or STATE not in manifest["files"]:
+        complete = all(isinstance(e["sha256"], str) and isinstance(e["bytes"], int) for e in manifest["files"].values())
+        if not complete or STATE not in manifest["files"]:
             return f"{MANIFEST} does not list its files"
         if manifest["step"] != step_of(path):
             return f"{MANIFEST} is of step {manifest['step']}"

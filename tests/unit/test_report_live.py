@@ -37,7 +37,7 @@ def html(page):
 
 
 def test_a_page_is_made_when_something_changed(folder):
-    page = LivePage(folder, rest=0)
+    page = LivePage(folder, interval=0)
     first = page.page()
     assert "step 10 of" in html(page)
     assert page.page() is first
@@ -49,7 +49,7 @@ def test_a_page_is_made_when_something_changed(folder):
 
 
 def test_a_page_is_not_made_too_often(folder):
-    page = LivePage(folder, rest=1000)
+    page = LivePage(folder, interval=1000)
     before = page.page()
     version = page.status()["version"]
     add_step(folder)
@@ -58,7 +58,7 @@ def test_a_page_is_not_made_too_often(folder):
 
 
 def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path):
-    page = LivePage(tmp_path / "later", rest=0)
+    page = LivePage(tmp_path / "later", interval=0)
     assert "Waiting for a run in" in html(page) and "Nothing to show yet" in html(page)
     assert page.status()["state"] == "waiting"
     (tmp_path / "later").mkdir()
@@ -70,7 +70,7 @@ def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path):
 
 
 def test_a_torn_line_is_not_read_and_a_damaged_one_leaves_the_page_before(folder):
-    page = LivePage(folder, rest=0)
+    page = LivePage(folder, interval=0)
     add_step(folder, '{"step": 11, "rew')
     assert "step 10 of" in html(page)
     add_step(folder, '\n{"step": 12}\n')
@@ -79,7 +79,7 @@ def test_a_torn_line_is_not_read_and_a_damaged_one_leaves_the_page_before(folder
 
 
 def test_a_file_that_goes_while_it_is_read_leaves_the_page_before(folder, monkeypatch):
-    page = LivePage(folder, rest=0)
+    page = LivePage(folder, interval=0)
     before = html(page)
 
     def gone(*_, **__):
@@ -110,7 +110,7 @@ def test_fine_tuning_is_watched(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "render_panel", lambda *_: b"<svg/>")
     folder = write_sft_run(tmp_path / "warm-up", steps=10)
     assert run_state(folder) == ("finished", "Finished: step 10 (3.00 of 3 passes) done.")
-    page = LivePage(folder, rest=0)
+    page = LivePage(folder, interval=0)
     assert "Training loss went from" in html(page)
     version = page.status()["version"]
     with (folder / "validation.jsonl").open("a") as file:
@@ -138,7 +138,7 @@ def test_fine_tuning_is_not_finished_before_its_last_pass(tmp_path):
 
 @contextmanager
 def serving(folder):
-    server = Server(folder, 0, rest=0)
+    server = Server(folder, 0, interval=0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

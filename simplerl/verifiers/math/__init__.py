@@ -87,18 +87,18 @@ class MathVerifier(Verifier):
         if self.pool is not None:
             self.pool.close()
 
-    def _judged(self, answer: str, gold: str, how: str, started: float) -> Future[Verdict]:
+    def _judged(self, answer: str, gold: str, method: str, started: float) -> Future[Verdict]:
         try:
             found = compare(answer, gold, finished=self.mode == "reward")
         except Exception as error:
-            return done(Verdict("error", answer, f"{how}, {type(error).__name__}", time.perf_counter() - started))
+            return done(Verdict("error", answer, f"{method}, {type(error).__name__}", time.perf_counter() - started))
         if found.equal is None and self.pool is not None:
-            return self._symbolic(self.pool, answer, gold, how, started)
+            return self._symbolic(self.pool, answer, gold, method, started)
         label = "correct" if found.equal else "wrong"
-        return done(Verdict(label, answer, f"{how}, {found.method}", time.perf_counter() - started))
+        return done(Verdict(label, answer, f"{method}, {found.method}", time.perf_counter() - started))
 
     @staticmethod
-    def _symbolic(pool: SymbolicPool, answer: str, gold: str, how: str, started: float) -> Future[Verdict]:
+    def _symbolic(pool: SymbolicPool, answer: str, gold: str, method: str, started: float) -> Future[Verdict]:
         verdict: Future[Verdict] = Future()
 
         def decided(outcome: Future[Outcome]) -> None:
@@ -109,7 +109,9 @@ class MathVerifier(Verifier):
             else:
                 status = outcome.result().status
                 label = LABELS.get(status, "error")
-                verdict.set_result(Verdict(label, answer, f"{how}, symbolic {status}", time.perf_counter() - started))
+                verdict.set_result(
+                    Verdict(label, answer, f"{method}, symbolic {status}", time.perf_counter() - started)
+                )
 
         pool.submit(answer, gold).add_done_callback(decided)
         return verdict

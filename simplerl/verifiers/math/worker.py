@@ -81,10 +81,10 @@ def read_requests(warm_up: Iterator[None]) -> Iterator[Request]:
 
 def wait_for(events: dict[int, int], seconds: float) -> set[int]:
     """Descriptors with one of their events within `seconds`. An empty mask still reports that the other end closed."""
-    waiting = select.poll()
+    poll = select.poll()
     for descriptor, mask in events.items():
-        waiting.register(descriptor, mask)
-    return {descriptor for descriptor, _ in waiting.poll(math.ceil(seconds * 1000))}
+        poll.register(descriptor, mask)
+    return {descriptor for descriptor, _ in poll.poll(math.ceil(seconds * 1000))}
 
 
 def judge(request: Request, equal: Equal) -> dict[str, str | float]:
