@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from simplerl.batch.batch import ScoredBatch
-from simplerl.cluster.engines import PAUSE, EngineWorker
+from simplerl.cluster.engines import SEND_INTERVAL, EngineWorker
 from simplerl.cluster.learner import RankWorker
-from simplerl.cluster.ray import Actor, get
+from simplerl.cluster.ray import Actor, ActorOptions, get
 from simplerl.config import ClusterConfig
 from simplerl.types import Metrics, Problem, Prompt, Request, Rollout
 
@@ -135,14 +135,14 @@ class FakeEngine:
         pass
 
     def messages(self, requests: Sequence[Request]) -> Iterator[tuple[float, list[Rollout]]]:
-        """When which rollouts would be handed over together, by the rule of `EngineWorker.answer`."""
+        """When which rollouts would be handed over together, by the rule of `EngineWorker.submit`."""
         begun, handed, finished = time.monotonic(), 0.0, list[Rollout]()
         ends = sorted((random.Random(request.seed).random() * self.seconds, n) for n, request in enumerate(requests))
         for end, number in ends:
             if self.wait:
                 time.sleep(max(0.0, begun + end - time.monotonic()))
             finished.append(self.answer(requests[number]))
-            if end - handed > PAUSE:
+            if end - handed > SEND_INTERVAL:
                 yield end, finished
                 finished, handed = [], end
         yield self.seconds, finished
@@ -150,7 +150,7 @@ class FakeEngine:
     def answer(self, request: Request) -> Rollout:
         tokens, logprobs, text = self.pool[request.seed % POOL]
         reason = "length" if len(tokens) == LIMIT else "stop"
-        return Rollout(request.id, request.prompt, tokens, logprobs, text, reason, self.version)
+        return Rollout.single_turn(request.id, request.prompt, tokens, logprobs, text, reason, self.version)
 
 
 class FakeLearner:
@@ -161,12 +161,12 @@ class FakeLearner:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def score(self, batch: Parcel, *, own: bool) -> Any:
+    def score(self, batch: Parcel, *, old_logprobs: bool) -> Any:
         if self.rank:
             return None
         opened = batch.open()
         old, ref, values = (torch.zeros(len(opened.sampled_logprobs)) for _ in range(3))
-        return opened.extend(ScoredBatch, old_logprobs=old if own else None, ref_logprobs=ref, values=values)
+        return opened.extend(ScoredBatch, old_logprobs=old if old_logprobs else None, ref_logprobs=ref, values=values)
 
     def logprobs(self, batch: Parcel) -> Any:
         return None if self.rank else torch.zeros(len(batch.open().sampled_logprobs))
@@ -179,7 +179,7 @@ class FakeLearner:
 
 
 class FakeEngineWorker(EngineWorker):
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[Rollout]]:
+    def submit(self, requests: Sequence[Request]) -> Iterator[list[Rollout]]:
         assert isinstance(self.engine, FakeEngine)
         for _, rollouts in self.engine.messages(requests):
             yield rollouts
@@ -208,8 +208,8 @@ class Host:
         self.workers.pop(number, None)
 
     def call(self, number: int, method: str, *arguments: Any, **named: Any) -> Any:
-        if method == "begin":  # all engines of a process share the pool
-            return self.workers[number].begin(lambda: arguments[0](self.pool))
+        if method == "build":  # all engines of a process share the pool
+            return self.workers[number].build(lambda: arguments[0](self.pool))
         return getattr(self.workers[number], method)(*arguments, **named)
 
     def stream(self, number: int, method: str, *arguments: Any) -> Iterator[Any]:
@@ -222,7 +222,7 @@ class Host:
         count, self.items = next(self.items), itertools.count()
         return count
 
-    def alive(self) -> int:
+    def heartbeat(self) -> int:
         return os.getpid()
 
 
@@ -232,13 +232,13 @@ class Multiplexed(Actor):
     hosts: list[Any] = []  # noqa: RUF012
     numbers = itertools.count()
 
-    def __init__(self, cls: type, config: ClusterConfig, where: Any, *arguments: Any) -> None:
+    def __init__(self, cls: type, config: ClusterConfig, options: ActorOptions, *arguments: Any) -> None:
         self.heartbeat_timeout = config.heartbeat_timeout
         self._number = next(self.numbers)
         self._handle = self.hosts[self._number % len(self.hosts)]
         get(self._handle.begin.remote(self._number, cls, arguments))
 
-    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+    def submit(self, method: str, *arguments: Any, **named: Any) -> Any:
         counts["calls"] += 1
         return self._handle.call.remote(self._number, method, *arguments, **named)
 
@@ -246,9 +246,9 @@ class Multiplexed(Actor):
         counts["calls"] += 1
         return self._handle.stream.options(num_returns="streaming").remote(self._number, method, *arguments)
 
-    def ask(self) -> Any:
+    def heartbeat(self) -> Any:
         counts["heartbeats"] += 1
-        return super().ask()
+        return super().heartbeat()
 
     def kill(self) -> None:
         self._handle.drop.remote(self._number)
@@ -258,7 +258,7 @@ def begin_hosts(processes: int, threads: int) -> None:
     """Processes that can do so many things at once each: as many as they hold workers."""
     import ray
 
-    how: dict[str, Any] = {"num_cpus": 0, "max_concurrency": threads, "concurrency_groups": {"life": 1}}
+    how: dict[str, Any] = {"num_cpus": 0, "max_concurrency": threads, "concurrency_groups": {"heartbeat": 1}}
     how["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     Multiplexed.hosts = [ray.remote(**how)(Host).remote() for _ in range(processes)]
     ray.get([host.streamed.remote() for host in Multiplexed.hosts])

@@ -42,7 +42,7 @@ class CannedEngine:
         from simplerl.types import Rollout
 
         for request, ids, logprobs in zip(requests, self.responses, self.logprobs, strict=True):
-            yield Rollout(request.id, request.prompt, ids, logprobs, "", "length", 0)
+            yield Rollout.single_turn(request.id, request.prompt, ids, logprobs, "", "length", 0)
 
     def load_weights(self, weights: Any, version: int) -> None:
         for _ in weights:
@@ -108,14 +108,16 @@ class Clock(Phases):
 
 
 def serve_steps(job: Job, server: Server) -> None:
-    from simplerl.train.build.services import load_tokenizer, reinforcement_job
+    from simplerl.train.build.rl import reinforcement_job
+    from simplerl.train.build.services import load_tokenizer
 
     recipe = make_recipe(job)
     clock = Clock(memory=job.get("memory", False))
     trainer: Any = reinforcement_job(recipe, load_tokenizer(recipe), print).build(clock.phase)
-    trainer.sample = replace(trainer.sample, stream=FixedStream(make_prompts(job)))
+    collector = replace(trainer.rollouts.collector, stream=FixedStream(make_prompts(job)))
     if job["canned"]:
-        trainer.sample = replace(trainer.sample, engine=CannedEngine(canned_responses(job), job["vocab"]))
+        collector = replace(collector, engine=CannedEngine(canned_responses(job), job["vocab"]))
+    trainer = replace(trainer, rollouts=replace(trainer.rollouts, collector=collector))
     steps = count(1)
     held = held_mib()
 

@@ -38,10 +38,10 @@ from simplerl.cluster import engines, learner, ray
 from simplerl.cluster.placement import Placement
 from simplerl.config import ClusterConfig, load_recipe
 from simplerl.engines.base import generate
-from simplerl.rollouts.grade import grouped, make_requests
+from simplerl.rollouts.grade import make_requests, split_into_groups
 from simplerl.seeding import permutation
 from simplerl.train.metrics import response_rows, rollout_metrics, score_metrics
-from simplerl.train.weight_sync import check_mismatch
+from simplerl.train.trainer import check_mismatch
 from simplerl.types import GradedRollout, Rollout, Sampling, Verdict
 
 SAMPLES, MINIBATCH = 8, 128
@@ -132,7 +132,7 @@ class Cluster:
         with meter.phase("rollout"):
             rollouts = generate(self.engines, requests)
         meter.messages["rollout"] += streamed()
-        groups = list(grouped([graded(r, n) for n, r in enumerate(rollouts)], SAMPLES))
+        groups = list(split_into_groups([graded(r, n) for n, r in enumerate(rollouts)], SAMPLES))
         with meter.phase("collate"):
             batch = collate(groups)
         with meter.phase("score"):
@@ -147,7 +147,7 @@ class Cluster:
             rollout_metrics([each for group in groups for each in group])
             response_rows(step, groups, credited)
         with meter.phase("heartbeats"):
-            assert ray.lost([*self.engines._workers, *self.learner._ranks]) == []
+            assert ray.kill_unresponsive([*self.engines._workers, *self.learner._ranks]) == []
         assert self.engines.metrics()["cluster/engines_lost"] == 0
         return meter, {"rollout": rollouts, "scored": scored}
 
@@ -156,7 +156,7 @@ class Cluster:
             order = permutation(len(credited), 42, "minibatch", step, 0)
             rows = [torch.tensor(order[first : first + MINIBATCH]) for first in range(0, len(order), MINIBATCH)]
         with meter.phase("update"):
-            self.learner.train(credited, rows, self.ppo, check=partial(check_mismatch, RECIPE))
+            self.learner.train(credited, rows, self.ppo, check=partial(check_mismatch, RECIPE, {}))
 
 
 def graded(rollout: Rollout, number: int) -> GradedRollout:
@@ -284,7 +284,7 @@ def main() -> None:
     # The fakes take the cores that on a cluster are the driver's; the node must not be given up for its silence.
     os.environ["RAY_health_check_failure_threshold"] = "100"  # noqa: SIM112
     sizes = [options.profile] if options.profile else [int(value) for value in options.gpus.split(",")]
-    ray.start(ClusterConfig(ray="auto"))
+    ray.connect(ClusterConfig(ray="auto"))
     begin_hosts(options.processes, threads=-(-max(sizes) // options.processes) + 2)
     with stand_ins():
         if options.profile:

@@ -1,11 +1,11 @@
-"""Peak memory of the learner and of the embedded engine, measured, beside what `simplerl plan` says of the same recipe.
+"""Measured peak memory of the learner and of the embedded engine, beside the estimate of `simplerl plan`.
 
     python benchmarks/memory.py [--held-out] [--cases "NAME;..."] [--threads 2]
 
-Every case is a process of its own: a random Qwen2, real `Learner`, given responses of full length, one update to make
-the moments, then the memory above what the process held before there was a model, in scoring and in a second update.
-The allocator gives freed memory back (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), so that what is resident is what
-is held. Prints JSON lines, then a Markdown table.
+Every case runs in a process of its own: a random Qwen2 model, the real `Learner`, responses of full length. A first
+update allocates the moments. Then the peaks of scoring and of a second update are measured, above the memory that the
+process had before it loaded a model. The allocator returns freed memory at once (MALLOC_MMAP_THRESHOLD_,
+MALLOC_TRIM_THRESHOLD_), so that resident memory is allocated memory. Prints JSON lines, then a Markdown table.
 """
 
 from __future__ import annotations
@@ -27,38 +27,41 @@ from _common import make_model
 from _contest import emit, print_table
 from _counting import Shape
 
-GIB = 1 << 30
 MIB = 1 << 20
-GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 SIZES = {
     "24m": (512, 2048, 6, 8, 4),
     "84m": (768, 3072, 10, 12, 4),
     "150m": (1024, 4096, 10, 16, 4),
     "wide": (256, 1024, 4, 4, 2),
 }
-"""Hidden and intermediate size, layers, heads, key-value heads."""
+"""Hidden size, MLP size, layers, query heads, KV heads."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured."""
+    """One recipe and model that is measured."""
 
     name: str
     size: str
+    """A key of `SIZES`."""
+
     vocab: int
     tokens: tuple[int, int]
-    """Of a prompt, and of a response."""
+    """Tokens of a prompt, and of a response."""
 
     counts: tuple[int, int]
     """Prompts, and responses to each."""
 
-    micro: int
-    """Tokens of a micro-batch at most."""
-
+    micro_batch_tokens: int
     set: tuple[str, ...] = ()
+    """Overrides of the recipe."""
+
     cpu_threads: int | None = 1
+    """None: the default."""
+
     ppo_epochs: int = 2
-    """With one, the policy is not scored before its update."""
+    """With 1 the policy is not scored before its update."""
 
     critic: bool = False
     engine: bool = False
@@ -73,10 +76,18 @@ class Case:
 TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
 LORA, HALF = "model.lora.rank=16", "model.dtype=bfloat16"
 CASES = (
-    Case("kernels, 2 lanes", "24m", 8192, (64, 448), (1, 8), 2048, cpu_threads=None),
-    Case("kernels, 2 lanes, critic", "24m", 8192, (64, 448), (1, 8), 2048, cpu_threads=None, critic=True),
+    Case("kernels, 2 threads", "24m", 8192, (64, 448), (1, 8), 2048, cpu_threads=None),
+    Case("kernels, 2 threads, critic", "24m", 8192, (64, 448), (1, 8), 2048, cpu_threads=None, critic=True),
     Case(
-        "kernels, critic's pass kept", "84m", 8192, (64, 448), (1, 8), 8192, cpu_threads=None, ppo_epochs=1, critic=True
+        "kernels, critic's forward pass kept",
+        "84m",
+        8192,
+        (64, 448),
+        (1, 8),
+        8192,
+        cpu_threads=None,
+        ppo_epochs=1,
+        critic=True,
     ),
     Case("kernels", "150m", 8192, (64, 448), (1, 8), 1856),
     Case("torch", "24m", 8192, (32, 224), (1, 8), 1024, (TORCH,)),
@@ -90,7 +101,7 @@ CASES = (
     Case("engine, kernels", "24m", 8192, (128, 512), (4, 8), 2048, ("engine.max_batch=32",), engine=True),
     Case("engine, torch", "wide", 8192, (256, 512), (4, 8), 2048, (TORCH, "engine.max_batch=32"), engine=True),
 )
-# Not looked at while the formulas were written and mended.
+# Not measured until the formulas were final.
 HELD_OUT = (
     Case("kernels, checkpoints", "24m", 8192, (32, 480), (1, 8), 1952, (CHECKPOINTS,)),
     Case("kernels, critic", "24m", 32_000, (64, 448), (1, 4), 960, critic=True),
@@ -108,7 +119,7 @@ HELD_OUT = (
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory, without what is mapped from files."""
+    """Resident bytes of this process, without pages of files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -116,23 +127,23 @@ def resident() -> int:
 
 
 @contextmanager
-def watched(peaks: dict[str, int], name: str, base: int) -> Iterator[None]:
-    """The most that was resident meanwhile above `base`, looked at every two milliseconds."""
-    stop, most = threading.Event(), [resident()]
+def record_peak(peaks: dict[str, int], name: str, base: int) -> Iterator[None]:
+    """Write the peak of resident bytes above `base` into `peaks`, sampled every two milliseconds."""
+    stop, peak = threading.Event(), [resident()]
 
-    def look() -> None:
+    def sample() -> None:
         while not stop.is_set():
-            most[0] = max(most[0], resident())
+            peak[0] = max(peak[0], resident())
             time.sleep(0.002)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-    peaks[name] = most[0] - base
+    peaks[name] = peak[0] - base
 
 
 def recipe_of(case: Case, model: str) -> Any:
@@ -152,7 +163,7 @@ def recipe_of(case: Case, model: str) -> Any:
         "engine": {"name": "embedded"},
         "train": {
             "minibatch_size": sequences,
-            "micro_batch_tokens": case.micro,
+            "micro_batch_tokens": case.micro_batch_tokens,
             "ppo_epochs": case.ppo_epochs,
             "steps": 10,
         },
@@ -163,24 +174,23 @@ def recipe_of(case: Case, model: str) -> Any:
 
 
 def measure(case: Case, model: str) -> dict[str, Any]:
-    """Peaks in bytes by phase, and the plan's."""
+    """Measured and estimated peaks in bytes, by phase."""
     from simplerl.estimate.memory import workers
     from simplerl.estimate.shapes import known_shape
 
     recipe, shape = recipe_of(case, model), known_shape(model)
     assert shape is not None
-    (planned,) = workers(recipe, shape, device="cpu", threads=int(os.environ["OMP_NUM_THREADS"]))
-    mine = ("engine copy", "KV cache", "workspace") if case.engine else None
-    told = {
-        phase: sum(
-            count
-            for name, count in planned.phases[phase].items()
-            if (name in mine if mine else name not in ("engine copy", "KV cache"))
-        )
-        for phase in case.phases
+    (worker,) = workers(recipe, shape, device="cpu", threads=int(os.environ["OMP_NUM_THREADS"]))
+
+    def belongs(name: str) -> bool:
+        of_engine = name in ("engine copy", "KV cache")
+        return of_engine or name == "workspace" if case.engine else not of_engine
+
+    estimated = {
+        phase: sum(count for name, count in worker.phases[phase].items() if belongs(name)) for phase in case.phases
     }
     peaks = measured_engine(case, recipe, model) if case.engine else measured_learner(case, recipe)
-    return {"measured": peaks, "planned": told}
+    return {"measured": peaks, "estimated": estimated}
 
 
 def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
@@ -189,38 +199,41 @@ def measured_learner(case: Case, recipe: Any) -> dict[str, int]:
     import torch
 
     from simplerl.batch.batch import collate
-    from simplerl.learner.learner import Learner
+    from simplerl.estimate.steps import needs_scoring_pass
+    from simplerl.learner.learner import LocalLearner
     from simplerl.train.build.services import build_algorithm
     from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
     warm_up(recipe)
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(count: int) -> tuple[int, ...]:
+    def random_tokens(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(5, case.vocab, (count,), generator=generator).tolist())
 
     def graded(prompt: Prompt, number: int) -> GradedRollout:
-        rollout = Rollout("r", prompt, drawn(case.tokens[1]), (-9.0,) * case.tokens[1], "", "stop", 0)
+        rollout = Rollout.single_turn(
+            "r", prompt, random_tokens(case.tokens[1]), (-9.0,) * case.tokens[1], "", "stop", 0
+        )
         return GradedRollout(rollout, Verdict("correct"), float(number % 2))
 
-    prompts = [Prompt(Problem(f"p{n}", "q", "1"), "q", drawn(case.tokens[0])) for n in range(case.counts[0])]
+    prompts = [Prompt(Problem(f"p{n}", "q", "1"), "q", random_tokens(case.tokens[0])) for n in range(case.counts[0])]
     batch = collate([[graded(prompt, number) for number in range(case.counts[1])] for prompt in prompts])
     algorithm = build_algorithm(recipe)
     gc.collect()
     base, peaks = resident(), dict[str, int]()
-    learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
+    learner = LocalLearner(recipe, algorithm, 10, torch.device("cpu"))
     for model in filter(None, (learner.actor, learner.critic, learner.reference)):
-        own(model)
-    one = recipe.train.ppo_epochs == 1 and not algorithm.needs_old_logprobs
-    for turn in range(2):
-        with watched(peaks, "score", base):
-            scored = learner.score(batch, own=not one)
+        make_resident(model)
+    own_logprobs = needs_scoring_pass(recipe, 1, needs_old_logprobs=algorithm.needs_old_logprobs)
+    for repetition in range(2):
+        with record_peak(peaks, "score", base):
+            scored = learner.score(batch, old_logprobs=own_logprobs)
         credited, _ = algorithm.compute_advantages(scored)
-        with watched(peaks, "update", base):
+        with record_peak(peaks, "update", base):
             learner.update(credited, algorithm)
         del scored, credited
         gc.collect()
-        if turn == 0:
+        if repetition == 0:
             peaks.clear()
     learner.close()
     return peaks
@@ -244,26 +257,26 @@ def measured_engine(case: Case, recipe: Any, model: str) -> dict[str, int]:
     gc.collect()
     base, peaks = resident(), dict[str, int]()
     engine: Any = build_engine(recipe, tokenizer, torch.device("cpu"))
-    own(engine._model.model)
-    with watched(peaks, "rollout", base):
+    make_resident(engine._model.model)
+    with record_peak(peaks, "rollout", base):
         generate(engine, make_requests(prompts, sampling, 0, "memory", 0))
     return peaks
 
 
-def own(model: Any) -> None:
-    """Makes memory of weights that are a file's pages as long as nobody writes to them."""
+def make_resident(model: Any) -> None:
+    """Write to all weights: until then they are pages of a file, which `resident` leaves out."""
     for parameter in model.parameters():
         parameter.data.mul_(1)
 
 
 def warm_up(recipe: Any) -> None:
-    """Loads and compiles what a first pass loads and compiles, on the embedded base."""
+    """Load and compile everything that a first pass needs, with the embedded base model."""
     import torch
 
-    from simplerl.cpu.library import library
+    from simplerl.cpu import kernels_available
     from simplerl.learner.models import load_causal_lm
 
-    library()
+    kernels_available()
     model = load_causal_lm(recipe.model.model_copy(update={"path": "tiny-math-base", "lora": None}))
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.model.dtype == "bfloat16"):
         model(torch.arange(8)[None]).logits.sum().backward()
@@ -275,61 +288,61 @@ def warm_up(recipe: Any) -> None:
 
 
 def run_case(case: Case) -> dict[str, Any]:
-    """The case in a process of its own, which begins with everything imported."""
+    """The results of a case, from a forked process that has everything imported."""
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=answer, args=(case, there))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_results, args=(case, sender))
     process.start()
-    there.close()
+    sender.close()
     try:
-        found = here.recv()
+        results = receiver.recv()
     except EOFError:
-        found = {"failed": "the process ended without an answer"}
+        results = {"failed": "the process ended without results"}
     process.join()
-    return found
+    return results
 
 
-def answer(case: Case, where: Any) -> None:
+def send_results(case: Case, sender: Any) -> None:
     try:
-        where.send(measure(case, str(make_model(Shape(*SIZES[case.size], case.vocab)))))
+        sender.send(measure(case, str(make_model(Shape(*SIZES[case.size], case.vocab)))))
     except Exception as error:
-        where.send({"failed": f"{type(error).__name__}: {error}"})
+        sender.send({"failed": f"{type(error).__name__}: {error}"})
 
 
-def begin(threads: int) -> None:
-    """Starts this program again with the allocator's settings, which are read once, and imports what all cases need."""
-    wanted = GIVING_BACK | {"OMP_NUM_THREADS": str(threads)}
+def restart_with_allocator(threads: int) -> None:
+    """Restart this program with the allocator's settings, read at start-up, and import what all cases need."""
+    wanted = ALLOCATOR | {"OMP_NUM_THREADS": str(threads)}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
     import simplerl.learner.learner
     import simplerl.train.build.rl  # noqa: F401
 
 
-def row_of(case: Case, phase: str, found: dict[str, Any]) -> list[str]:
-    measured, planned = found["measured"][phase], found["planned"][phase]
-    tokens = f"{math.prod(case.counts)} x {case.tokens[0]} + {case.tokens[1]}, {case.micro}"
-    error = 100 * (planned / measured - 1)
-    return [case.name, case.size, tokens, phase, f"{measured / MIB:,.0f}", f"{planned / MIB:,.0f}", f"{error:+.1f}"]
+def row_of(case: Case, phase: str, results: dict[str, Any]) -> list[str]:
+    measured, estimated = results["measured"][phase], results["estimated"][phase]
+    tokens = f"{math.prod(case.counts)} x {case.tokens[0]} + {case.tokens[1]}, {case.micro_batch_tokens}"
+    error = 100 * (estimated / measured - 1)
+    return [case.name, case.size, tokens, phase, f"{measured / MIB:,.0f}", f"{estimated / MIB:,.0f}", f"{error:+.1f}"]
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--cases", help="names, separated by ';' (default: all)")
-    made.add_argument("--held-out", action="store_true", help="the held-out cases instead")
-    made.add_argument("--threads", type=int, default=2)
-    options = made.parse_args()
-    begin(options.threads)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", help="names, separated by ';' (default: all)")
+    parser.add_argument("--held-out", action="store_true", help="the held-out cases instead")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    restart_with_allocator(options.threads)
     rows = []
     wanted = options.cases.split(";") if options.cases else None
     for case in HELD_OUT if options.held_out else CASES:
         if wanted is not None and case.name not in wanted:
             continue
-        found = run_case(case)
-        emit(case=case.name, **found)
-        if "measured" in found:
-            rows += [row_of(case, phase, found) for phase in case.phases]
+        results = run_case(case)
+        emit(case=case.name, **results)
+        if "measured" in results:
+            rows += [row_of(case, phase, results) for phase in case.phases]
     head = ("case", "model", "responses x prompt + response tokens, micro-batch", "phase", "measured, MiB")
-    print_table((*head, "planned, MiB", "error, %"), rows)
+    print_table((*head, "estimated, MiB", "error, %"), rows)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ def train_whole(model: Path, epochs: int) -> dict[str, Any]:
         "tokens": tokens,
         "loss": [rows[0]["loss/sft"], rows[-1]["loss/sft"]],
         "validation": [validation[0]["loss"], validation[-1]["loss"]],
-        "fill": sum(row["pack/fill"] * row["pack/count"] for row in rows) / sum(row["pack/count"] for row in rows),
+        "fill": sum(row["pack/token_utilization"] * row["pack/count"] for row in rows)
+        / sum(row["pack/count"] for row in rows),
         "tokens_per_second": tokens / sum(row["time/update"] for row in rows),
     }
 
@@ -150,14 +151,14 @@ def prepared(model: Path, *, packing: bool) -> Any:
     import torch
     from transformers import AutoTokenizer
 
-    from simplerl.learner.learner import Learner
+    from simplerl.learner.learner import LocalLearner
     from simplerl.train.build.sft import training_examples
     from simplerl.train.sft import LikelihoodLoss
 
     settings = recipe(model, packing=packing)
     examples = training_examples(settings, AutoTokenizer.from_pretrained(model), print_to_stderr)
     loss = LikelihoodLoss()
-    return Learner(settings, loss, 100, torch.device("cpu")), examples.training, loss
+    return LocalLearner(settings, loss, 100, torch.device("cpu")), examples.training, loss
 
 
 def torch_permutation(size: int) -> list[int]:

@@ -77,7 +77,7 @@ def ours(mode: str) -> tuple[Callable[[Row], bool], Callable[[], None]]:
 def judged(verifier: math.MathVerifier, row: Row) -> Verdict:
     gold = row["gold"] if "gold" in row else row["answer"]
     gold = verifier.extract_gold(gold) if row.get("gold_kind") == "solution" else gold
-    submit = verifier.submit_answer if row.get("kind") == "answer" else verifier.submit
+    submit = verifier.submit_answer if row.get("kind") == "answer" else verifier.submit_response
     return submit(row.get("response") or row.get("pred") or "", gold).result()
 
 
@@ -190,7 +190,9 @@ def soak(args: argparse.Namespace) -> None:
     started, memory, swapped, errors = time.perf_counter(), [], 0, 0
     waiting: deque[tuple[Row, Any]] = deque()
     for number, row in enumerate(drawn(args.n, ordinary, hostile, sums), 1):
-        waiting.append((row, verifier.submit(row["response"], row["gold"] if "gold" in row else row["answer"])))
+        waiting.append(
+            (row, verifier.submit_response(row["response"], row["gold"] if "gold" in row else row["answer"]))
+        )
         if len(waiting) >= 256 or number == args.n:
             for each, future in waiting:
                 label = future.result().label

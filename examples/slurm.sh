@@ -1,6 +1,6 @@
 #!/bin/bash
 # The published run on 4 nodes of 8 GPUs of 80 GB: sbatch examples/slurm.sh
-# simplerl, the model and the runs are in folders that all nodes share.
+# All nodes share the folders of simplerl, the model and the runs.
 #SBATCH --job-name=simplerl
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -28,7 +28,7 @@ nodes=$SLURM_JOB_NUM_NODES
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 ip=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
 address=$ip:$((20000 + SLURM_JOB_ID % 10000))
-RAY_AUTH_TOKEN=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n') # of this job alone; srun hands it on
+RAY_AUTH_TOKEN=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n') # for this job only; srun passes it to all nodes
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 started=()
@@ -54,7 +54,7 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
     time.sleep(2)
 PYTHON
 
-# The same command goes on from the last checkpoint. Ten minutes before its time is up the job gets SIGTERM: the run
+# The same command resumes from the last checkpoint. Ten minutes before its time limit the job gets SIGTERM: the run
 # writes a checkpoint and ends, and the job is queued again.
 export RAY_ADDRESS=$address
 simplerl train "$RECIPE" --run-dir "$PWD/runs/$RECIPE" --plain "${SETTINGS[@]}" &

@@ -1,3 +1,3 @@
 """SimpleRL: teach language models to reason with reinforcement learning from verifiable rewards."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

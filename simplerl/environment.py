@@ -1,4 +1,4 @@
-"""Where a run runs: versions, devices, git state, CPU, memory. Every entry is plain JSON, nothing here raises."""
+"""The environment of a run: versions, devices, git state, CPU, memory. Values are plain JSON; no function raises."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PACKAGES = (
     "ray",
 )
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES")
-"""Environment variables that can change rounding, and so the bits of a run."""
+"""Environment variables that can change rounding, and with it a run's numbers."""
 
 GIB = 1 << 30
 
 
-def describe() -> dict[str, Any]:
-    """One session's entry of `environment.json`. Imports torch if it is installed."""
+def describe_environment() -> dict[str, Any]:
+    """Describe this session, for its entry in `environment.json`. Imports torch if it is installed."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -49,7 +49,7 @@ def describe() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed versions; None for what is not installed."""
+    """Installed versions of `PACKAGES`. None: not installed."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -60,9 +60,9 @@ def package_versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None where the package does not run from its own checkout."""
+    """Commit of the package's checkout, and whether files differ from it. None: the package is not in a checkout."""
     root = folder or Path(__file__).resolve().parents[1]
-    # Installed into somebody's virtual environment inside another project, that project's commit says nothing of ours.
+    # The parent folder of an installed package may lie in another project's checkout; that commit is not ours.
     if not (root / ".git").exists():
         return None
     commit, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
@@ -70,7 +70,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def device_state() -> dict[str, Any]:
-    """CUDA devices and torch's threads; empty without torch."""
+    """CUDA devices and torch's number of threads. Empty if torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -85,7 +85,7 @@ def device_state() -> dict[str, Any]:
 
 
 def cpu_state() -> dict[str, Any]:
-    """Model, cores this process may use, and the instructions that decide which kernels run."""
+    """CPU model, cores this process may use, and the instruction sets that decide which kernels run."""
     fields = _proc_fields("/proc/cpuinfo")
     flags = set(fields.get("flags", "").split())
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -97,7 +97,7 @@ def cpu_state() -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Cores this process may use: the affinity mask, and a container's quota where there is one."""
+    """Cores this process may use, by its affinity mask and its container's quota."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
@@ -109,7 +109,7 @@ def available_cores() -> int:
 
 
 def memory_state() -> dict[str, float]:
-    """GiB of the machine, free for use, and a container's limit where there is one."""
+    """GiB of memory: the machine's total, what is available, and the container's limit if it has one."""
     fields = _proc_fields("/proc/meminfo")
     state = {}
     for key, name in (("total", "MemTotal"), ("available", "MemAvailable")):
@@ -122,7 +122,7 @@ def memory_state() -> dict[str, float]:
 
 
 def rss_gib() -> float:
-    """Resident memory of this process in GiB; the peak where the system tells no more."""
+    """Resident memory of this process in GiB; its peak on systems without /proc."""
     pages = _read("/proc/self/statm").split()
     if len(pages) > 1:
         return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") / GIB
@@ -134,7 +134,7 @@ def rss_gib() -> float:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        # Without optional locks a running `git commit` of the user is never disturbed.
+        # Without optional locks this cannot disturb a `git commit` that the user runs meanwhile.
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -150,7 +150,7 @@ def _read(path: str) -> str:
 
 
 def _proc_fields(path: str) -> dict[str, str]:
-    """`name : value` lines; the first of each name."""
+    """Values of `name : value` lines; the first line of each name counts."""
     fields: dict[str, str] = {}
     for line in _read(path).splitlines():
         name, _, value = line.partition(":")

@@ -1,8 +1,8 @@
-"""Errors a user can act on: each message says what, the numbers and the remedy."""
+"""Errors a user can act on. Each message states the fault, the numbers and the remedy."""
 
 
 class SimpleRLError(Exception):
-    """Base of every error this package raises on purpose; the command line prints it without a traceback."""
+    """Base of every error that this package raises on purpose. The command line prints it without a traceback."""
 
 
 class ConfigError(SimpleRLError, ValueError):
@@ -10,7 +10,7 @@ class ConfigError(SimpleRLError, ValueError):
 
 
 class DataError(SimpleRLError, ValueError):
-    """A data set is missing, damaged, or not in the form it should be."""
+    """A data set is missing, damaged, or has the wrong format."""
 
 
 class EngineError(SimpleRLError, RuntimeError):
@@ -22,11 +22,11 @@ class CheckpointError(SimpleRLError, RuntimeError):
 
 
 class NonFiniteError(SimpleRLError, ArithmeticError):
-    """A loss or a gradient is NaN or Inf; the update was refused and the weights are untouched."""
+    """A loss or a gradient is NaN or Inf. The update was refused and changed no weight."""
 
 
 class RemoteError(SimpleRLError, RuntimeError):
-    """A service gave no answer for as long as it was asked, or one of no use."""
+    """A service gave no answer before the time limit, or an answer that cannot be used."""
 
 
 class DependencyError(SimpleRLError, ImportError):
@@ -34,12 +34,12 @@ class DependencyError(SimpleRLError, ImportError):
 
 
 class ClusterError(SimpleRLError, RuntimeError):
-    """The cluster lacks something, or lost more than it may."""
+    """The cluster lacks a resource, or lost more processes than `cluster.restarts` allows."""
 
 
 class WorkerLost(ClusterError):
-    """A process of the cluster died or does not answer."""
+    """A process of the cluster died, or sent no heartbeat in time."""
 
 
 class InputLost(WorkerLost):
-    """What a task was given is gone with the process that had made it; the one that should do the task may live."""
+    """An input of a task was lost with the process that made it. The process that runs the task may be alive."""

@@ -1,4 +1,4 @@
-"""Questions to a service: JSON posted to one address, an object back, asked again while the trouble may pass."""
+"""A client of services that answer a JSON object with a JSON object, with retries of failures that may pass."""
 
 from __future__ import annotations
 
@@ -29,40 +29,43 @@ from tenacity import (
 
 from simplerl.config import Frozen
 from simplerl.errors import ConfigError, RemoteError
+from simplerl.formatting import to_utf8
 
-MAX_ANSWER = 1 << 20
-"""Bytes of an answer at most, unless a kind of service says otherwise."""
+MAX_ANSWER_BYTES = 1 << 20
+"""Longest answer, unless a `RetryPolicy` sets another limit."""
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-"""Seconds before an attempt are drawn evenly from 0 to a limit that starts here, doubles, and ends there."""
+"""Limits of the random wait before a retry, in seconds. The limit starts at the first and doubles up to the second."""
 
 QUIET_SECONDS = 60.0
-"""Between two lines that say that a service does not answer."""
+"""Least seconds between two warnings that a service does not answer."""
 
-SHOWN = 200
-AGAIN = "then run the same command: a run goes on from its last checkpoint"
+SHOWN_CHARACTERS = 200
+"""Characters of an answer that an error shows."""
+
+RESUME_HINT = "then run the same command again: a run resumes from its last checkpoint"
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class Endpoint(Frozen):
-    """Where a service is, and how patiently it is asked."""
+    """Address of a service, and limits of time and concurrency."""
 
     url: str
-    """Address, http:// or https://, that answers a posted JSON object with one. Redirects are not followed."""
+    """Address, http:// or https://, that answers a POST of a JSON object with a JSON object. Redirects are errors."""
 
     timeout_seconds: float = Field(default=60.0, gt=0)
-    """For one attempt."""
+    """Seconds that one attempt may take."""
 
     give_up_seconds: float = Field(default=600.0, ge=0)
-    """For all attempts: a service that is away, overloaded or slow is asked again until then; 0 asks once."""
+    """Seconds that all attempts together may take, if the service is down, overloaded or slow; 0 makes one attempt."""
 
     concurrency: int = Field(default=16, ge=1)
-    """Questions asked at the same time."""
+    """Requests at the same time."""
 
     key_variable: str | None = None
-    """Environment variable that holds a key, sent as `Authorization: Bearer KEY`. The key itself is never stored."""
+    """Environment variable with a key, sent as `Authorization: Bearer KEY`. The key is not stored. None: no key."""
 
     @field_validator("url")
     @classmethod
@@ -70,7 +73,7 @@ class Endpoint(Frozen):
         try:
             url = httpx2.URL(text)
         except httpx2.InvalidURL as error:
-            raise ValueError(f"is no address: {error}") from None
+            raise ValueError(f"is not an address: {error}") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("must be http://HOST/... or https://HOST/...")
         if url.userinfo:
@@ -79,56 +82,60 @@ class Endpoint(Frozen):
 
 
 class RefusedError(RemoteError):
-    """This question was refused; others may be answered, and the client goes on."""
+    """The service refused this request. The client stays usable, because other requests may be answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a kind of service wants to be asked, and what its refusals mean.
+    """Limits of one kind of service, and the meaning of its failures."""
 
-    An answer has `max_answer` bytes at most. The statuses in `refusals` refuse one question and say nothing of others.
-    An answer of no use is asked for again `useless` times, then the question counts as refused; with None, for a
-    service that always gives the same answer, it ends the client. `per_minute` attempts of all threads together,
-    evenly spaced; None: as they come. `remedies` say what mends a refusal that ends the client, by its status, and
-    `again` what to do then.
-    """
+    max_answer_bytes: int = MAX_ANSWER_BYTES
+    """Longest answer; a longer one is unusable."""
 
-    max_answer: int = MAX_ANSWER
-    refusals: frozenset[int] = frozenset()
-    useless: int | None = None
-    per_minute: float | None = None
+    refusal_statuses: frozenset[int] = frozenset()
+    """HTTP statuses that refuse one request only. Other statuses 3xx and 4xx, except 429, end the client."""
+
+    unusable_retries: int | None = None
+    """Retries after an unusable answer, before the request counts as refused. None: an unusable answer ends the client,
+    because the service would give the same one again."""
+
+    requests_per_minute: float | None = None
+    """Attempts per minute of all threads together, evenly spaced. None: no limit."""
+
     remedies: Mapping[int, str] = field(default_factory=dict)
-    again: str = AGAIN
+    """Start of the advice in an error that ends the client, by HTTP status."""
+
+    resume_hint: str = RESUME_HINT
+    """End of that advice: how to resume afterwards."""
 
 
 class _Pace:
-    """Lets threads through one by one, a fixed time apart."""
+    """Lets threads continue one by one, at a fixed interval."""
 
-    def __init__(self, per_minute: float | None) -> None:
-        self.seconds = 60 / per_minute if per_minute else 0.0
+    def __init__(self, requests_per_minute: float | None) -> None:
+        self.seconds = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
 
-    def wait(self, over: threading.Event) -> None:
-        """Until it is the caller's turn, or `over` is set."""
+    def wait(self, closed: threading.Event) -> None:
+        """Wait for the caller's turn, or until `closed` is set."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self.seconds
-        over.wait(max(0.0, turn - time.monotonic()))
+        closed.wait(max(0.0, turn - time.monotonic()))
 
 
 @dataclass(slots=True)
-class _Question:
-    """What is asked until `read` can use the answer; `useless` counts those it could not."""
+class _Request:
+    """A request, and the number of unusable answers to it so far."""
 
     body: bytes
     headers: Mapping[str, str]
-    read: Callable[[dict[str, Any]], Any]
-    useless: int = 0
+    unusable_answers: int = 0
 
 
-class _Passing(Exception):
-    """A failure that may pass. `seconds`: how long the service asked to be left alone."""
+class _TransientError(Exception):
+    """A failure that may pass. `seconds`: least time until the next attempt, from the service's Retry-After."""
 
     def __init__(self, text: str, seconds: float = 0.0) -> None:
         super().__init__(text)
@@ -136,119 +143,122 @@ class _Passing(Exception):
 
 
 class Client:
-    """Asks one endpoint, from any thread. After `close`, or once it gave up on a question, it stops asking again."""
+    """Posts requests to one endpoint, from any thread. After `close`, or an error that ends it, it makes no retries."""
 
-    def __init__(self, endpoint: Endpoint, manners: RetryPolicy | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, policy: RetryPolicy | None = None) -> None:
         self.endpoint = endpoint
-        self.manners = manners or RetryPolicy()
-        self._over = threading.Event()
-        self._pace = _Pace(self.manners.per_minute)
-        self._said = -QUIET_SECONDS
+        self.policy = policy or RetryPolicy()
+        self._closed = threading.Event()
+        self._pace = _Pace(self.policy.requests_per_minute)
+        self._last_warning = -QUIET_SECONDS
         self._http = httpx2.Client(
-            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"} | _key(endpoint.key_variable),
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"}
+            | _authorization(endpoint.key_variable),
             timeout=endpoint.timeout_seconds,
             limits=httpx2.Limits(max_connections=endpoint.concurrency),
         )
 
-    def ask(
-        self, question: Mapping[str, Any], read: Callable[[dict[str, Any]], T], headers: Mapping[str, str] | None = None
+    def post(
+        self, content: Mapping[str, Any], read: Callable[[dict[str, Any]], T], headers: Mapping[str, str] | None = None
     ) -> T:
-        """What `read` makes of the answer; it raises `ValueError` for an object it cannot use.
+        """Post a JSON object and return `read(answer)`. `read` raises `ValueError` for an answer that it cannot use.
 
-        Raises `RemoteError`: at once for a refusal (3xx, 4xx) and for an answer of no use (no JSON object, NaN, too
-        long), after `give_up_seconds` where connections fail, time out, or end in 429 or 5xx. Where the manners say
-        that it concerns this question alone, a `RefusedError`.
+        Raises `RemoteError` at once for a refusal (3xx, 4xx) and for an unusable answer (no JSON object, NaN, too
+        long), and after `give_up_seconds` if attempts fail to connect, time out, or end in 429 or 5xx. Raises
+        `RefusedError` if the policy counts the failure as a refusal of this request only.
         """
-        # Lone surrogates, which a byte-level tokenizer may produce, are no UTF-8.
-        body = json.dumps(question, ensure_ascii=False).encode("utf-8", "replace")
-        self._pace.wait(self._over)
+        body = to_utf8(json.dumps(content, ensure_ascii=False))
+        self._pace.wait(self._closed)
         try:
-            return self._patience()(self._attempt, _Question(body, headers or {}, read))
+            request = _Request(body, headers or {})
+            return self._retrying()(lambda: self._attempt(request, read))
         except RetryError as error:
-            self._over.set()
-            raise self._gave_up(error) from error.last_attempt.exception()
+            self._closed.set()
+            raise self._give_up_error(error) from error.last_attempt.exception()
         except RefusedError:
             raise
         except RemoteError:
-            self._over.set()
+            self._closed.set()
             raise
 
     def close(self) -> None:
-        """Ends the waiting of all threads that ask. A question under way ends within `timeout_seconds`."""
-        self._over.set()
+        """Stop the retries of all threads. An attempt that is under way ends within `timeout_seconds`."""
+        self._closed.set()
         self._http.close()
 
-    def _patience(self) -> Retrying:
+    def _retrying(self) -> Retrying:
         return Retrying(
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception_type(_TransientError),
             wait=_wait,
-            stop=stop_before_delay(self.endpoint.give_up_seconds) | stop_when_event_set(self._over),
+            stop=stop_before_delay(self.endpoint.give_up_seconds) | stop_when_event_set(self._closed),
             sleep=self._sleep,
-            before_sleep=self._say,
+            before_sleep=self._warn,
         )
 
     def _sleep(self, seconds: float) -> None:
-        sleep_using_event(self._over)(seconds)
-        self._pace.wait(self._over)
+        sleep_using_event(self._closed)(seconds)
+        self._pace.wait(self._closed)
 
-    def _attempt(self, question: _Question) -> Any:
+    def _attempt(self, request: _Request, read: Callable[[dict[str, Any]], T]) -> T:
         try:
-            response, content = self._post(question)
+            response, content = self._send(request)
         except httpx2.RequestError as error:
-            raise _Passing(f"{type(error).__name__}: {error}") from error
+            raise _TransientError(f"{type(error).__name__}: {error}") from error
         if response.status_code == 429 or response.status_code >= 500:
-            raise _Passing(_shown(response, content), _retry_after(response.headers.get("Retry-After", "")))
+            raise _TransientError(_describe(response, content), _retry_after(response.headers.get("Retry-After", "")))
         if not response.is_success:
-            raise self._refused(response, content)
+            raise self._refusal_error(response, content)
         try:
-            return question.read(_object(content, self.manners.max_answer))
+            return read(_parse_object(content, self.policy.max_answer_bytes))
         except ValueError as error:
-            raise self._useless(question, f"no use in {_shown(response, content)}: {error}") from None
+            raise self._unusable_error(request, f"unusable answer {_describe(response, content)}: {error}") from None
 
-    def _post(self, question: _Question) -> tuple[httpx2.Response, bytes]:
-        """Status line and content. No more is read than it takes to see that it is too much, or too slow."""
+    def _send(self, request: _Request) -> tuple[httpx2.Response, bytes]:
+        """Send a request; return status line and content. Stops to read an answer that is too long or too slow."""
         deadline = time.monotonic() + self.endpoint.timeout_seconds
         content = b""
-        call = self._http.stream("POST", self.endpoint.url, content=question.body, headers=dict(question.headers))
+        call = self._http.stream("POST", self.endpoint.url, content=request.body, headers=dict(request.headers))
         with call as response:
             for piece in response.iter_bytes():
                 content += piece
-                if len(content) > self.manners.max_answer:
+                if len(content) > self.policy.max_answer_bytes:
                     break
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout(f"the answer took longer than {self.endpoint.timeout_seconds:g} s")
         return response, content
 
-    def _refused(self, response: httpx2.Response, content: bytes) -> RemoteError:
-        status, shown = response.status_code, _shown(response, content)
-        if status in self.manners.refusals:
-            return RefusedError(f"{self.endpoint.url} refused this question: it answered {shown}")
-        remedy = self.manners.remedies.get(status, "Mend it there")
-        return RemoteError(f"{self.endpoint.url} refused: it answered {shown}. {remedy}, {self.manners.again}")
+    def _refusal_error(self, response: httpx2.Response, content: bytes) -> RemoteError:
+        status, answer = response.status_code, _describe(response, content)
+        if status in self.policy.refusal_statuses:
+            return RefusedError(f"{self.endpoint.url} refused this request with {answer}")
+        remedy = self.policy.remedies.get(status, "Fix the service or its address")
+        return RemoteError(
+            f"{self.endpoint.url} refused the request with {answer}. {remedy}, {self.policy.resume_hint}"
+        )
 
-    def _useless(self, question: _Question, fault: str) -> Exception:
-        """An answer of no use: asked for again, refused, or the end, as the manners say."""
-        if self.manners.useless is None:
-            return RemoteError(f"{self.endpoint.url}: {fault}. Mend it there, {self.manners.again}")
-        question.useless += 1
-        if question.useless <= self.manners.useless:
-            return _Passing(fault)
-        return RefusedError(f"{self.endpoint.url}: {question.useless} answers of no use, the last: {fault}")
+    def _unusable_error(self, request: _Request, fault: str) -> Exception:
+        """The error for an unusable answer, by the policy's `unusable_retries`."""
+        if self.policy.unusable_retries is None:
+            return RemoteError(f"{self.endpoint.url}: {fault}. Fix the service, {self.policy.resume_hint}")
+        request.unusable_answers += 1
+        if request.unusable_answers <= self.policy.unusable_retries:
+            return _TransientError(fault)
+        return RefusedError(f"{self.endpoint.url}: {request.unusable_answers} unusable answers, the last: {fault}")
 
-    def _say(self, state: RetryCallState) -> None:
-        """A line a minute at most, not one per question: a busy service says 429 to every other one."""
+    def _warn(self, state: RetryCallState) -> None:
+        """Log a warning once a minute at most. One per request is too many: a busy service answers half with 429."""
         now = time.monotonic()
-        if now - self._said >= QUIET_SECONDS and not self._over.is_set():
-            self._said = now
-            patience = f"asking again for up to {self.endpoint.give_up_seconds:g} s"
-            log.warning("%s does not answer (%s); %s", self.endpoint.url, _failure(state), patience)
+        if now - self._last_warning >= QUIET_SECONDS and not self._closed.is_set():
+            self._last_warning = now
+            limit = f"retrying for up to {self.endpoint.give_up_seconds:g} s"
+            log.warning("%s does not answer (%s); %s", self.endpoint.url, _failure(state), limit)
 
-    def _gave_up(self, error: RetryError) -> RemoteError:
+    def _give_up_error(self, error: RetryError) -> RemoteError:
         last = error.last_attempt
         return RemoteError(
             f"{self.endpoint.url} gave no answer in {last.attempt_number} attempts "
             f"(give_up_seconds={self.endpoint.give_up_seconds:g}); the last failure: {last.exception()}. "
-            f"Start it again, {self.manners.again}"
+            f"Restart the service, {self.policy.resume_hint}"
         )
 
 
@@ -257,15 +267,15 @@ def _wait(state: RetryCallState) -> float:
     return max(drawn, _failure(state).seconds)
 
 
-def _failure(state: RetryCallState) -> _Passing:
+def _failure(state: RetryCallState) -> _TransientError:
     assert state.outcome is not None
     failure = state.outcome.exception()
-    assert isinstance(failure, _Passing)
+    assert isinstance(failure, _TransientError)
     return failure
 
 
 def _retry_after(value: str) -> float:
-    """Seconds from now: the header holds a number or a date. 0 where it can be read as neither."""
+    """Seconds from now that a Retry-After header names, as a number or a date. 0 if it is neither."""
     if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
         return float(value)
     try:
@@ -274,9 +284,10 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
-def _object(content: bytes, most: int) -> dict[str, Any]:
-    if len(content) > most:
-        raise ValueError(f"it is longer than {most:,} bytes")
+def _parse_object(content: bytes, max_bytes: int) -> dict[str, Any]:
+    """Parse a JSON object. Raises `ValueError`."""
+    if len(content) > max_bytes:
+        raise ValueError(f"it is longer than {max_bytes:,} bytes")
     # Unlike `json`, orjson refuses NaN, Infinity and 1e999.
     answer = orjson.loads(content)
     if not isinstance(answer, dict):
@@ -284,17 +295,17 @@ def _object(content: bytes, most: int) -> dict[str, Any]:
     return answer
 
 
-def _shown(response: httpx2.Response, content: bytes) -> str:
-    """Status and beginning of an answer, for a message."""
-    place = f" to {response.headers.get('Location')}" if response.has_redirect_location else ""
-    text = content[: 4 * SHOWN].decode("utf-8", "replace")[:SHOWN]
-    return f"{response.status_code} {response.reason_phrase}{place} {text!r}"
+def _describe(response: httpx2.Response, content: bytes) -> str:
+    """Status and start of an answer, for a message."""
+    target = f" to {response.headers.get('Location')}" if response.has_redirect_location else ""
+    text = content[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS]
+    return f"{response.status_code} {response.reason_phrase}{target} {text!r}"
 
 
-def _key(variable: str | None) -> dict[str, str]:
+def _authorization(variable: str | None) -> dict[str, str]:
     if variable is None:
         return {}
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f"key_variable={variable}: there is no such environment variable, or it is empty; export it")
+        raise ConfigError(f"key_variable={variable}: this environment variable is not set, or empty; export it")
     return {"Authorization": f"Bearer {key}"}

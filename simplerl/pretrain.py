@@ -1,7 +1,7 @@
 """Builds the embedded base model from scratch: corpus, tokenizer, Qwen2 architecture, next-token pre-training.
 
-The result is an ordinary `transformers` folder. Everything follows from one seed; see docs/base-model.md for the time
-it takes and what the model does.
+The result is an ordinary `transformers` folder, which depends on one seed. docs/base-model.md gives the time it takes
+and the model's scores.
 """
 
 from __future__ import annotations
@@ -32,46 +32,60 @@ CHAT_TEMPLATE = (
 
 
 class BaseConfig(Frozen):
-    """How the embedded base model is built."""
+    """Settings of the embedded base model."""
 
     seed: int = 0
     """Seed of the corpus, the initial weights and the order of documents."""
 
     documents: int = Field(default=200_000, ge=1)
-    """Documents of the main corpus, each seen once."""
+    """Documents of the main corpus. The model trains on each once."""
 
     anneal_documents: int = Field(default=12_000, ge=0)
-    """Documents of the last part, which sets the habits the model answers with."""
+    """Documents of the annealing phase, which follows the main corpus and sets the style of the model's answers."""
 
     vocab_size: int = Field(default=448, ge=300)
-    """Tokens of the byte-level BPE, special tokens included."""
+    """Vocabulary size of the byte-level BPE, special tokens included."""
 
     hidden_size: int = 160
+    """Width of the hidden states; `heads` must divide it."""
+
     layers: int = 4
     heads: int = 5
+    """Attention heads of a layer, for keys and values too."""
+
     intermediate_size: int = 448
+    """Width of the MLP."""
+
     max_position_embeddings: int = 1024
+    """Longest sequence, in tokens."""
 
     batch_tokens: int = Field(default=2048, ge=256)
-    """Tokens per optimiser step."""
+    """Tokens per optimiser step, padding included."""
 
     learning_rate: float = Field(default=2e-3, gt=0)
+    """Highest learning rate on the main corpus."""
+
     anneal_learning_rate: float = Field(default=3e-4, gt=0)
+    """Highest learning rate of the annealing phase."""
+
     warmup: float = Field(default=0.02, ge=0, lt=1)
+    """Share of a phase's steps over which the learning rate rises."""
+
     weight_decay: float = Field(default=0.05, ge=0)
 
 
-def render(doc: Document) -> str:
-    """A document as the model reads it, end token included."""
+def render_document(doc: Document) -> str:
+    """The document's training text, end token included."""
     if doc.question is None:
         return doc.text + PAD
     return f"{START}user\n{doc.question}{END}\n{START}assistant\n{doc.text}{END}"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """A byte-level BPE with Qwen2's own pre-tokeniser and special tokens: any text encodes, digits stay single tokens.
+    """Train a byte-level BPE with Qwen2's pre-tokeniser and special tokens.
 
-    It must be Qwen2's: for a qwen2 model `AutoTokenizer` silently puts that pre-tokeniser in place of any other.
+    It encodes any text, and each digit as one token. Another
+    pre-tokeniser would be lost: for a qwen2 model, `AutoTokenizer` silently replaces it by Qwen2's.
     """
     from tokenizers import pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -96,7 +110,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
 
 
 def new_model(config: BaseConfig, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """A freshly initialised Qwen2 model; depth-scaled normal initialisation as in GPT-2."""
+    """Make a Qwen2 model with random weights: matrices are normal with a standard deviation of 0.04."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -122,8 +136,8 @@ def new_model(config: BaseConfig, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM
     return model
 
 
-def batches(tokens: list[list[int]], batch_tokens: int, seed: int) -> list[list[int]]:
-    """Indices of documents per batch: similar lengths together, so that padding is small; order shuffled."""
+def batch_by_length(tokens: list[list[int]], batch_tokens: int, seed: int) -> list[list[int]]:
+    """Indices of each batch's documents, batches in shuffled order. Similar lengths share a batch, to save padding."""
     order = permutation(len(tokens), seed, "documents")
     result: list[list[int]] = []
     pool = 4096
@@ -140,35 +154,35 @@ def batches(tokens: list[list[int]], batch_tokens: int, seed: int) -> list[list[
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up, then cosine to zero."""
+    """Learning rate of a step (from 0): linear warm-up over the share `warmup` of the steps, then cosine to zero."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return peak * (step + 1) / rising
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def corpus(config: BaseConfig, name: str, count: int, mixture: Mixture) -> list[str]:
-    """The documents of one part of pre-training, as the model reads them."""
-    rng = rng_for(config.seed, name)
-    return [render(document(rng, mixture)) for _ in range(count)]
+def corpus_texts(config: BaseConfig, phase: str, count: int, mixture: Mixture) -> list[str]:
+    """Training texts of one phase of pre-training; `phase` seeds their generator."""
+    rng = rng_for(config.seed, phase)
+    return [render_document(document(rng, mixture)) for _ in range(count)]
 
 
 def build_base(out: Path, config: BaseConfig, report: Callable[[str], None] = print) -> None:
-    """Builds the model and writes it to `out` as a `transformers` folder, whole or not at all."""
-    texts = corpus(config, "corpus", config.documents, MAIN)
+    """Build the model and write it to `out` as a `transformers` folder, which appears complete or not at all."""
+    texts = corpus_texts(config, "corpus", config.documents, MAIN)
     tokenizer = train_tokenizer(texts[:20_000], config.vocab_size)
     model = new_model(config, tokenizer)
     report(f"{config.documents:,} documents, vocabulary {len(tokenizer)}, {model.num_parameters():,} parameters")
-    train_on(model, tokenizer, texts, config, config.learning_rate, report)
+    train_one_pass(model, tokenizer, texts, config, config.learning_rate, report)
     if config.anneal_documents:
-        texts = corpus(config, "anneal", config.anneal_documents, ANNEAL)
-        train_on(model, tokenizer, texts, config, config.anneal_learning_rate, report)
+        texts = corpus_texts(config, "anneal", config.anneal_documents, ANNEAL)
+        train_one_pass(model, tokenizer, texts, config, config.anneal_learning_rate, report)
     with atomic.new_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
-def train_on(
+def train_one_pass(
     model: Qwen2ForCausalLM,
     tokenizer: Qwen2Tokenizer,
     texts: list[str],
@@ -176,12 +190,12 @@ def train_on(
     peak: float,
     report: Callable[[str], None],
 ) -> None:
-    """One pass of next-token training over the documents, with a schedule of its own."""
+    """Train on each text once, with its own learning-rate schedule, whose highest rate is `peak`."""
     import torch
     from torch.nn.functional import cross_entropy
 
     tokens = [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch(texts)]
-    plan = batches(tokens, config.batch_tokens, config.seed)
+    plan = batch_by_length(tokens, config.batch_tokens, config.seed)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -190,7 +204,7 @@ def train_on(
     for step, indices in enumerate(plan):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, len(plan), peak, config.warmup)
-        ids, labels = pad([tokens[i] for i in indices])
+        ids, labels = pad_batch([tokens[i] for i in indices])
         logits = model(ids).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
         optimiser.zero_grad()
@@ -205,8 +219,8 @@ def train_on(
             total = 0.0
 
 
-def pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids [B, T] and labels [B, T] with -100 on padding; causal attention never looks at the right."""
+def pad_batch(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad on the right: ids [B, T], and labels [B, T] with -100 on padding. Causal attention never sees padding."""
     import torch
 
     width = max(map(len, rows))

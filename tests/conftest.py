@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a tiny model, and no silent skips where everything should be there."""
+"""Shared by all tests: one thread, a tiny model, and no silent skips in an environment with every package."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ TOGETHER = {
     "test_drill.py": "nodes",
     "test_vllm_engine.py": "vllm",
 }
-"""Files whose tests one worker runs, one after the other: a file's tests share what takes long to begin. Ray's files
-are in two parts that take as long: one worker with all of them would work on when the other has nothing left."""
+"""Files whose tests run in the same worker, because they share fixtures that start slowly. Ray's files form two groups
+of about equal time, so that two workers finish together."""
 
 NO_SKIP = os.environ.get("SIMPLERL_NO_SKIP") == "1"
 
 
 def pytest_configure() -> None:
-    """A shell that begins this in the background has children ignore Ctrl-C, which tests send to theirs."""
+    """Restore Ctrl-C, which tests send to child processes: background jobs of a shell ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,12 +43,12 @@ def pytest_configure() -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 model of two layers, with a byte-level BPE that has Qwen's special tokens and a chat template."""
     from simplerl.data.corpus import document
-    from simplerl.pretrain import BaseConfig, new_model, render, train_tokenizer
+    from simplerl.pretrain import BaseConfig, new_model, render_document, train_tokenizer
     from simplerl.seeding import rng_for
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     rng = rng_for(0, "tokenizer of the tests")
-    tokenizer = train_tokenizer((render(document(rng)) for _ in range(200)), vocab_size=320)
+    tokenizer = train_tokenizer((render_document(document(rng)) for _ in range(200)), vocab_size=320)
     sizes = {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64}
     new_model(BaseConfig(vocab_size=320, **sizes), tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Learners and engines between which weights go by vLLM's own transfer, on GPUs that are stood in for."""
+"""Learners and engines that sync weights by vLLM's own transfer, on simulated GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from learner_cases import rank_learner
 from stand_in_gpus import own_gpu, stand_in
 
 from simplerl.config import validate_recipe
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.train.build import services
 from simplerl.types import Request, Rollout
 
@@ -23,7 +23,7 @@ STUCK = "stuck"
 
 
 class Receiver:
-    """Any engine, to which weights come by vLLM's worker. It hangs when they come and a file is there."""
+    """Makes any engine a `Receiver`, by vLLM's worker code. While the file `stuck` exists, receiving weights hangs."""
 
     def __init__(self, engine: Any, kind: str, stuck: Path | None = None) -> None:
         from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
@@ -35,52 +35,52 @@ class Receiver:
         of: Any = None, SimpleNamespace(parallel_config=alone, model_config=None), torch.device("cpu"), self
         self._transfer: Any = (NCCLWeightTransferEngine if kind == "nccl" else IPCWeightTransferEngine)(*of)
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._came: dict[str, torch.Tensor] = {}
+        self._received: dict[str, torch.Tensor] = {}
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         return self._engine.submit(requests)
 
-    def init_transfer(self, how: Mapping[str, Any]) -> None:
+    def init_transfer(self, settings: Mapping[str, Any]) -> None:
         self._transfer.shutdown()
-        self._transfer.init_transfer_engine(self._transfer.parse_init_info(how))
+        self._transfer.init_transfer_engine(self._transfer.parse_init_info(settings))
 
     def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes = dict(shapes)
 
-    def receive_weights(self, what: Mapping[str, Any]) -> None:
+    def receive_weights(self, description: Mapping[str, Any]) -> None:
         if self._stuck is not None and self._stuck.exists():
             os.kill(os.getpid(), signal.SIGSTOP)
-        self._transfer.update_weights(what)
+        self._transfer.update_weights(description)
 
     def finish_update(self, version: int) -> None:
-        assert {name: tuple(tensor.shape) for name, tensor in self._came.items()} == self._shapes
-        self._engine.load_weights(iter(self._came.items()), version)
-        self._came = {}
+        assert {name: tuple(tensor.shape) for name, tensor in self._received.items()} == self._shapes
+        self._engine.load_weights(iter(self._received.items()), version)
+        self._received = {}
 
     def load_weights(self, weights: Any, version: int | None = None) -> None:
-        """Without a version it is what vLLM's worker asks of a vLLM model."""
+        """See `Engine.load_weights`. Without a version: the method of a vLLM model that vLLM's worker calls."""
         if version is not None:
             self._engine.load_weights(weights, version)
             return
-        self._came |= {name: tensor.clone() for name, tensor in weights}
+        self._received |= {name: tensor.clone() for name, tensor in weights}
 
 
 def make_engine(folder: str, kind: str) -> Receiver:
     return Receiver(tiny.PacedEngine(folder, seconds=0.05), kind, Path(folder) / STUCK)
 
 
-def make_learner(model: str, ranks: Any) -> Learner:
+def make_learner(model: str, ranks: Any) -> LocalLearner:
     stand_in(uuid=own_gpu())
     return rank_learner(model, ranks)
 
 
 def build_engine(recipe: Any, tokenizer: Any, device: torch.device) -> Receiver:
-    """For a recipe that names vLLM: the embedded engine behind vLLM's worker."""
+    """Build the embedded engine behind vLLM's worker code, for a recipe that names vLLM."""
     table = recipe.model_dump(mode="json", exclude_none=True)
     table |= {"engine": {"name": "embedded", "cpu_threads": 1}, "cluster": {}}
     return Receiver(services.build_engine(validate_recipe(table), tokenizer, device), recipe.transfer)
 
 
-def build_learner(*arguments: Any) -> Learner:
+def build_learner(*arguments: Any) -> LocalLearner:
     stand_in(uuid=own_gpu())
     return services.build_learner(*arguments)

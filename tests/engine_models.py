@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from simplerl.engines import embedded
+from simplerl.engines.base import Engine, Weights
 from simplerl.types import Problem, Prompt, Request, Rollout, Sampling, Verdict
 from simplerl.verifiers.base import Verifier
 
@@ -81,13 +82,13 @@ def slow_engine(folder: str, seconds: float) -> Any:
     return engine(folder)
 
 
-class PacedEngine:
+class PacedEngine(Engine):
     """A real one that hands a response over every `seconds`, so that one that is lost has some left."""
 
     def __init__(self, folder: str, *, seconds: float, **settings: Any) -> None:
         self._engine, self._seconds = engine(folder, **settings), seconds
 
-    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
+    def load_weights(self, weights: Weights, version: int) -> None:
         self._engine.load_weights(weights, version)
 
     def sleep(self) -> None:
@@ -103,19 +104,26 @@ class Storer:
     """Stands for a learner that puts weights into a cluster's store."""
 
     def weights(self) -> list[Any]:
-        from simplerl.cluster import ray
+        from simplerl.cluster.transfer import ObjectStoreWeights
 
-        return ray.store(iter(model(seed=4).state_dict().items()))
+        return ObjectStoreWeights.put(iter(model(seed=4).state_dict().items())).references
+
+
+def question(response: str, gold: str) -> tuple[Problem, Rollout]:
+    """What a verifier is asked about a text and a gold answer."""
+    problem = Problem("p", "?", gold)
+    return problem, Rollout.recorded(problem, response)
 
 
 class Judge(Verifier):
     """Takes its time, fails where it is asked to, and says in `method` which process it is."""
 
-    def verify(self, response: str, gold: str) -> Verdict:
-        if response == "broken":
+    def verify(self, problem: Problem, rollout: Rollout) -> Verdict:
+        if rollout.text == "broken":
             raise ValueError("this judge is broken")
         time.sleep(0.005)
-        return Verdict("correct" if response == gold else "wrong", response, str(os.getpid()))
+        label = "correct" if rollout.text == problem.answer else "wrong"
+        return Verdict(label, rollout.text, str(os.getpid()))
 
 
 class Seen(NamedTuple):
@@ -133,7 +141,7 @@ class Seer:
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         for each in requests:
-            yield Rollout(each.id, each.prompt, (1,), (0.0,), str(self.look()), "stop", 0)
+            yield Rollout.single_turn(each.id, each.prompt, (1,), (0.0,), str(self.look()), "stop", 0)
 
 
 def has_vllm() -> bool:

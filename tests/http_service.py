@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that does to each request what a test wants."""
+"""A real HTTP server on 127.0.0.1 whose answers and failures a test chooses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Reply:
-    """`how`: whole; or the connection is dropped instead, torn in the middle, stalls, drips or floods."""
+    """An answer, or a failure.
+
+    `mode`: the full answer; or the connection is dropped without one, cut in the middle of it, stalls, sends one byte
+    at a time, or sends bytes without end.
+    """
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    how: Literal["whole", "drop", "tear", "stall", "drip", "flood"] = "whole"
+    mode: Literal["full", "drop", "tear", "stall", "drip", "flood"] = "full"
 
     @property
     def content(self) -> bytes:
@@ -26,7 +30,7 @@ class Reply:
 
 
 class Service:
-    """Answers with `answer(question)`. Keeps what was posted, with the headers, in the order of arrival."""
+    """Answers with `answer(question)`. Records posted objects and headers in the order of arrival."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], Reply], port: int = 0) -> None:
         self.answer = answer
@@ -57,7 +61,7 @@ class Service:
 
 
 def replies(*queue: Reply) -> Callable[[dict[str, Any]], Reply]:
-    """These one after the other; the last one for all that comes later."""
+    """Give these replies in order, and the last one again for every later request."""
     left = list(queue)
     return lambda question: left.pop(0) if len(left) > 1 else left[0]
 
@@ -74,26 +78,26 @@ def handler_of(service: Service) -> type[BaseHTTPRequestHandler]:
                 service.posted.append(question)
                 service.headers.append(dict(self.headers))
             reply = service.answer(question)
-            self.close_connection = reply.how != "whole"
-            if reply.how == "stall":
+            self.close_connection = reply.mode != "full"
+            if reply.mode == "stall":
                 service.released.wait(30)
-            elif reply.how != "drop":
+            elif reply.mode != "drop":
                 self.send(reply)
 
         def send(self, reply: Reply) -> None:
-            extra = {"tear": 10, "drip": 10**6, "flood": 10**12}.get(reply.how, 0)
+            extra = {"tear": 10, "drip": 10**6, "flood": 10**12}.get(reply.mode, 0)
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(reply.content) + extra), **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(reply.content)
-            while reply.how == "drip" and not service.released.wait(0.02):
+            while reply.mode == "drip" and not service.released.wait(0.02):
                 self.wfile.write(b" ")
-            while reply.how == "flood":
+            while reply.mode == "flood":
                 self.wfile.write(b" " * 65536)
 
         def handle(self) -> None:
-            # The client may have lost its patience.
+            # The client may have closed the connection.
             with suppress(ConnectionError):
                 super().handle()
 

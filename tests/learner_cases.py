@@ -9,7 +9,7 @@ import torch
 from simplerl.algorithms.ppo import PPO, Config
 from simplerl.batch.batch import Batch, collate
 from simplerl.config import Recipe, apply_overrides, validate_recipe
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 
@@ -26,14 +26,14 @@ def make_recipe(model: str, settings: list[str]) -> Recipe:
     return validate_recipe(apply_overrides(table, settings), kind=Recipe)
 
 
-def make_learner(model: str, settings: list[str], ranks: Any = None) -> tuple[Learner, PPO]:
+def make_learner(model: str, settings: list[str], ranks: Any = None) -> tuple[LocalLearner, PPO]:
     recipe = make_recipe(model, settings)
     algorithm = PPO(Config.model_validate(recipe.algorithm.model_dump()), recipe.rollout.max_tokens)
     torch.manual_seed(0)
-    return Learner(recipe, algorithm, horizon=10, device=torch.device("cpu"), ranks=ranks), algorithm
+    return LocalLearner(recipe, algorithm, horizon=10, device=torch.device("cpu"), parallel=ranks), algorithm
 
 
-def rank_learner(model: str, ranks: Any) -> Learner:
+def rank_learner(model: str, ranks: Any) -> LocalLearner:
     return make_learner(model, ["train.cpu_threads=2"], ranks)[0]
 
 
@@ -48,7 +48,7 @@ def make_batch(seed: int = 0, sequences: int = 12) -> Batch:
         prompt = Prompt(Problem(f"p{number}", "q", "1"), "q", tuple(draw(5, 50, 3 + number)))
         group = []
         for size in draw(1, 20, 3):
-            rollout = Rollout("r", prompt, tuple(draw(5, 50, size)), (-1.0,) * size, "", "stop", 0)
+            rollout = Rollout.single_turn("r", prompt, tuple(draw(5, 50, size)), (-1.0,) * size, "", "stop", 0)
             group.append(GradedRollout(rollout, Verdict("correct"), float(draw(-1, 2, 1)[0])))
         groups.append(group)
     return collate(groups)

@@ -1,6 +1,6 @@
-"""What vLLM's weight transfer asks of GPUs, on a CPU: NCCL over gloo, and for CUDA IPC memory that files share.
+"""Simulated GPUs for vLLM's weight transfer on a CPU: gloo replaces NCCL, and shared files replace CUDA IPC memory.
 
-Everything above these primitives is vLLM's own code, on both sides.
+Only these primitives are simulated. All other code is vLLM's own, on both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 
 class Communicator:
-    """Stands for vLLM's `PyNcclCommunicator`."""
+    """Replaces vLLM's `PyNcclCommunicator`."""
 
     def __init__(self, host: str, port: int, rank: int, world_size: int, device: Any) -> None:
         wait = timedelta(seconds=60)
@@ -33,7 +33,7 @@ class Communicator:
 
 
 class Torch:
-    """torch, but memory of a GPU is a file's."""
+    """torch, but GPU memory is a shared file."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -54,7 +54,7 @@ PATHS: dict[int, str] = {}
 
 
 def export(tensor: torch.Tensor) -> tuple[None, tuple[Any, ...]]:
-    """Stands for `reduce_tensor`: the seventh argument is the device's number."""
+    """Replaces `reduce_tensor`: the seventh argument is the device's number."""
     return None, (PATHS[tensor.data_ptr()], tensor.numel(), None, None, None, None, -1)
 
 
@@ -64,7 +64,7 @@ def rebuild(path: str, size: int, *others: Any) -> torch.Tensor:
 
 
 def stand_in(replace: Callable[[Any, str, Any], None] = setattr, uuid: str | None = None) -> None:
-    """From here on this process has a GPU, `uuid`, for vLLM's weight transfer."""
+    """Give this process a simulated GPU, named `uuid`, for vLLM's weight transfer."""
     from torch.multiprocessing import reductions
     from vllm.distributed.weight_transfer import ipc_engine, nccl_common, packed_tensor
 
@@ -85,7 +85,7 @@ def stand_in(replace: Callable[[Any, str, Any], None] = setattr, uuid: str | Non
 
 
 def own_gpu() -> str:
-    """Names the GPU that Ray gave this process, and nobody has."""
+    """Name of the simulated GPU that Ray gave this process."""
     import ray
 
     return f"{ray.get_runtime_context().get_node_id()}-{os.environ.get('CUDA_VISIBLE_DEVICES')}"

@@ -135,7 +135,11 @@ def sft_metrics_row(step: int, steps: int, rng: random.Random) -> dict[str, floa
     loss = _curve(2.4, 0.55, 0.15 * steps, step, 0.12 * steps)
     row = {"step": step, "epoch": 3 * step / steps, "loss/sft": loss * rng.uniform(0.94, 1.06)}
     row |= {"entropy": loss * 0.9, "tokens/prompt": 64 * 20, "tokens/response": 64 * 105, "length/mean": 105.0}
-    row |= {"pack/count": 8, "pack/fill": rng.uniform(0.93, 0.99), "actor/grad_norm": rng.uniform(0.4, 1.2)}
+    row |= {
+        "pack/count": 8,
+        "pack/token_utilization": rng.uniform(0.93, 0.99),
+        "actor/grad_norm": rng.uniform(0.4, 1.2),
+    }
     row |= {"actor/lr": 1e-3 * (1 - step / (steps + 1)), "time/update": 2.1, "time/total": 2.2}
     return row | {"time/tokens_per_second": 3100.0, "memory/rss_gib": 1.2}
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from simplerl.algorithms.base import AlgorithmConfig
+from simplerl.algorithms.base import Algorithm, AlgorithmConfig
 from simplerl.errors import ConfigError
-from simplerl.types import Metrics
+from simplerl.types import Aggregation, Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Config(AlgorithmConfig):
-    """GRPO: the mean reward of a prompt's responses is the baseline; there is no critic.
+    """GRPO: the mean reward of a prompt's responses is the baseline, in place of a critic.
 
     Dr.GRPO (arXiv:2503.20783): scale_by_std=false, aggregation="constant".
     DAPO (arXiv:2503.14476): clip_high=0.28, aggregation="token-mean", dynamic_sampling_rounds=3, and
@@ -30,7 +30,7 @@ class Config(AlgorithmConfig):
     name: Literal["grpo"] = "grpo"
 
     # The paper's mean is over each response first (sequence-mean), which weighs tokens of long responses less.
-    aggregation: Literal["sequence-mean", "token-mean", "constant"] = "token-mean"
+    aggregation: Aggregation = "token-mean"
     """How token losses become one number over the global minibatch, see `simplerl.losses.losses.token_weights`. Default
     `token-mean`, as in DAPO and the released v1 code. Change it to repeat Dr.GRPO (`constant`) or GRPO's paper
     (`sequence-mean`)."""
@@ -54,11 +54,8 @@ class Config(AlgorithmConfig):
             )
 
 
-class GRPO:
+class GRPO(Algorithm):
     """GRPO without a critic."""
-
-    needs_critic = False
-    needs_old_logprobs = False
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
@@ -90,17 +87,6 @@ class GRPO:
         from simplerl.algorithms._policy_gradient import surrogate_loss
 
         return surrogate_loss(self.config, self.response_limit, logprobs, entropy, micro_batch, counts)
-
-    def value_loss(
-        self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise AssertionError("grpo has no critic")
-
-    def state(self) -> dict[str, float]:
-        return {}
-
-    def restore(self, state: dict[str, float]) -> None:
-        pass
 
 
 def build(config: Config, recipe: Recipe) -> GRPO:

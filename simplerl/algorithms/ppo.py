@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from simplerl.algorithms.base import AlgorithmConfig
+from simplerl.algorithms.base import Algorithm, AlgorithmConfig
 from simplerl.errors import ConfigError
 from simplerl.types import Metrics
 
@@ -66,11 +65,10 @@ class Config(AlgorithmConfig):
             raise ConfigError("algorithm.kl_target needs a start: algorithm.kl_coef=0 cannot adapt; set kl_coef > 0")
 
 
-class PPO:
+class PPO(Algorithm):
     """PPO with a separate critic. `kl_coef` is the coefficient now, adaptive or not."""
 
     needs_critic = True
-    dynamic_sampling_rounds = 0
 
     def __init__(self, config: Config, response_limit: int) -> None:
         self.config = config
@@ -78,9 +76,6 @@ class PPO:
         self.kl_coef = config.kl_coef
         self.needs_reference = config.kl_coef > 0 or config.kl_loss_coef > 0
         self.needs_old_logprobs = config.kl_coef > 0
-
-    def has_learning_signal(self, rewards: Sequence[float]) -> bool:
-        return True
 
     def compute_advantages(self, batch: ScoredBatch) -> tuple[TrainBatch, Metrics]:
         """Add the policy's advantages [R] by GAE, whitened if set, and the critic's targets [R]."""

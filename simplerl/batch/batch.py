@@ -1,7 +1,7 @@
-"""The training batch, ragged: flat tensors and lengths. Padding is decided by the learner, at the last moment.
+"""The training batch, ragged: flat tensors and lengths. The learner pads or packs at the last moment.
 
-N sequences hold S tokens in all, R of them response tokens. Response-level tensors are flat [R], so no mask is
-needed anywhere: what is not a response token is not there.
+N sequences hold S tokens, R of which the policy sampled: the response tokens. Response-level tensors are flat [R], so
+losses need no mask. A prompt, or the environment's turns of a response, have no entry in them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,19 @@ class Batch:
     """Graded rollouts as tensors."""
 
     tokens: Tensor = field(metadata=_level("token"))
-    """[S] int64, each sequence's prompt and then its response."""
+    """[S] int64: each sequence's prompt, then all turns of its response."""
+
+    loss_mask: Tensor = field(metadata=_level("token"))
+    """[S] bool: True for the R tokens that the policy sampled; they alone are trained on."""
+
+    lengths: Tensor = field(metadata=_level("sequence"))
+    """[N] int64: tokens per sequence."""
 
     prompt_lengths: Tensor = field(metadata=_level("sequence"))
-    """[N] int64."""
+    """[N] int64, all >= 1."""
 
     response_lengths: Tensor = field(metadata=_level("sequence"))
-    """[N] int64, all >= 1."""
+    """[N] int64, all >= 1: tokens of each response that the policy sampled. With one turn, lengths - prompt_lengths."""
 
     groups: Tensor = field(metadata=_level("sequence"))
     """[N] int64: responses to the same prompt share a number."""
@@ -42,18 +48,13 @@ class Batch:
     """[N] float32, one scalar per response."""
 
     truncated: Tensor = field(metadata=_level("sequence"))
-    """[N] bool: the response ended at the length limit."""
+    """[N] bool: True if the response ended at the length limit."""
 
     sampled_logprobs: Tensor = field(metadata=_level("response"))
-    """[R] float32, the engine's."""
+    """[R] float32: the engine's log-probs."""
 
     def __len__(self) -> int:
         return len(self.rewards)
-
-    @property
-    def lengths(self) -> Tensor:
-        """[N] tokens per sequence."""
-        return self.prompt_lengths + self.response_lengths
 
     def select(self, rows: Tensor) -> Self:
         """The batch of these rows, in this order."""
@@ -112,10 +113,17 @@ def collate(groups: list[list[GradedRollout]]) -> Batch:
     """Graded rollouts [P][G] as one batch of N = sum of group sizes."""
     rows = [(number, graded) for number, group in enumerate(groups) for graded in group]
     rollouts = [graded.rollout for _, graded in rows]
+    prompts, responses, masks = (
+        [r.prompt.token_ids for r in rollouts],
+        [r.token_ids for r in rollouts],
+        [r.loss_mask for r in rollouts],
+    )
     return Batch(
-        tokens=torch.tensor([t for r in rollouts for t in (*r.prompt.token_ids, *r.token_ids)]),
-        prompt_lengths=torch.tensor([len(r.prompt.token_ids) for r in rollouts]),
-        response_lengths=torch.tensor([len(r.token_ids) for r in rollouts]),
+        tokens=_flat(prompts, responses),
+        loss_mask=_flat([(False,) * len(prompt) for prompt in prompts], masks),
+        lengths=torch.tensor([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]),
+        prompt_lengths=torch.tensor([len(prompt) for prompt in prompts]),
+        response_lengths=torch.tensor([sum(mask) for mask in masks]),
         groups=torch.tensor([number for number, _ in rows]),
         rewards=torch.tensor([graded.reward for _, graded in rows], dtype=torch.float32),
         truncated=torch.tensor([r.finish_reason == "length" for r in rollouts]),
@@ -124,13 +132,16 @@ def collate(groups: list[list[GradedRollout]]) -> Batch:
 
 
 def collate_examples(examples: Sequence[Example]) -> TrainBatch:
-    """Given responses as a batch: advantages of 1, and nothing to compare with, since no policy sampled them."""
-    lengths = torch.tensor([len(e.response_ids) for e in examples])
-    count, tokens = len(examples), int(lengths.sum())
+    """Given responses as a batch for supervised fine-tuning: advantages of 1, no log-probs of a sampling policy."""
+    prompts, responses = [e.prompt.token_ids for e in examples], [e.response_ids for e in examples]
+    prompt_lengths, response_lengths = (torch.tensor([len(ids) for ids in each]) for each in (prompts, responses))
+    count, tokens = len(examples), int(response_lengths.sum())
     return TrainBatch(
-        tokens=torch.tensor([t for e in examples for t in (*e.prompt.token_ids, *e.response_ids)]),
-        prompt_lengths=torch.tensor([len(e.prompt.token_ids) for e in examples]),
-        response_lengths=lengths,
+        tokens=_flat(prompts, responses),
+        loss_mask=_flat([(False,) * len(ids) for ids in prompts], [(True,) * len(ids) for ids in responses]),
+        lengths=prompt_lengths + response_lengths,
+        prompt_lengths=prompt_lengths,
+        response_lengths=response_lengths,
         groups=torch.arange(count),
         rewards=torch.zeros(count),
         truncated=torch.zeros(count, dtype=torch.bool),
@@ -141,6 +152,11 @@ def collate_examples(examples: Sequence[Example]) -> TrainBatch:
         advantages=torch.ones(tokens),
         returns=None,
     )
+
+
+def _flat(prompts: Sequence[Sequence[Any]], responses: Sequence[Sequence[Any]]) -> Tensor:
+    """Each sequence's prompt, then its response, as one flat tensor [S]."""
+    return torch.tensor([x for pair in zip(prompts, responses, strict=True) for part in pair for x in part])
 
 
 # --- ragged tensors ---------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ class Layout:
     """[n, T] int64: a row per sequence, padded on the right (causal attention never looks there, so padding needs no
     mask); or [1, S], all sequences one after the other."""
 
-    where: Tensor
-    """[R] int64 into the flattened ids: the position before each response token."""
+    logit_positions: Tensor
+    """[R] int64 into the flattened ids: the position before each response token, whose logits predict it."""
 
     targets: Tensor
     """[R] int64, the response tokens."""
@@ -61,9 +61,9 @@ class Padded:
     @staticmethod
     def lay_out(batch: Batch) -> Layout:
         ids = to_padded(batch.tokens, batch.lengths)
-        starts = torch.arange(len(batch), device=ids.device) * ids.shape[1]
-        where = _before_response(batch, starts)
-        return Layout(ids, where, ids.flatten()[where + 1])
+        trained = _trained(batch)
+        row, offset = row_of(batch.lengths)[trained], place_in_row(batch.lengths)[trained]
+        return Layout(ids, logit_positions=row * ids.shape[1] + offset - 1, targets=batch.tokens[trained])
 
 
 class Packed:
@@ -80,12 +80,11 @@ class Packed:
 
     @staticmethod
     def lay_out(batch: Batch) -> Layout:
-        ends = batch.lengths.cumsum(0)
-        where = _before_response(batch, ends - batch.lengths)
+        ends, trained = batch.lengths.cumsum(0), _trained(batch)
         return Layout(
             ids=batch.tokens[None],
-            where=where,
-            targets=batch.tokens[where + 1],
+            logit_positions=trained - 1,
+            targets=batch.tokens[trained],
             positions=place_in_row(batch.lengths)[None],
             cu_seqlens=torch.cat([ends.new_zeros(1), ends]).int(),
         )
@@ -97,12 +96,12 @@ class Shared:
     @staticmethod
     def tokens(batch: Batch) -> int:
         first, _ = _families(batch.groups)
-        return int(batch.prompt_lengths[first].sum() + batch.response_lengths.sum())
+        return int(batch.prompt_lengths[first].sum() + (batch.lengths - batch.prompt_lengths).sum())
 
     @staticmethod
     def split(batch: Batch, budget: int) -> list[Tensor]:
         """Rows in packs of at most `budget` tokens, answers to one prompt together as far as they fit."""
-        prompts, responses = batch.prompt_lengths.tolist(), batch.response_lengths.tolist()
+        prompts, responses = batch.prompt_lengths.tolist(), (batch.lengths - batch.prompt_lengths).tolist()
         siblings: dict[int, list[int]] = defaultdict(list)
         for row, group in enumerate(batch.groups.tolist()):
             siblings[group].append(row)
@@ -122,18 +121,22 @@ class Shared:
     def lay_out(batch: Batch) -> Layout:
         first, family = _families(batch.groups)
         starts = batch.lengths.cumsum(0) - batch.lengths
-        prompts, responses = batch.prompt_lengths[first], batch.response_lengths
+        prompts, responses = batch.prompt_lengths[first], batch.lengths - batch.prompt_lengths
         source = torch.cat([_runs(starts[first], prompts), _runs(starts + batch.prompt_lengths, responses)])
         prompt_at = prompts.cumsum(0) - prompts
         response_at = prompts.sum() + responses.cumsum(0) - responses
-        place = place_in_row(responses)
-        where = torch.repeat_interleave(response_at, responses) + place - 1
-        before = (prompt_at + prompts - 1)[family]
+
+        # The position of every token of the batch in this layout, [S].
+        row, offset = row_of(batch.lengths), place_in_row(batch.lengths)
+        inside = offset - batch.prompt_lengths[row]
+        position = torch.where(inside < 0, prompt_at[family[row]] + offset, response_at[row] + inside)
+        trained = _trained(batch)
+
         none = torch.zeros_like(prompts)
         return Layout(
             ids=batch.tokens[source][None],
-            where=torch.where(place == 0, torch.repeat_interleave(before, responses), where),
-            targets=batch.tokens[source[int(prompts.sum()) :]],
+            logit_positions=position[trained - 1],
+            targets=batch.tokens[trained],
             positions=torch.cat([place_in_row(prompts), _runs(prompts[family], responses)])[None],
             segments=torch.cat(
                 [
@@ -175,7 +178,6 @@ def _runs(starts: Tensor, lengths: Tensor) -> Tensor:
     return torch.repeat_interleave(starts, lengths) + place_in_row(lengths)
 
 
-def _before_response(batch: Batch, starts: Tensor) -> Tensor:
-    """The position before each response token [R], where sequence i begins at `starts[i]`."""
-    rows = row_of(batch.response_lengths)
-    return starts[rows] + batch.prompt_lengths[rows] - 1 + place_in_row(batch.response_lengths)
+def _trained(batch: Batch) -> Tensor:
+    """Where the response tokens stand in the flat batch: [R]."""
+    return batch.loss_mask.nonzero().squeeze(-1)

@@ -50,7 +50,7 @@ def compare(
 
 
 def compared(things: list[str]) -> Comparison:
-    """What the names on the command line stand for, the others against the first. Raises `ConfigError`, `DataError`."""
+    """Resolve the names on the command line; the first is the reference. Raises `ConfigError`, `DataError`."""
     from simplerl.report.comparison import compare as between
 
     if len(things) < 2:
@@ -61,7 +61,7 @@ def compared(things: list[str]) -> Comparison:
 
 
 def contender(thing: str, label: str) -> Contender:
-    """What a name on the command line stands for. Raises `DataError`."""
+    """Resolve a name on the command line. Raises `DataError`."""
     from simplerl.report.comparison import from_eval, from_published, pooled
     from simplerl.report.eval_data import read_evaluation
     from simplerl.report.published import published

@@ -24,5 +24,5 @@ def say_note(text: str) -> None:
 
 
 def say_error(text: str) -> None:
-    """One red block on stderr; plain where it is no terminal."""
+    """Print one red block on stderr; plain text if stderr is not a terminal."""
     typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)

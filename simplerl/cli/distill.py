@@ -27,7 +27,7 @@ def distill(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked; stop.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="No progress bar.")] = False,
 ) -> None:
-    """Ask a teacher for long solutions and keep the right ones. The same command goes on after any end."""
+    """Collect long solutions from a teacher and keep the correct ones. Run the same command again to resume."""
     from simplerl.config import DistillRecipe, load_recipe, recipe_name
 
     service = ["teacher.name=openai", f"teacher.url={endpoint}"] if endpoint else []
@@ -43,8 +43,9 @@ def distill(
 def print_plan(recipe: DistillRecipe) -> None:
     """How much the teacher would be asked."""
     from simplerl.distill.problems import choose_problems, questions
+    from simplerl.verifiers.base import usable_problems
 
-    chosen = choose_problems(recipe.data, recipe.seed)
+    chosen = choose_problems(recipe.data, recipe.seed, usable_problems(recipe.verifier.name, recipe.verifier.path))
     asked, sampling = len(questions(chosen.problems, recipe)), recipe.sampling
     for text in chosen.notices:
         say(text)

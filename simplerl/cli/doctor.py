@@ -21,7 +21,7 @@ from simplerl.formatting import table
 State = Literal["ok", "note", "missing"]
 OPTIONAL = {
     "datasets": ("hub", "data sets from the Hugging Face hub"),
-    "bitsandbytes": ("8bit", "actor.moments=8-bit"),
+    "bitsandbytes": ("8bit", "actor.name=adamw-8bit"),
     "peft": ("lora", "model.lora"),
     "tensorboard": ("track", "track.tensorboard"),
     "wandb": ("track", "track.wandb"),
@@ -41,7 +41,7 @@ class Finding:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Say what works here and what is missing. Exit code 1 if training cannot run."""
-    findings = [*versions(), *packages(), *devices(), *resources(), *base_model(), *data_sets()]
+    findings = [*versions(), *packages(), *devices(), *resources(), sandbox(), *base_model(), *data_sets()]
     if as_json:
         say_json([asdict(finding) for finding in findings])
     else:
@@ -123,7 +123,8 @@ def devices() -> Iterator[Finding]:
     yield Finding("instructions", "ok", ", ".join(cpu["instructions"]) or "none of those looked for")
     if "avx512_bf16" not in cpu["instructions"] and "amx_bf16" not in cpu["instructions"]:
         yield Finding("bfloat16", "note", "no instructions for it on this CPU", "keep model.dtype=float32 there")
-    yield kernels()
+    if torch_state:
+        yield kernels()
     for gpu in torch_state.get("gpus", []):
         yield Finding("gpu", "ok", f"{gpu['name']}, {gpu['memory_gib']} GiB")
     if torch_state and not torch_state["gpus"]:
@@ -131,14 +132,14 @@ def devices() -> Iterator[Finding]:
 
 
 def kernels() -> Finding:
-    """Whether the fused kernels of the CPU can be had; asking compiles them."""
-    from simplerl.cpu.library import problem
+    """State of the C kernels for the CPU; compiles them if they are not in the cache yet."""
+    from simplerl.cpu import unavailable_reason
 
-    found = problem()
-    if found is None:
+    reason = unavailable_reason()
+    if reason is None:
         return Finding("kernels", "ok", "compiled for this CPU")
     remedy = "install a C compiler (Debian, Ubuntu: apt-get install gcc); runs work without, several times slower"
-    return Finding("kernels", "note", found, remedy)
+    return Finding("kernels", "note", reason, remedy)
 
 
 def no_gpu(cuda_build: str | None) -> Finding:
@@ -165,6 +166,16 @@ def resources() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / (1 << 30)
     remedy = "" if free >= 1 else "quickstart leaves up to 1 GiB; use --run-dir on another disk"
     yield Finding("disk", "ok" if free >= 1 else "note", f"{free:,.1f} GiB free in {Path.cwd()}", remedy)
+
+
+def sandbox() -> Finding:
+    """Whether programs that a model wrote can be run here, see `simplerl.verifiers.python_tests`."""
+    from simplerl.verifiers.python_tests import isolation_fault
+
+    if fault := isolation_fault():
+        remedy = "verifier.isolation=limits runs programs of the verifier python-tests with your files in reach"
+        return Finding("sandbox", "note", f"programs cannot be isolated: {fault}", remedy)
+    return Finding("sandbox", "ok", "programs have no network, files or other processes (verifier python-tests)")
 
 
 def base_model() -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import typer
 from simplerl.cli.console import say, say_note
 from simplerl.cli.train import Overrides
 from simplerl.errors import ClusterError, ConfigError
-from simplerl.formatting import table
+from simplerl.formatting import table, with_bounds
 
 SETTINGS = (
     "cluster.learners=2",
@@ -47,7 +47,7 @@ def drill(
     settings = [*SETTINGS, *(overrides or ())]
     loaded = load_recipe(recipe, [*(overrides or ()), "checkpoint.every=1"])
     if not isinstance(loaded, Recipe):
-        raise ConfigError(f"{recipe} is no recipe of `simplerl train`")
+        raise ConfigError(f"{recipe} is not a recipe of `simplerl train`")
     wanted = _chosen(kinds, Drill.kinds(), faults, seed)
     if "checkpoint torn" in wanted and loaded.checkpoint.keep < 2:
         raise ConfigError("a torn checkpoint leaves nothing of checkpoint.keep=1; keep 2, or name other --kinds")
@@ -85,14 +85,14 @@ def check_accounts(broken: Path, whole: Path) -> None:
     steps, expected = ([row["step"] for row in each.read_metrics()] for each in (one, other))
     files, others = dict(one.rollout_files()), dict(other.rollout_files())
     if not steps == expected == list(files) == list(others):
-        raise ClusterError(f"{broken}: the steps recorded are {steps}, {len(expected)} were asked for")
+        raise ClusterError(f"{broken}: the steps recorded are {steps}, {len(expected)} were expected")
     total = 0
     for step in steps:
         tables = (pq.read_table(each[step], columns=["problem_id", "sample_index"]) for each in (files, others))
         found, asked = (Counter(map(tuple, map(dict.values, table.to_pylist()))) for table in tables)
         if odd := (found - asked) + (asked - found):
             raise ClusterError(
-                f"{broken}: step {step} has {found.total()} responses, {asked.total()} were asked for; "
+                f"{broken}: step {step} has {found.total()} responses, {asked.total()} were requested; "
                 f"{odd.total()} differ, the first is {next(iter(odd))}"
             )
         total += found.total()
@@ -125,4 +125,4 @@ def compared(broken: Path, whole: Path) -> str:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    return f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}] %"
+    return f"{with_bounds(row['accuracy'], row['accuracy_low'], row['accuracy_high'])} %"

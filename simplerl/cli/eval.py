@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simplerl.cli.console import say_note
+from simplerl.cli.verifier_options import VerifierName, VerifierSettings, evaluation_verifier, settings_from
 from simplerl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from simplerl.config import PluginConfig
     from simplerl.evaluation.models import ModelUnderTest
     from simplerl.evaluation.planning import Asked
     from simplerl.evaluation.suite import Plan
@@ -32,9 +34,11 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a response at most.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed on the same engine gives the same table.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many problems of each benchmark.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N problems of each benchmark only.")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="Of a run folder: all, or steps such as 20,40.")] = None,
     trained: Annotated[bool | None, typer.Option(help="Use the suite's settings for trained models.")] = None,
+    verifier: VerifierName = None,
+    verifier_settings: VerifierSettings = None,
     from_responses: Annotated[
         Path | None, typer.Option(help="Grade recorded responses (JSONL) instead of asking a model.")
     ] = None,
@@ -42,26 +46,28 @@ def evaluate(
     cache: Annotated[bool, typer.Option(help="Reuse responses that were generated before.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Evaluate a model. The same command goes on with an evaluation that was stopped or killed."""
+    """Evaluate a model. Run the same command again to resume an evaluation that was stopped or killed."""
     if (model is None) == (from_responses is None):
         raise ConfigError("name a MODEL, or recorded responses with --from-responses FILE, and not both")
     if from_responses is not None:
-        results = [grade_file(from_responses, out)]
+        results = [grade_file(from_responses, out, evaluation_verifier(verifier, verifier_settings))]
     else:
         from simplerl.evaluation.planning import Asked, names_in
+        from simplerl.verifiers.base import DEFAULT_VERIFIER
 
         decoding = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        asked = Asked(suite, names_in(benchmarks), template, engine, decoding, seed, limit, trained)
+        names, judge = names_in(benchmarks), (verifier or DEFAULT_VERIFIER, settings_from(verifier_settings))
+        asked = Asked(suite, names, template, engine, decoding, seed, limit, trained, *judge)
         results = evaluate_model(str(model), checkpoints, asked, out, cache=cache)
     from simplerl.cli.eval_table import print_results
 
     print_results(results, as_json=as_json)
 
 
-def grade_file(path: Path, out: Path | None) -> dict[str, Any]:
+def grade_file(path: Path, out: Path | None, verifier: PluginConfig) -> dict[str, Any]:
     from simplerl.evaluation.recorded import grade_recorded
 
-    return grade_recorded(path, out or Path("evals") / path.name.partition(".")[0])
+    return grade_recorded(path, out or Path("evals") / path.name.partition(".")[0], verifier)
 
 
 def evaluate_model(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simplerl.cli.console import say, say_json
-from simplerl.formatting import table
+from simplerl.formatting import bounds, number, percent, table
 
 Results = Mapping[str, Any]
 HEADER = ("benchmark", "n", "", "accuracy", "95 % interval", "pass@k", "maj@k", "no answer", "truncated", "tokens")
@@ -36,7 +36,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     found = [benchmark(name, one) for name, one in results["benchmarks"].items()]
     if "average" in results:
         mean = results["average"]
-        found.append(("average", "", "", percent(mean["value"]), interval(mean), *[""] * 5))
+        found.append(("average", "", "", percent(mean["value"]), bounds(mean["low"], mean["high"]), *[""] * 5))
     return found
 
 
@@ -46,12 +46,12 @@ def benchmark(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{one['problems']:,}",
         one["metric"],
         percent(one["accuracy"]["value"]),
-        interval(one["accuracy"]),
+        bounds(one["accuracy"]["low"], one["accuracy"]["high"]),
         largest(one["pass_at"]) if one["samples"] > 1 else "",
         largest(one["maj_at"]),
         percent(one["shares"]["no_answer"]),
         percent(one["shares"]["clip_ratio"]),
-        "-" if one["tokens"]["all"] is None else f"{one['tokens']['all']:.0f}",
+        number(one["tokens"]["all"], ".0f"),
     )
 
 
@@ -65,14 +65,6 @@ def notes(results: Results) -> list[str]:
         if one["problems"] <= 100 and smallest:
             said.append(f"{name} has {one['problems']} problems: differences below {percent(smallest)} cannot be seen")
     return said
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def interval(estimate: Mapping[str, float]) -> str:
-    return f"[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
 def largest(estimates: Mapping[str, Mapping[str, float]]) -> str:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from simplerl.cli.console import say, say_error, say_json
+from simplerl.cli.verifier_options import VerifierName, VerifierSettings, evaluation_verifier
 from simplerl.errors import ConfigError, DataError
 from simplerl.formatting import table
 
 if TYPE_CHECKING:
     from simplerl.cli.grading import Row
     from simplerl.types import Verdict
+    from simplerl.verifiers.base import Verifier
     from simplerl.verifiers.math import MathVerifier
 
 
@@ -27,7 +29,10 @@ Pair = Annotated[
 Audit = Annotated[bool, typer.Option("--audit", help="List wrong verdicts that a looser comparison would call right.")]
 ResponseKey = Annotated[str | None, typer.Option(help="Key of the response; without it response or pred.")]
 AnswerKey = Annotated[str | None, typer.Option(help="Key of the gold answer; without it answer or gold.")]
-Mode = Annotated[Literal["evaluation", "reward"], typer.Option(help="reward: a box or nothing, as in training.")]
+Mode = Annotated[
+    Literal["evaluation", "reward"] | None,
+    typer.Option(help="reward: a box or nothing, as in training. Default: evaluation."),
+]
 Out = Annotated[Path | None, typer.Option(help="Write the verdict on each row to this file.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes for symbolic comparisons; 0 does without them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -39,9 +44,11 @@ def grade(
     audit: Audit = False,
     response_key: ResponseKey = None,
     answer_key: AnswerKey = None,
-    mode: Mode = "evaluation",
+    mode: Mode = None,
     out: Out = None,
     workers: Workers = None,
+    verifier: VerifierName = None,
+    verifier_settings: VerifierSettings = None,
     as_json: Json = False,
 ) -> None:
     """Judge responses against gold answers.
@@ -53,29 +60,40 @@ def grade(
         raise ConfigError("name a file of rows, or two answers with --equal PRED GOLD")
     if out is not None and (audit or equal is not None):
         raise ConfigError("--out is for the verdicts on a file; use --json and write stdout to a file")
-    with _verifier(mode, workers) as verifier:
+    only_math = {"--equal": equal, "--audit": audit or None, "--mode": mode, "--workers": workers}
+    if verifier not in (None, "math") and (given := [name for name, value in only_math.items() if value is not None]):
+        raise ConfigError(f"{', '.join(given)}: for the verifier math; {verifier} is set with --set verifier.KEY=VALUE")
+    settings = {"mode": mode, "workers": workers}
+    overrides = [f"verifier.{key}={value}" for key, value in settings.items() if value is not None]
+    with _opened(verifier, [*overrides, *(verifier_settings or ())]) as opened:
         if equal is not None:
-            _compare(verifier, *equal, as_json)
+            _compare(_mathematical(opened), *equal, as_json)
         elif file is not None and audit:
             from simplerl.cli.audit import print_audit
 
-            print_audit(verifier, file, response_key, answer_key, as_json=as_json)
+            print_audit(_mathematical(opened), file, response_key, answer_key, as_json=as_json)
         elif file is not None:
             from simplerl.cli.grading import read_rows
 
-            _grade(verifier, read_rows(file, response_key, answer_key), file, out, as_json)
+            _grade(opened, read_rows(file, response_key, answer_key), file, out, as_json)
 
 
 @contextmanager
-def _verifier(mode: str, workers: int | None) -> Iterator[MathVerifier]:
-    from simplerl.verifiers import math
+def _opened(name: str | None, overrides: list[str]) -> Iterator[Verifier]:
+    from simplerl.verifiers.base import build_verifier
 
-    settings = {"mode": mode} | ({} if workers is None else {"workers": workers})
-    verifier = math.build(math.Config.model_validate(settings))
+    verifier = build_verifier(evaluation_verifier(name, overrides))
     try:
         yield verifier
     finally:
         verifier.close()
+
+
+def _mathematical(verifier: Verifier) -> MathVerifier:
+    from simplerl.verifiers.math import MathVerifier
+
+    assert isinstance(verifier, MathVerifier)
+    return verifier
 
 
 # --- two answers ------------------------------------------------------------------------------------------------------
@@ -93,7 +111,7 @@ def _compare(verifier: MathVerifier, answer: str, gold: str, as_json: bool) -> N
 # --- a file -----------------------------------------------------------------------------------------------------------
 
 
-def _grade(verifier: MathVerifier, rows: Iterator[Row], file: Path, out: Path | None, as_json: bool) -> None:
+def _grade(verifier: Verifier, rows: Iterator[Row], file: Path, out: Path | None, as_json: bool) -> None:
     from simplerl.cli.grading import Summary, judged
 
     verifier.warm_up()

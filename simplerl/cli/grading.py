@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import time
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,16 +13,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 from simplerl.errors import DataError
+from simplerl.formatting import replace_surrogates
 from simplerl.rewards.simplerl import Config as Reward
-from simplerl.rollouts.grade import in_order
-from simplerl.types import Verdict, VerdictLabel
+from simplerl.rollouts.grade import results_in_order
+from simplerl.storage.jsonl import read_jsonl
+from simplerl.types import Problem, Rollout, Verdict, VerdictLabel
+from simplerl.verifiers.base import Verifier
 from simplerl.verifiers.math import MathVerifier
 
 WINDOW = 1024
 """Rows that wait for their verdict at a time."""
 
 LABELS: tuple[VerdictLabel, ...] = get_args(VerdictLabel)
-TEXT_KEYS, GOLD_KEYS = ("response", "pred"), ("answer", "gold")
+TEXT_KEYS, GOLD_KEYS, QUESTION_KEYS = ("response", "pred"), ("answer", "gold"), ("question", "problem")
 NAMED = 10
 
 
@@ -36,11 +36,12 @@ class Row:
     id: str | int
     text: str
     gold: str
+    question: str = ""
     bare: bool = False
-    """Whether `text` is an answer rather than a response that one is extracted from."""
+    """Whether `text` is an answer rather than a response that one is extracted from. Mathematics only."""
 
     from_solution: bool = False
-    """Whether `gold` is a solution that the answer is extracted from."""
+    """Whether `gold` is a solution that the answer is extracted from. Mathematics only."""
 
     expected: bool | VerdictLabel | None = None
 
@@ -49,50 +50,24 @@ class Row:
 
 
 def read_rows(path: Path, response_key: str | None = None, answer_key: str | None = None) -> Iterator[Row]:
-    """Row by row. Raises `DataError` with the line's number for what is no JSON object or lacks a key."""
+    """Read row by row. Raises `DataError` with the line's number if a line is not a JSON object or lacks a key."""
     texts = (response_key,) if response_key else TEXT_KEYS
     golds = (answer_key,) if answer_key else GOLD_KEYS
-    for number, line in _lines(path):
+    for number, row in read_jsonl(path):
         where = f"{path}, line {number}"
-        row = _object(line, where)
         yield Row(
             id=_identity(row.get("id"), number),
             text=_text(row, texts, "--response-key", where),
             gold=_text(row, golds, "--answer-key", where),
+            question=next((replace_surrogates(row[key]) for key in QUESTION_KEYS if isinstance(row.get(key), str)), ""),
             bare=_choice(row, "kind", ("response", "answer"), where),
             from_solution=_choice(row, "gold_kind", ("answer", "solution"), where),
             expected=_expected(row),
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their numbers from 1."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged: {error}. Fetch or copy it again") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON: {error}. Each line holds one object") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where} holds a {type(row).__name__}, not an object with keys")
-    return row
-
-
 def _identity(value: Any, number: int) -> str | int:
-    return _encodable(value) if isinstance(value, str) else value if isinstance(value, int) else number
+    return replace_surrogates(value) if isinstance(value, str) else value if isinstance(value, int) else number
 
 
 def _text(row: Mapping[str, Any], keys: Sequence[str], option: str, where: str) -> str:
@@ -104,12 +79,7 @@ def _text(row: Mapping[str, Any], keys: Sequence[str], option: str, where: str) 
     if not isinstance(value, str):
         shown = f"{value!r:.80}"
         raise DataError(f"{where}: {found[0]!r} is {shown}, not a string; put it in quotes, or name another key")
-    return _encodable(value)
-
-
-def _encodable(text: str) -> str:
-    """Without lone surrogates, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return replace_surrogates(value)
 
 
 def _choice(row: Mapping[str, Any], key: str, values: tuple[str, str], where: str) -> bool:
@@ -128,14 +98,20 @@ def _expected(row: Mapping[str, Any]) -> bool | VerdictLabel | None:
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-def judged(rows: Iterator[Row], verifier: MathVerifier) -> Iterator[tuple[Row, Verdict]]:
+def judged(rows: Iterator[Row], verifier: Verifier) -> Iterator[tuple[Row, Verdict]]:
     """Every row with its verdict, in order; later rows are judged while an earlier one is waited for."""
-    return in_order(((row, _submit(verifier, row)) for row in rows), most=WINDOW)
+    return results_in_order(((row, _submit(verifier, row)) for row in rows), max_pending=WINDOW)
 
 
-def _submit(verifier: MathVerifier, row: Row) -> Future[Verdict]:
-    gold = verifier.extract_gold(row.gold) if row.from_solution else row.gold
-    return (verifier.submit_answer if row.bare else verifier.submit)(row.text, gold)
+def _submit(verifier: Verifier, row: Row) -> Future[Verdict]:
+    if isinstance(verifier, MathVerifier):
+        gold = verifier.extract_gold(row.gold) if row.from_solution else row.gold
+        return (verifier.submit_answer if row.bare else verifier.submit_response)(row.text, gold)
+    if row.bare or row.from_solution:
+        key = '"kind": "answer"' if row.bare else '"gold_kind": "solution"'
+        raise DataError(f"row {row.id}: {key} is for the verifier math; other verifiers read responses")
+    problem = Problem(str(row.id), row.question, row.gold)
+    return verifier.submit(problem, Rollout.recorded(problem, row.text))
 
 
 def record(row: Row, verdict: Verdict) -> dict[str, Any]:

@@ -31,8 +31,7 @@ def pipeline(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and what would be done; stop.")] = False,
     plain: Plain = False,
 ) -> None:
-    """Do the stages of a recipe in their order. What is done and unchanged is skipped; the same command goes on with a
-    pipeline that was stopped or killed."""
+    """Run the stages of a recipe in order, skipping finished, unchanged ones. Run the command again to resume."""
     from simplerl.config import PipelineRecipe, load_recipe, recipe_name
     from simplerl.pipeline.plan import make_plan
 
@@ -65,7 +64,7 @@ def stage_rows(plan: Plan) -> list[tuple[str, ...]]:
     from simplerl.pipeline.folder import PipelineFolder
 
     folder = PipelineFolder(plan.root)
-    will = {"new": "to do", "begun": "to go on with", "done": "done", "changed": "changed, to do anew"}
+    will = {"new": "to do", "begun": "to resume", "done": "done", "changed": "changed, to run again"}
     return [(*_about(task), will[folder.standing(task)]) for task in plan.tasks]
 
 

@@ -40,18 +40,20 @@ def print_plan(recipe: SFTRecipe) -> None:
     """Settings as TOML, and what follows from them as comments."""
     import tomli_w
 
-    say(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+    from simplerl.storage.folder import recipe_table
+
+    say(tomli_w.dumps(recipe_table(recipe)))
     say("# the run")
     say(table(plan_rows(recipe), indent="#   "))
 
 
 def plan_rows(recipe: SFTRecipe) -> list[tuple[str, ...]]:
-    from simplerl.cli.dry_run import at_hand
+    from simplerl.cli.dry_run import is_local
     from simplerl.data.base import load_problems
     from simplerl.errors import DataError
     from simplerl.estimate.steps import sft_steps
 
-    if not at_hand(recipe.data.source):
+    if not is_local(recipe.data.source):
         return [("examples", "unknown until the data set is here; see `simplerl data prepare`")]
     try:
         problems, _ = load_problems(recipe.data.source)

@@ -61,7 +61,10 @@ def check_names(recipe: TrainingRecipe) -> None:
         if template not in NAMES:
             render(template, "")
     for wanted in recipe.eval.sets:
-        benchmark_module(wanted.name)
+        if wanted.path is None:
+            benchmark_module(wanted.name)
+        elif not Path(wanted.path).is_file():
+            raise ConfigError(f"eval.sets: path={wanted.path} is not a file; looked in {Path.cwd()}")
 
 
 def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -1,45 +1,48 @@
-"""Several engines as one: requests are dealt out, what a lost engine left unfinished goes to the others."""
+"""Several engines that act as one: they share the requests, and take over the unfinished ones of a lost engine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.ray import Actor
-from simplerl.cluster.transfer import DirectTransfer
+from simplerl.cluster.ray import Actor, Stream
+from simplerl.cluster.transfer import ClusterWeights, ObjectStoreWeights
 from simplerl.config import ClusterConfig
-from simplerl.engines.base import Engine, Receiver
+from simplerl.engines.base import Engine, Receiver, Weights
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
 from simplerl.types import Metrics, Request, Rollout
 
-PAUSE = 0.05
-"""Seconds of finished rollouts that are handed over at once."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEND_INTERVAL = 0.05
+"""Seconds of finished rollouts that a worker sends as one message."""
 
 
 class EngineWorker:
-    """An engine in a process of its own."""
+    """An engine in its own process."""
 
     engine: Engine
 
-    def begin(self, make: Callable[[], Engine]) -> None:
-        """Builds the engine; not when the process begins, so that it can say meanwhile that it lives."""
-        self.engine = make()
+    def build(self, build_engine: Callable[[], Engine]) -> None:
+        """Build the engine. Not in `__init__`, because the process must send heartbeats while it loads a model."""
+        self.engine = build_engine()
 
-    def load(self, version: int, *chunks: dict[str, Any]) -> None:
+    def load_weights(self, version: int, *chunks: dict[str, Tensor]) -> None:
         self.engine.load_weights((pair for chunk in chunks for pair in chunk.items()), version)
 
-    def init_transfer(self, how: Mapping[str, Any]) -> None:
-        self._receiver.init_transfer(how)
+    def init_transfer(self, settings: Mapping[str, Any]) -> None:
+        self._receiver.init_transfer(settings)
 
     def begin_update(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._receiver.begin_update(shapes)
 
-    def receive_weights(self, what: Mapping[str, Any]) -> None:
-        self._receiver.receive_weights(what)
+    def receive_weights(self, description: Mapping[str, Any]) -> None:
+        self._receiver.receive_weights(description)
 
     def finish_update(self, version: int) -> None:
         self._receiver.finish_update(version)
@@ -51,115 +54,104 @@ class EngineWorker:
     def sleep(self) -> None:
         self.engine.sleep()
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[Rollout]]:
-        finished, handed = list[Rollout](), time.monotonic()
+    def submit(self, requests: Sequence[Request]) -> Iterator[list[Rollout]]:
+        """Yield lists of rollouts as they finish."""
+        finished, sent = list[Rollout](), time.monotonic()
         for rollout in self.engine.submit(requests):
             finished.append(rollout)
-            if time.monotonic() - handed > PAUSE:
+            if time.monotonic() - sent > SEND_INTERVAL:
                 yield finished
-                finished, handed = [], time.monotonic()
+                finished, sent = [], time.monotonic()
         yield finished
 
 
-class RemoteEngines:
-    """An `Engine` of several. Which engine answers a request depends on its place alone, unless one is lost."""
+Running = dict[Stream, tuple[int, list[Request]]]
+"""Streams of rollouts, each with its engine's number and the requests that the engine answers."""
 
-    def __init__(self, make: Callable[[], Engine], config: ClusterConfig, place: Placement) -> None:
-        """Begins `config.engines`, each what `make` gives; raises what that raises."""
-        self._make, self._config, self._place = make, config, place
-        self._weights: tuple[int, list[Any] | DirectTransfer] | None = None
+
+class RemoteEngines(Engine):
+    """Several engines behind the interface of one.
+
+    Which engine answers a request depends on the request's position alone, unless an engine is lost.
+    """
+
+    def __init__(self, build: Callable[[], Engine], config: ClusterConfig, placement: Placement) -> None:
+        """Start `config.engines` engines, each built by `build`; raises what `build` raises."""
+        self._build, self._config, self._placement = build, config, placement
+        self._weights: tuple[int, ClusterWeights] | None = None
         self._asleep = False
-        self._workers = self._begin(range(config.engines))
+        self._workers = self._start_workers(range(config.engines))
         self.faults: Metrics = {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
         self._events: list[str] = []
 
-    def _begin(self, numbers: Iterable[int]) -> list[Actor]:
-        workers = ray.begun([Actor(EngineWorker, self._config, self._place.engine(number)) for number in numbers])
-        ray.all_of(workers, "begin", self._make)
+    def _start_workers(self, numbers: Iterable[int]) -> list[Actor]:
+        config, placement = self._config, self._placement
+        workers = [Actor(EngineWorker, config, placement.engine_options(number)) for number in numbers]
+        ray.wait_until_started(workers)
+        ray.call_all(workers, "build", self._build)
         return workers
 
-    def load_weights(self, weights: Iterator[tuple[str, Any]] | DirectTransfer, version: int) -> None:
-        """Replaces every engine's weights; an engine that is lost is begun anew with them.
+    def load_weights(self, weights: Weights, version: int) -> None:
+        """Replace every engine's weights. An engine lost meanwhile is restarted with them.
 
-        Raises `InputLost` where they went with the learner that made them.
+        Raises `InputLost` if the learner was lost with its weights.
         """
         self._asleep = False
-        if not isinstance(weights, DirectTransfer):
-            self._weights = version, ray.store(weights)
-            self._for_all(self._load)
-            return
-        self._weights = None
-        for number in ray.lost(self._workers):
-            self._replace(number, WorkerLost("it does not answer"))
+        if not isinstance(weights, ClusterWeights):
+            weights = ObjectStoreWeights.put(weights)
+        if weights.needs_every_engine:
+            self._weights = None
+            for number in ray.kill_unresponsive(self._workers):
+                self._restart(number, WorkerLost(ray.no_heartbeat(self._workers[number])))
         self._weights = version, weights
-        weights.send(self._workers, version)
+        for number, error in weights.send(self._workers, version).items():
+            self._restart(number, error)
 
     def sleep(self) -> None:
-        """Lets every engine sleep; one that is lost meanwhile is begun anew and sleeps too."""
+        """Put every engine to sleep. An engine lost meanwhile is restarted and put to sleep too."""
         if not self._asleep:
             self._asleep = True
-            self._for_all(lambda worker: worker.call("sleep"))
+            references = [worker.submit("sleep") for worker in self._workers]
+            for number, reference in enumerate(references):
+                try:
+                    ray.result_of(self._workers[number], reference)
+                except WorkerLost as error:
+                    self._restart(number, error)
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
-        """Yields each rollout as it finishes, each exactly once."""
+        """Yield each rollout as it finishes, exactly once."""
         if len({request.id for request in requests}) < len(requests):
             raise EngineError("two requests have the same id; ids must differ")
-        return self._run(list(requests))
+        return self._rollouts(list(requests))
 
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()
 
     def metrics(self) -> Metrics:
-        """What was lost and made good since these engines were begun."""
+        """Engines lost, and requests moved to another engine, since the engines were built."""
         return dict(self.faults)
 
     def take_events(self) -> list[str]:
-        """What was lost and made good, in words, since this was last asked."""
+        """Losses and restarts since the last call, one line of text each."""
         events, self._events = self._events, []
         return events
 
-    def _for_all(self, ask: Callable[[Actor], Any]) -> None:
-        """Asks all at once, and begins those anew that are lost."""
-        asked = [ask(worker) for worker in self._workers]
-        for number, reference in enumerate(asked):
-            try:
-                ray.answer(self._workers[number], reference)
-            except InputLost:
-                raise  # the learner is lost, not this engine
-            except WorkerLost as error:
-                self._replace(number, error)
-
-    def _load(self, worker: Actor) -> Any:
-        assert self._weights is not None
-        version, chunks = self._weights
-        assert not isinstance(chunks, DirectTransfer)
-        return worker.call("load", version, *chunks)
-
-    def _load_again(self, worker: Actor) -> None:
-        """Gives an engine that was begun anew the weights of the others."""
-        assert self._weights is not None
-        version, weights = self._weights
-        if isinstance(weights, DirectTransfer):
-            weights.send_again(worker, version)
-        else:
-            ray.answer(worker, self._load(worker))
-
-    def _run(self, requests: list[Request]) -> Iterator[Rollout]:
-        open_requests = {request.id: request for request in requests}
+    def _rollouts(self, requests: list[Request]) -> Iterator[Rollout]:
+        unfinished = {request.id: request for request in requests}
         count = len(self._workers)
-        cuts = [len(requests) * number // count for number in range(count + 1)]
-        running = {
-            self._workers[n].stream("answer", requests[start:end]): (n, requests[start:end])
-            for n, (start, end) in enumerate(pairwise(cuts))
+        bounds = [len(requests) * number // count for number in range(count + 1)]
+        running: Running = {
+            self._workers[number].stream("submit", requests[start:end]): (number, requests[start:end])
+            for number, (start, end) in enumerate(pairwise(bounds))
             if start < end
         }
         while running:
-            done = ray.ready(list(running), self._config.heartbeat_timeout)
-            if not done:
-                gone = ray.lost(self._workers)
-                done = [stream for stream, (number, _) in running.items() if number in gone]
-            for stream in done:
+            ready = ray.wait_any(list(running), self._config.heartbeat_timeout)
+            if not ready:
+                lost = ray.kill_unresponsive(self._workers)
+                ready = [stream for stream, (number, _) in running.items() if number in lost]
+            for stream in ready:
                 number, _ = running[stream]
                 try:
                     finished = ray.get(next(stream))
@@ -167,48 +159,47 @@ class RemoteEngines:
                     del running[stream]
                     continue
                 except WorkerLost as error:
-                    self._move(running, number, open_requests, error)
+                    self._move_requests(running, number, unfinished, error)
                     break
                 for rollout in finished:
-                    if open_requests.pop(rollout.request_id, None) is not None:
+                    if unfinished.pop(rollout.request_id, None) is not None:
                         yield rollout
-        if open_requests:
-            raise EngineError(
-                f"{len(open_requests)} requests were never finished, the first is {next(iter(open_requests))}"
-            )
+        if unfinished:
+            raise EngineError(f"{len(unfinished)} requests never finished, the first is {next(iter(unfinished))}")
 
-    def _move(self, running: dict[Any, Any], number: int, open_requests: dict[str, Request], error: WorkerLost) -> None:
-        """Begins a lost engine anew, and deals what it left unfinished out among all."""
-        left = [r for n, share in running.values() if n == number for r in share if r.id in open_requests]
+    def _move_requests(self, running: Running, number: int, unfinished: dict[str, Request], error: WorkerLost) -> None:
+        """Restart a lost engine, and share its unfinished requests among all engines."""
+        left = [r for n, requests in running.values() if n == number for r in requests if r.id in unfinished]
         for stream in [stream for stream, (n, _) in running.items() if n == number]:
             del running[stream]
-        self._replace(number, error)
+        self._restart(number, error)
         self.faults["cluster/requests_moved"] += len(left)
-        self._events.append(f"{len(left)} requests that engine {number} left unfinished go to all engines")
+        self._events.append(f"{len(left)} unfinished requests of engine {number} move to all engines")
         for worker in range(len(self._workers)):
-            share = left[worker :: len(self._workers)]
-            if share:
-                running[self._workers[worker].stream("answer", share)] = (worker, share)
+            requests = left[worker :: len(self._workers)]
+            if requests:
+                running[self._workers[worker].stream("submit", requests)] = (worker, requests)
 
-    def _replace(self, number: int, error: WorkerLost) -> None:
-        """Begins an engine anew, as often as it takes and `cluster.restarts` allows."""
+    def _restart(self, number: int, error: WorkerLost) -> None:
+        """Restart an engine until it stays alive, at most `cluster.restarts` times in all."""
         while True:
             self.faults["cluster/engines_lost"] += 1
             if self.faults["cluster/engines_lost"] > self._config.restarts:
                 raise ClusterError(
-                    f"engine {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no more; "
-                    "look for out-of-memory kills on its node"
+                    f"engine {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no more "
+                    "restarts; look for out-of-memory kills on its node"
                 ) from error
-            self._events.append(f"engine {number} of {len(self._workers)} is lost ({error}); begun anew")
+            self._events.append(f"engine {number} of {len(self._workers)} is lost ({error}); restarting it")
             self._workers[number].kill()
             try:
-                (self._workers[number],) = self._begin([number])
+                (self._workers[number],) = self._start_workers([number])
                 if self._weights is not None:
-                    self._load_again(self._workers[number])
+                    version, weights = self._weights
+                    weights.resend(self._workers[number], version)
                 if self._asleep:
-                    ray.answer(self._workers[number], self._workers[number].call("sleep"))
+                    self._workers[number].call("sleep")
                 return
             except InputLost:
                 raise
-            except WorkerLost as again:
-                error = again
+            except WorkerLost as next_error:
+                error = next_error

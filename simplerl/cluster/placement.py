@@ -1,98 +1,105 @@
-"""Where the processes of a run go: to GPUs reserved for all of it at once, or without any all over the cluster."""
+"""Placement of a run's processes: on GPUs that are reserved all at once, or without GPUs on any node."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from simplerl.cluster import ray
+from simplerl.cluster.ray import ActorOptions
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError
 
-RESERVE = 10
-"""Seconds in which a run's GPUs must be free; those that its lost learners held take one or two."""
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+RESERVE_TIMEOUT = 10
+"""Seconds in which a run's GPUs must be free. Ray needs one or two to free those of learners that were lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What Ray is asked for each process. A process that is begun anew gets the GPU of the one before."""
+    """Ray's options for each process of a run. A restarted process gets the GPU of the one it replaces."""
 
-    group: Any = None
+    group: PlacementGroup | None = None
+    """The run's GPUs. None: a run without GPUs, whose processes may run on any node."""
     learners: Sequence[int] = ()
-    """By rank: which of the group's GPUs."""
+    """Number of each rank's GPU in the group."""
     engines: Sequence[int] = ()
-    share: float = 1
-    """What each process takes of its GPU."""
+    """Number of each engine's GPU in the group."""
+    gpu_share: float = 1
+    """Share of its GPU that each process takes."""
 
-    def learner(self, rank: int) -> Mapping[str, Any]:
-        return self._where(self.learners, rank)
+    def learner_options(self, rank: int) -> ActorOptions:
+        return self._options(self.learners, rank)
 
-    def engine(self, number: int) -> Mapping[str, Any]:
-        return self._where(self.engines, number)
+    def engine_options(self, number: int) -> ActorOptions:
+        return self._options(self.engines, number)
 
-    def verifier(self) -> Mapping[str, Any]:
-        return {**ray.ANYWHERE, "num_cpus": 1}
+    def verifier_options(self) -> ActorOptions:
+        return {**ray.ANY_NODE, "num_cpus": 1}
 
     def nodes(self) -> tuple[set[str], set[str]]:
-        """Those of learners and those of engines; without GPUs either may be anywhere."""
+        """Ids of the nodes of learners, and of engines. Without GPUs both are all nodes."""
         if self.group is None:
-            return ray.nodes(), ray.nodes()
-        node = ray.nodes_of(self.group)
-        return {node[each] for each in self.learners}, {node[each] for each in self.engines}
+            return ray.alive_nodes(), ray.alive_nodes()
+        node = ray.node_of_gpu(self.group)
+        return {node[gpu] for gpu in self.learners}, {node[gpu] for gpu in self.engines}
 
-    def _where(self, bundles: Sequence[int], number: int) -> Mapping[str, Any]:
-        return ray.ANYWHERE if self.group is None else ray.with_gpu(self.group, bundles[number], self.share)
+    def _options(self, gpus: Sequence[int], number: int) -> ActorOptions:
+        return ray.ANY_NODE if self.group is None else ray.gpu_options(self.group, gpus[number], self.gpu_share)
 
 
 @contextmanager
-def reserved(config: ClusterConfig, device: str, engines: int, seconds: int = RESERVE) -> Iterator[Placement]:
-    """Joins or begins the cluster and holds a GPU for every process, until the context ends; without CUDA none.
+def reserve_gpus(
+    config: ClusterConfig, device: str, engines: int, seconds: int = RESERVE_TIMEOUT
+) -> Iterator[Placement]:
+    """Connect to the cluster and reserve a GPU for every process until the context ends; without CUDA reserve none.
 
-    Colocated, learner i and engine i have one GPU together. Verifiers take a core each.
-
-    Raises `ClusterError` where these are not free in so many seconds.
+    Colocated: learner i and engine i share one GPU. Verifiers need a core each. Raises `ClusterError` if GPUs or cores
+    are not free within `seconds`.
     """
-    ray.start(config)
-    _see_that_verifiers_fit(config.verifiers, seconds)
+    ray.connect(config)
+    _wait_for_cores(config.verifiers, seconds)
     if device != "cuda":
         yield Placement()
         return
     count = config.learners + (0 if config.colocated else engines)
-    group = ray.reserve(count, seconds)
+    group = ray.create_gpu_group(count, seconds)
     if group is None:
-        raise ClusterError(_too_few(config, engines, count))
+        raise ClusterError(_too_few_gpus(config, engines, count))
     try:
-        near = ray.by_node(group)  # ranks next to each other talk the most
+        gpus = ray.gpus_by_node(group)  # neighbouring ranks exchange the most data
         if config.colocated:
-            yield Placement(group, near, near, share=0.5)
+            yield Placement(group, gpus, gpus, gpu_share=0.5)
         else:
-            yield Placement(group, near[: config.learners], near[config.learners :])
+            yield Placement(group, gpus[: config.learners], gpus[config.learners :])
     finally:
-        ray.release(group)
+        ray.remove_gpu_group(group)
 
 
-def _see_that_verifiers_fit(verifiers: int, seconds: int) -> None:
-    """What the lost ones of this run held is free again in a second or two."""
-    for left in reversed(range(seconds)):
-        there, free = ray.cores()
+def _wait_for_cores(verifiers: int, seconds: int) -> None:
+    # Ray frees the cores of verifiers that this run lost after a second or two.
+    for seconds_left in reversed(range(seconds)):
+        total, free = ray.core_counts()
         if verifiers <= free:
             return
-        if verifiers > there or not left:
+        if verifiers > total or not seconds_left:
             raise ClusterError(
-                f"cluster.verifiers={verifiers} take a core each, the cluster has {there:g} and {free:g} of them are "
-                "free; lower it or add nodes"
+                f"cluster.verifiers={verifiers} need a CPU core each; the cluster has {total:g}, of which {free:g} are "
+                "free; lower cluster.verifiers or add nodes"
             )
         time.sleep(1)
 
 
-def _too_few(config: ClusterConfig, engines: int, count: int) -> str:
-    there, free = ray.gpus()
-    asked = f"cluster.learners={config.learners}" + (f" and cluster.engines={engines}" if engines else "")
-    asked += " (colocated)" if config.colocated else ""
+def _too_few_gpus(config: ClusterConfig, engines: int, count: int) -> str:
+    total, free = ray.gpu_counts()
+    settings = f"cluster.learners={config.learners}" + (f" and cluster.engines={engines}" if engines else "")
+    settings += " (colocated)" if config.colocated else ""
     return (
-        f"{asked}: {count} GPUs are needed, the cluster has {there:g} and {free:g} of them are free; "
+        f"{settings} need {count} GPUs; the cluster has {total:g}, of which {free:g} are free; "
         "lower them, add nodes, or wait for the run that holds the others (`ray status` shows it)"
     )

@@ -1,4 +1,4 @@
-"""What is asked of Ray: a cluster, actors, their results and their deaths. All that a release may break is here."""
+"""Calls to Ray: clusters, actors, results and failures. A run calls Ray nowhere else."""
 
 from __future__ import annotations
 
@@ -7,45 +7,56 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from simplerl import plugins
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError, DependencyError, InputLost, WorkerLost
 
-START = 600.0
-"""Seconds in which a new process must begin to run; it may wait for its node, and imports much."""
-PAUSE = 0.05
-"""Seconds of what comes in that are looked at together."""
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.util.placement_group import PlacementGroup
 
-CHUNK = 256 << 20
-"""Bytes of weights that travel as one object."""
+T = TypeVar("T")
+Reference = TypeVar("Reference", bound="ObjectRef | Stream")
+
+Stream = Iterator["ObjectRef"]
+"""References to what a generator method yields."""
+
+START_TIMEOUT = 600.0
+"""Seconds in which a new process must start. It may wait for its node, and it imports large packages."""
+
+GATHER_SECONDS = 0.05
+"""Seconds that `wait_any` waits for more results after the first."""
+
+ActorOptions = Mapping[str, object]
+"""Ray's options for an actor: its resources, and the node it runs on."""
+
+ANY_NODE: ActorOptions = {"scheduling_strategy": "SPREAD"}
+"""Options of a process that needs no GPU: Ray spreads such processes over the nodes."""
 
 
-ANYWHERE: Mapping[str, Any] = {"scheduling_strategy": "SPREAD"}
-"""Where a process goes that needs no GPU."""
-
-
-def start(config: ClusterConfig) -> None:
-    """Joins a cluster, or begins one on this machine. Raises `ClusterError` where no cluster answers."""
-    ray = _ray()
+def connect(config: ClusterConfig) -> None:
+    """Join a cluster, or start one on this machine. Raises `ClusterError` if no cluster answers at `cluster.ray`."""
+    ray = _import_ray()
     if not ray.is_initialized():
-        # Left to itself Ray would join what another run began on this machine, and end with it.
+        # Without an address Ray would join a cluster that another run started on this machine, and end with it.
         address = os.environ.get("RAY_ADDRESS", "local") if config.ray == "auto" else config.ray
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
         except ConnectionError as error:
             raise ClusterError(
-                f"cluster.ray={config.ray}: no cluster answers there ({error}); "
-                "begin one with `ray start --head`, or use cluster.ray=auto"
+                f"cluster.ray={config.ray}: no cluster answers at that address ({error}); "
+                "start one with `ray start --head`, or set cluster.ray=auto"
             ) from error
     for name, module in list(sys.modules.items()):
-        if name.startswith(plugins.USER):  # other processes cannot import a user's own file by name
+        if name.startswith(plugins.USER_MODULE_PREFIX):  # other processes cannot import a user's own file by name
             ray.cloudpickle.register_pickle_by_value(module)
 
 
-def _ray() -> Any:
-    # Its own count of GPUs must not hide them from processes that ask for none.
+def _import_ray() -> ModuleType:
+    # By default Ray hides every GPU from a process that requests none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -55,232 +66,239 @@ def _ray() -> Any:
 
 
 class Actor:
-    """One process that runs an object's methods, one at a time; whether it lives can be asked meanwhile."""
+    """A process that runs the methods of one object, one at a time. It sends heartbeats while a method runs."""
 
-    def __init__(self, cls: type, config: ClusterConfig, where: Mapping[str, Any], *arguments: Any) -> None:
+    def __init__(self, cls: type, config: ClusterConfig, options: ActorOptions, *arguments: object) -> None:
+        """Start a process that builds `cls(*arguments)`. Returns at once, see `wait_until_started`."""
         self.heartbeat_timeout = config.heartbeat_timeout
-        # Those of one kind share a machine's cores; learners and engines take turns.
+        # Learners share a machine's cores with each other, and so do engines. The two kinds take turns.
         threads = max(1, (os.cpu_count() or 1) // max(config.learners, config.engines))
-        options = {
-            "num_cpus": 0,  # they may outnumber the cores
+        all_options = {
+            "num_cpus": 0,  # processes may outnumber the cores
             "max_concurrency": 1,
-            "concurrency_groups": {"life": 1},
+            "concurrency_groups": {"heartbeat": 1},
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
-            **where,
+            **options,
         }
-        self._handle = _ray().remote(**options)(_alive(cls)).remote(*arguments)
+        self._handle = _import_ray().remote(**all_options)(_with_heartbeat(cls)).remote(*arguments)
 
-    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """A reference to what the method will return."""
+    def call(self, method: str, *arguments: object, **named: object) -> Any:
+        """Run a method and return its result. Raises as `result_of`."""
+        return result_of(self, self.submit(method, *arguments, **named))
+
+    def submit(self, method: str, *arguments: object, **named: object) -> ObjectRef:
+        """Start a method and return a reference to its result."""
         return getattr(self._handle, method).remote(*arguments, **named)
 
-    def stream(self, method: str, *arguments: Any) -> Any:
-        """References to what the method yields, as a generator that `ready` can watch."""
+    def stream(self, method: str, *arguments: object) -> Stream:
+        """Start a generator method and return references to what it yields. `wait_any` can wait for the next."""
         return getattr(self._handle, method).options(num_returns="streaming").remote(*arguments)
 
-    def ask(self) -> Any:
-        """A reference that is there once the actor has said that it lives."""
-        return self._handle.alive.options(concurrency_group="life").remote()
+    def heartbeat(self) -> ObjectRef:
+        """Request a heartbeat: a reference to the process's id, ready once the process has answered."""
+        return self._handle.heartbeat.options(concurrency_group="heartbeat").remote()
 
     def kill(self) -> None:
-        _ray().kill(self._handle, no_restart=True)
+        _import_ray().kill(self._handle, no_restart=True)
 
 
-def _alive(cls: type) -> type:
-    class Living(cls):  # type: ignore[misc]
-        def alive(self) -> int:
-            return os.getpid()
+def _with_heartbeat(cls: type) -> type:
+    def heartbeat(self: object) -> int:
+        return os.getpid()
 
-    Living.__name__, Living.__qualname__ = cls.__name__, cls.__qualname__  # what a process is called while it works
-    return Living
+    # The same name as `cls`: Ray puts it into the process's title.
+    return type(
+        cls.__name__, (cls,), {"heartbeat": heartbeat, "__module__": __name__, "__qualname__": cls.__qualname__}
+    )
 
 
-def reserve(count: int, seconds: int) -> Any | None:
-    """A group of so many GPUs, on few nodes; None where they are not free in time."""
-    group = _ray().util.placement_group([{"GPU": 1}] * count, strategy="PACK")
-    if any(group.wait(1) for _ in range(seconds)):  # a longer wait would not notice Ctrl-C
+def create_gpu_group(count: int, seconds: int) -> PlacementGroup | None:
+    """Reserve GPUs, on as few nodes as possible. None: they were not free within `seconds`."""
+    group = _import_ray().util.placement_group([{"GPU": 1}] * count, strategy="PACK")
+    if any(group.wait(1) for _ in range(seconds)):  # one long wait would not notice Ctrl-C
         return group
-    release(group)
+    remove_gpu_group(group)
     return None
 
 
-def release(group: Any) -> None:
-    """Gives a group's GPUs back; what still runs there is killed."""
-    _ray().util.remove_placement_group(group)
+def remove_gpu_group(group: PlacementGroup) -> None:
+    """Free a group's GPUs and kill the processes that still use them."""
+    _import_ray().util.remove_placement_group(group)
 
 
-def nodes() -> set[str]:
-    """Those that are there."""
-    return {node["NodeID"] for node in _ray().nodes() if node["Alive"]}
+def alive_nodes() -> set[str]:
+    """Ids of the nodes that are alive."""
+    return {node["NodeID"] for node in _import_ray().nodes() if node["Alive"]}
 
 
-def host(node: str) -> str:
-    """The name of the machine that a node is."""
-    return next((each["NodeManagerHostname"] for each in _ray().nodes() if each["NodeID"] == node), node)
+def host_name(node: str) -> str:
+    """Host name of a node, or its id if Ray does not know it."""
+    return next((each["NodeManagerHostname"] for each in _import_ray().nodes() if each["NodeID"] == node), node)
 
 
-def nodes_of(group: Any) -> dict[int, str]:
-    """Where each GPU of a group is."""
-    return _ray().util.placement_group_table(group)["bundles_to_node_id"]
+def node_of_gpu(group: PlacementGroup) -> dict[int, str]:
+    """Node id of each GPU of a group, by the GPU's number in the group."""
+    return _import_ray().util.placement_group_table(group)["bundles_to_node_id"]
 
 
-def by_node(group: Any) -> list[int]:
-    """The numbers of a group's GPUs, node by node, the node with most of them first."""
-    node = nodes_of(group)
+def gpus_by_node(group: PlacementGroup) -> list[int]:
+    """Numbers of a group's GPUs, node by node; the node with most of them comes first."""
+    node = node_of_gpu(group)
     sizes = Counter(node.values())
-    return sorted(node, key=lambda bundle: (-sizes[node[bundle]], node[bundle], bundle))
+    return sorted(node, key=lambda gpu: (-sizes[node[gpu]], node[gpu], gpu))
 
 
-def with_gpu(group: Any, bundle: int, share: float) -> Mapping[str, Any]:
-    """Where a process goes that gets this GPU of a group, or a share of it, and sees no other."""
-    strategy = _ray().util.scheduling_strategies.PlacementGroupSchedulingStrategy
-    return {"num_gpus": share, "scheduling_strategy": strategy(group, placement_group_bundle_index=bundle)}
+def gpu_options(group: PlacementGroup, gpu: int, share: float) -> ActorOptions:
+    """Options of a process that gets a share of one GPU of a group, and sees no other GPU."""
+    strategy = _import_ray().util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    return {"num_gpus": share, "scheduling_strategy": strategy(group, placement_group_bundle_index=gpu)}
 
 
-def gpus() -> tuple[float, float]:
-    """GPUs of the cluster, and how many of them nobody holds."""
-    return _ray().cluster_resources().get("GPU", 0), _ray().available_resources().get("GPU", 0)
+def gpu_counts() -> tuple[float, float]:
+    """GPUs of the cluster, and how many of them are free."""
+    return _import_ray().cluster_resources().get("GPU", 0), _import_ray().available_resources().get("GPU", 0)
 
 
-def cores() -> tuple[float, float]:
-    """Processor cores of the cluster, as its nodes count them, and how many of them nobody holds."""
-    return _ray().cluster_resources().get("CPU", 0), _ray().available_resources().get("CPU", 0)
+def core_counts() -> tuple[float, float]:
+    """CPU cores of the cluster, as its nodes count them, and how many of them are free."""
+    return _import_ray().cluster_resources().get("CPU", 0), _import_ray().available_resources().get("CPU", 0)
 
 
-def on_each(nodes: Iterable[str], function: Callable[..., Any], *arguments: Any, seconds: float) -> dict[str, Any]:
-    """What a function gives on each node, of those that answer in time. It is sent with all of its module."""
-    ray, there = _ray(), list[Any]()
-    ray.cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
-    on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    task, fixed = ray.remote(function), {"num_cpus": 0, "max_retries": 0}
-    asked = {task.options(**fixed, scheduling_strategy=on(node, soft=False)).remote(*arguments): node for node in nodes}
-    if asked:
-        there, _ = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
-    found = {}
-    for reference in there:
-        with suppress(WorkerLost):  # the node went away
-            found[asked[reference]] = get(reference)
-    return found
+def run_on_nodes(nodes: Iterable[str], function: Callable[..., T], *arguments: object, seconds: float) -> dict[str, T]:
+    """Run a function on each node. Returns results by node, without nodes that do not answer within `seconds`.
 
-
-def own_address() -> str:
-    """Where other nodes reach this one."""
-    return _ray().util.get_node_ip_address()
-
-
-def put(value: Any) -> Any:
-    """A reference to an object that any actor can read."""
-    return _ray().put(value)
-
-
-def get(reference: Any) -> Any:
-    """What a reference, or each of a list, stands for.
-
-    Raises `WorkerLost` where its actor died, `InputLost` where another did that made what it needed, else what the
-    method raised.
+    The function is sent with its module's code, so that a node needs no installation of this package.
     """
-    exceptions = _ray().exceptions
+    ray = _import_ray()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
+    on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    task = ray.remote(function).options
+    node_of = {
+        task(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node, soft=False)).remote(*arguments): node
+        for node in nodes
+    }
+    results: dict[str, T] = {}
+    if not node_of:
+        return results
+    finished, _ = ray.wait(list(node_of), num_returns=len(node_of), timeout=seconds)
+    for reference in finished:
+        with suppress(WorkerLost):  # the node is gone
+            results[node_of[reference]] = get(reference)
+    return results
+
+
+def own_ip_address() -> str:
+    """Address at which other nodes reach this one."""
+    return _import_ray().util.get_node_ip_address()
+
+
+def put(value: object) -> ObjectRef:
+    """Copy an object into Ray's store; every actor can read the reference."""
+    return _import_ray().put(value)
+
+
+def get(reference: ObjectRef | Sequence[ObjectRef]) -> Any:
+    """The object of a reference, or the objects of several.
+
+    Raises `WorkerLost` if the actor died, `InputLost` if an input of the method died with the actor that made it, and
+    otherwise what the method raised.
+    """
+    exceptions = _import_ray().exceptions
     try:
-        return _ray().get(reference)
+        return _import_ray().get(reference)
     except exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, exceptions.ObjectLostError):
             raise InputLost(
-                f"weights or a batch went with the process that made them ({type(cause).__name__})"
+                f"weights or a batch were lost with the process that made them ({type(cause).__name__})"
             ) from error
-        raise cause from error  # whose text is the traceback there
+        raise cause from error  # the text of `error` is the traceback in the other process
     except exceptions.RayError as error:
         raise WorkerLost(str(error).partition("\n")[0]) from error
 
 
-def ready(references: Sequence[Any], seconds: float) -> list[Any]:
-    """Those that are there; waits for the first, but no longer than so many seconds, and `PAUSE` for the others.
+def wait_any(references: Sequence[Reference], seconds: float) -> list[Reference]:
+    """Wait for the first reference that is ready, at most `seconds`; return all that are ready `GATHER_SECONDS` later.
 
-    Ray's cost of looking grows with the references, not with what is there: one look for each would be quadratic.
+    One call of `ray.wait` costs time in proportion to the references it is given, however few are ready. A call for
+    each result would make n results cost n^2.
     """
-    references, wait = list(references), _ray().wait
-    there, others = wait(references, num_returns=1, timeout=seconds)
-    if there and others:
-        there, _ = wait(references, num_returns=len(references), timeout=PAUSE)
-    return there
+    pending, wait = list(references), _import_ray().wait
+    ready, others = wait(pending, num_returns=1, timeout=seconds)
+    if ready and others:
+        ready, _ = wait(pending, num_returns=len(pending), timeout=GATHER_SECONDS)
+    return ready
 
 
-def begun(actors: Sequence[Actor]) -> list[Actor]:
-    """The same, once their processes run: from then on silence means that one is lost."""
-    for number, (actor, reference) in enumerate([(actor, actor.ask()) for actor in actors]):
-        if not ready([reference], START):
+def wait_until_started(actors: Sequence[Actor]) -> None:
+    """Wait until every actor has sent its first heartbeat. From then on a missing heartbeat means a lost process.
+
+    Raises `WorkerLost` after `START_TIMEOUT`.
+    """
+    for number, (actor, reference) in enumerate([(actor, actor.heartbeat()) for actor in actors]):
+        if not wait_any([reference], START_TIMEOUT):
             actor.kill()
-            raise WorkerLost(f"process {number} of {len(actors)} did not begin in {START:.0f} s")
+            raise WorkerLost(
+                f"process {number} of {len(actors)} did not start within {START_TIMEOUT:.0f} s; "
+                "`ray status` shows which resources the cluster lacks"
+            )
         get(reference)
-    return list(actors)
 
 
-def answer(actor: Actor, reference: Any) -> Any:
-    """What a call of this actor gives, as `get`; raises `WorkerLost` where it does not say that it lives."""
-    while not ready([reference], actor.heartbeat_timeout):
-        if lost([actor]):
-            raise WorkerLost("it does not answer")
+def result_of(actor: Actor, reference: ObjectRef) -> Any:
+    """Wait for the result of a method. Raises as `get`, and `WorkerLost` if the actor sends no heartbeat in time."""
+    while not wait_any([reference], actor.heartbeat_timeout):
+        if kill_unresponsive([actor]):
+            raise WorkerLost(no_heartbeat(actor))
     return get(reference)
 
 
-def lost(actors: Sequence[Actor]) -> list[int]:
-    """The numbers of those that do not say in time that they live; they are killed, so that none comes back."""
-    asked = [actor.ask() for actor in actors]
-    there, gone = set(_ray().wait(asked, num_returns=len(asked), timeout=actors[0].heartbeat_timeout)[0]), []
-    for number, (actor, reference) in enumerate(zip(actors, asked, strict=True)):
+def no_heartbeat(actor: Actor) -> str:
+    """Text of an error for an actor that `kill_unresponsive` has killed."""
+    return f"no heartbeat within {actor.heartbeat_timeout:g} s, see cluster.heartbeat_timeout"
+
+
+def kill_unresponsive(actors: Sequence[Actor]) -> list[int]:
+    """Kill actors that send no heartbeat in time; return their numbers.
+
+    A process that hangs is killed so that it cannot come back later.
+    """
+    heartbeats = [actor.heartbeat() for actor in actors]
+    timeout = actors[0].heartbeat_timeout
+    ready = set(_import_ray().wait(heartbeats, num_returns=len(heartbeats), timeout=timeout)[0])
+    lost = []
+    for number, (actor, reference) in enumerate(zip(actors, heartbeats, strict=True)):
         try:
-            if reference not in there:
-                raise WorkerLost("no answer")
+            if reference not in ready:
+                raise WorkerLost(no_heartbeat(actor))
             get(reference)
         except WorkerLost:
-            gone.append(number)
+            lost.append(number)
             actor.kill()
-    return gone
+    return lost
 
 
-def all_of(actors: Sequence[Actor], method: str, *arguments: Any, **named: Any) -> list[Any]:
-    """The method's results of every actor. Raises `WorkerLost` if one died, else the first failure."""
-    return answers(actors, [actor.call(method, *arguments, **named) for actor in actors])
+def call_all(actors: Sequence[Actor], method: str, *arguments: object, **named: object) -> list[Any]:
+    """Run a method in every actor and return all results. Raises as `results_of`."""
+    return results_of(actors, [actor.submit(method, *arguments, **named) for actor in actors])
 
 
-def answers(actors: Sequence[Actor], references: Sequence[Any]) -> list[Any]:
-    """What calls of these actors give, which depend on each other. Raises as `all_of`."""
+def results_of(actors: Sequence[Actor], references: Sequence[ObjectRef]) -> list[Any]:
+    """Wait for results of methods that need each other, such as one collective operation.
+
+    Raises `WorkerLost` if an actor is lost, otherwise the first failure.
+    """
     results = {}
-    while waiting := [reference for reference in references if reference not in results]:
-        there = ready(waiting, actors[0].heartbeat_timeout)
-        if not there and (gone := lost(actors)):
-            raise WorkerLost(f"worker {gone[0]} of {len(actors)} does not answer")
+    while pending := [reference for reference in references if reference not in results]:
+        ready = wait_any(pending, actors[0].heartbeat_timeout)
+        if not ready and (lost := kill_unresponsive(actors)):
+            raise WorkerLost(f"worker {lost[0]} of {len(actors)} is lost: {no_heartbeat(actors[lost[0]])}")
         try:
-            results.update(zip(there, get(there), strict=True))
+            results.update(zip(ready, get(ready), strict=True))
         except BaseException as error:
-            # What a rank says when another has died is of no use: its connection broke.
-            if gone := lost(actors):
-                said = str(error).strip().rpartition("\n")[2]
-                raise WorkerLost(f"worker {gone[0]} of {len(actors)} is gone ({said})") from error
+            # A lost rank breaks the connections of the others, so their errors say less than its loss.
+            if lost := kill_unresponsive(actors):
+                last_line = str(error).strip().rpartition("\n")[2]
+                raise WorkerLost(f"worker {lost[0]} of {len(actors)} is lost ({last_line})") from error
             raise
     return [results[reference] for reference in references]
-
-
-class ObjectStoreWeights:
-    """Weights in the cluster's store: actors read them there; whoever iterates brings them here."""
-
-    def __init__(self, references: list[Any]) -> None:
-        self.references = references
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        for reference in self.references:
-            yield from get(reference).items()
-
-
-def store(weights: Iterator[tuple[str, Any]]) -> list[Any]:
-    """Puts weights into the cluster's store, in chunks."""
-    if isinstance(weights, ObjectStoreWeights):
-        return weights.references
-    references, chunk, size = [], {}, 0
-    for name, tensor in weights:
-        chunk[name] = tensor.detach().cpu()
-        size += tensor.numel() * tensor.element_size()
-        if size >= CHUNK:
-            references.append(put(chunk))
-            chunk, size = {}, 0
-    return [*references, put(chunk)] if chunk else references

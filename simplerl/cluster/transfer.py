@@ -1,88 +1,162 @@
-"""Weights that learners send to engines themselves, by the engines' own weight transfer: NCCL, or CUDA IPC."""
+"""Weight sync between processes: through Ray's object store, or from GPU to GPU by the engines' own weight transfer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from simplerl.cluster import ray
 from simplerl.cluster.ray import Actor
 from simplerl.errors import InputLost, WorkerLost
 from simplerl.types import Transfer
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from torch import Tensor
+
+STORE_CHUNK = 256 << 20
+"""Bytes of weights per object in Ray's store."""
+
 CHUNK, CHUNKS = 256 << 20, 2
-"""Bytes of weights that are sent together, and how many such are on their way by NCCL."""
+"""Bytes of weights per NCCL or IPC message, and NCCL messages in flight."""
+
+
+@runtime_checkable
+class ClusterWeights(Protocol):
+    """The policy's weights, for engines in other processes. Iterating brings them to this process, by name."""
+
+    needs_every_engine: bool
+    """True if `send` fails as a whole when one engine is lost."""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
+
+    def send(self, engines: Sequence[Actor], version: int) -> dict[int, WorkerLost]:
+        """Load them into idle engines. Returns the engines lost meanwhile, by number.
+
+        Raises `EngineError` if they do not fit, `InputLost` if the learner is lost or must restart.
+        """
+        ...
+
+    def resend(self, engine: Actor, version: int) -> None:
+        """Load them into an engine that was restarted. Raises `InputLost` if they no longer exist."""
+        ...
+
+
+class ObjectStoreWeights:
+    """Weights in Ray's object store: a snapshot that later updates leave alone."""
+
+    needs_every_engine = False
+
+    def __init__(self, references: list[ObjectRef]) -> None:
+        self.references = references
+
+    @classmethod
+    def put(cls, weights: Iterable[tuple[str, Tensor]]) -> ObjectStoreWeights:
+        """Copy weights into the store, in chunks."""
+        references, chunk, size = [], {}, 0
+        for name, tensor in weights:
+            chunk[name] = tensor.detach().cpu()
+            size += tensor.numel() * tensor.element_size()
+            if size >= STORE_CHUNK:
+                references.append(ray.put(chunk))
+                chunk, size = {}, 0
+        return cls([*references, ray.put(chunk)] if chunk else references)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for reference in self.references:
+            yield from ray.get(reference).items()
+
+    def send(self, engines: Sequence[Actor], version: int) -> dict[int, WorkerLost]:
+        lost: dict[int, WorkerLost] = {}
+        loading = [engine.submit("load_weights", version, *self.references) for engine in engines]
+        for number, (engine, reference) in enumerate(zip(engines, loading, strict=True)):
+            try:
+                ray.result_of(engine, reference)
+            except InputLost:
+                raise  # the learner is lost, not this engine
+            except WorkerLost as error:
+                lost[number] = error
+        return lost
+
+    def resend(self, engine: Actor, version: int) -> None:
+        engine.call("load_weights", version, *self.references)
 
 
 class DirectTransfer:
-    """Stands for the learner's weights as they are whenever it sends them; it must be idle then, and the engines too.
+    """The learner's current weights, which its ranks send to engines by NCCL or CUDA IPC. Both must be idle then.
 
-    A process that is lost meanwhile costs the learner (`InputLost`): the others may wait for it for ever.
+    A process lost meanwhile costs the learner too (`InputLost`): the other processes may wait for it forever.
     """
 
-    def __init__(self, ranks: Sequence[Actor], kind: Transfer, dtype: str, *, waits: bool) -> None:
-        """`ipc` is for rank i and engine i on one GPU, `nccl` for GPUs of their own. Weights travel as `dtype`.
+    needs_every_engine = True
 
-        `waits`: the learner keeps the weights it sent until engines have answered with them.
+    def __init__(self, ranks: Sequence[Actor], kind: Transfer, dtype: str, *, keeps_weights: bool) -> None:
+        """`ipc`: rank i and engine i share a GPU. `nccl`: each process has a GPU. Weights travel as `dtype`.
+
+        `keeps_weights`: the learner does not update before every engine has answered with the weights it sent.
         """
-        self._ranks, self._kind, self._dtype, self._waits = list(ranks), kind, dtype, waits
-        self._met: list[Actor] = []
-        self._shapes: dict[str, tuple[int, ...]] = ray.answer(ranks[0], ranks[0].call("run", "shapes"))
+        self._ranks, self._kind, self._dtype, self._keeps_weights = list(ranks), kind, dtype, keeps_weights
+        self._group: list[Actor] = []
+        self._shapes: dict[str, tuple[int, ...]] = ranks[0].call("run", "shapes")
 
-    def send(self, engines: Sequence[Actor], version: int) -> None:
-        """Raises `EngineError` where the weights do not fit, `InputLost` where a process is lost."""
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(ObjectStoreWeights(ray.call_all(self._ranks, "weights")[0]))
+
+    def send(self, engines: Sequence[Actor], version: int) -> dict[int, WorkerLost]:
         try:
             self._send(list(engines), version)
         except InputLost:
             raise
         except WorkerLost as error:
             raise InputLost(f"the weights of version {version} did not arrive: {error}") from error
+        return {}
 
-    def send_again(self, engine: Actor, version: int) -> None:
-        """To one that was begun anew. Raises `InputLost` where the learner has moved on."""
-        if not self._waits:
+    def resend(self, engine: Actor, version: int) -> None:
+        if not self._keeps_weights:
             raise InputLost(f"an engine was lost, and the learner has moved on from its weights of version {version}")
         self.send([engine], version)
 
     def _send(self, engines: list[Actor], version: int) -> None:
         everyone = [*self._ranks, *engines]
-        if engines != self._met:
-            self._met = []
-            self._meet(engines, everyone)
-            self._met = engines
+        if engines != self._group:
+            self._group = []
+            self._form_group(engines, everyone)
+            self._group = engines
         if self._kind == "ipc":
-            ray.all_of(self._ranks, "free")  # the engines wake into that memory
-        ray.all_of(engines, "begin_update", self._shapes)
-        sending = [rank.call("send") for rank in self._ranks]
+            ray.call_all(self._ranks, "free_cached_memory")  # the engines wake into that memory
+        ray.call_all(engines, "begin_update", self._shapes)
+        sending = [rank.submit("send") for rank in self._ranks]
         if self._kind == "nccl":
-            sending += [engine.call("receive_weights", described(self._shapes, self._dtype)) for engine in engines]
-        ray.answers(everyone, sending)
-        ray.all_of(engines, "finish_update", version)
+            sending += [
+                engine.submit("receive_weights", describe_weights(self._shapes, self._dtype)) for engine in engines
+            ]
+        ray.results_of(everyone, sending)
+        ray.call_all(engines, "finish_update", version)
 
-    def _meet(self, engines: list[Actor], everyone: list[Actor]) -> None:
-        """Forms the group of the ranks and these engines; all must come before any can leave."""
-        how: dict[str, Any] = {"packed": True, "packed_buffer_size_bytes": self._room}
-        told: list[Mapping[str, Any]] = [{"packed": True}] * len(engines)
+    def _form_group(self, engines: list[Actor], everyone: list[Actor]) -> None:
+        """Form the transfer group of the ranks and these engines; every process must join before one can leave."""
+        settings: dict[str, Any] = {"packed": True, "packed_buffer_size_bytes": self._ipc_buffer_bytes}
+        of_engines: list[Mapping[str, Any]] = [{"packed": True}] * len(engines)
         if self._kind == "nccl":
-            how["packed_buffer_size_bytes"] = CHUNK
-            host, port = ray.answer(self._ranks[0], self._ranks[0].call("address")).rsplit(":", 1)
+            settings["packed_buffer_size_bytes"] = CHUNK
+            host, port = self._ranks[0].call("address").rsplit(":", 1)
             group = {"master_address": host, "master_port": int(port), "world_size": 1 + len(engines)}
-            how |= group | {"packed_num_buffers": CHUNKS}
-            told = [how | {"rank_offset": 1 + number} for number in range(len(engines))]
-        meeting = [rank.call("init_transfer", self._kind, how, self._dtype, engines) for rank in self._ranks]
-        meeting += [engine.call("init_transfer", each) for engine, each in zip(engines, told, strict=True)]
-        ray.answers(everyone, meeting)
+            settings |= group | {"packed_num_buffers": CHUNKS}
+            of_engines = [settings | {"rank_offset": 1 + number} for number in range(len(engines))]
+        joining = [rank.submit("init_transfer", self._kind, settings, self._dtype, engines) for rank in self._ranks]
+        joining += [engine.submit("init_transfer", each) for engine, each in zip(engines, of_engines, strict=True)]
+        ray.results_of(everyone, joining)
 
     @property
-    def _room(self) -> int:
-        """Bytes of IPC's only chunk, which every weight must fit into."""
+    def _ipc_buffer_bytes(self) -> int:
+        """Bytes of IPC's only buffer, which must hold the largest weight."""
         size = 2 if self._dtype == "bfloat16" else 4
         return max(CHUNK, *(math.prod(shape) * size for shape in self._shapes.values()))
 
 
-def described(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str, Any]:
-    """What vLLM's NCCL transfer is told of weights that come."""
+def describe_weights(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str, Any]:
+    """The description of incoming weights that vLLM's NCCL transfer expects."""
     return {
         "names": list(shapes),
         "dtype_names": [dtype] * len(shapes),

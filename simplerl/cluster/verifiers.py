@@ -1,4 +1,4 @@
-"""Several verifiers as one, in processes of their own: questions are dealt out, a lost one's are asked again."""
+"""Several verifiers that act as one, each in its own process. A lost verifier is restarted and judges again."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from simplerl.cluster.placement import Placement
 from simplerl.cluster.ray import Actor
 from simplerl.config import ClusterConfig
 from simplerl.errors import ClusterError, WorkerLost
-from simplerl.types import Metrics, Verdict
+from simplerl.types import Metrics, Problem, Rollout, Verdict
 from simplerl.verifiers.base import Verifier
 
-BATCH = 32
-"""Questions that go to a process at once where so many wait: a call takes longer than most verdicts."""
-CLOSE = 30.0
+MAX_BATCH = 32
+"""Responses per message to a process. A message takes longer than most verdicts, so waiting responses are batched."""
+
+CLOSE_TIMEOUT = 30.0
+"""Seconds that `close` waits for each thread."""
 
 
 class VerifierWorker:
-    """A verifier in a process of its own."""
+    """A verifier in its own process."""
 
     verifier: Verifier
 
-    def begin(self, make: Callable[[], Verifier]) -> None:
-        self.verifier = make()
+    def build(self, build_verifier: Callable[[], Verifier]) -> None:
+        self.verifier = build_verifier()
 
-    def judge(self, questions: Sequence[tuple[str, str]]) -> list[Verdict | Exception]:
-        """The verdict on each response and gold answer, or what asking for it raised."""
-        return [_outcome(future) for future in [self._submit(*question) for question in questions]]
+    def judge(self, responses: Sequence[tuple[Problem, Rollout]]) -> list[Verdict | Exception]:
+        """The verdict on each response, or the exception that judging it raised."""
+        return [_outcome(future) for future in [self._submit(*response) for response in responses]]
 
-    def _submit(self, response: str, gold: str) -> Future[Verdict]:
+    def _submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
         try:
-            return self.verifier.submit(response, gold)
-        except Exception as error:  # of this question alone
+            return self.verifier.submit(problem, rollout)
+        except Exception as error:  # fails this response, not its batch
             future: Future[Verdict] = Future()
             future.set_exception(error)
             return future
@@ -50,79 +52,85 @@ def _outcome(future: Future[Verdict]) -> Verdict | Exception:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    response: str
-    gold: str
+class PendingVerdict:
+    """A response to judge, and the future of its verdict."""
+
+    problem: Problem
+    rollout: Rollout
     future: Future[Verdict] = field(default_factory=Future)
 
 
 class RemoteVerifier(Verifier):
-    """A `Verifier` of several. A thread for each process hands it what waits, and begins it anew when it is lost."""
+    """Several verifiers behind the interface of one. One thread per process sends it responses and restarts it."""
 
-    def __init__(self, make: Callable[[], Verifier], config: ClusterConfig, place: Placement) -> None:
-        """Begins `config.verifiers`, each what `make` gives; raises what that raises."""
-        self._make, self._config, self._place = make, config, place
-        self._questions: SimpleQueue[Question | None] = SimpleQueue()
+    def __init__(self, build: Callable[[], Verifier], config: ClusterConfig, placement: Placement) -> None:
+        """Start `config.verifiers` verifiers, each built by `build`; raises what `build` raises."""
+        self._build, self._config, self._placement = build, config, placement
+        self._queue: SimpleQueue[PendingVerdict | None] = SimpleQueue()
         self._closed, self._lock = False, Lock()
         self.faults: Metrics = {"cluster/verifiers_lost": 0.0}
         self._events: list[str] = []
-        self._workers = self._begin(config.verifiers)
+        self._workers = self._start_workers(config.verifiers)
         self._threads = [Thread(target=self._serve, args=(n,), daemon=True) for n in range(config.verifiers)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
-        question = Question(response, gold)
-        self._questions.put(question)
-        return question.future
+    def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
+        pending = PendingVerdict(problem, rollout)
+        self._queue.put(pending)
+        return pending.future
 
     def close(self) -> None:
-        """Ends all processes; questions that wait are cancelled."""
+        """Stop all processes and cancel the responses that wait."""
         self._closed = True
-        for question in self._waiting(self._questions.qsize()):
-            question.future.cancel()
+        for pending in self._take_waiting(self._queue.qsize()):
+            pending.future.cancel()
         for _ in self._threads:
-            self._questions.put(None)
+            self._queue.put(None)
         for worker in self._workers:
             worker.kill()
         for thread in self._threads:
-            thread.join(CLOSE)
+            thread.join(CLOSE_TIMEOUT)
 
     def metrics(self) -> Metrics:
-        """How many were lost since these verifiers were begun."""
+        """Verifiers lost since the verifiers were built."""
         return dict(self.faults)
 
     def take_events(self) -> list[str]:
-        """What was lost and made good, in words, since this was last asked."""
+        """Losses and restarts since the last call, one line of text each."""
         with self._lock:
             events, self._events = self._events, []
         return events
 
-    def _begin(self, count: int) -> list[Actor]:
-        workers = ray.begun([Actor(VerifierWorker, self._config, self._place.verifier()) for _ in range(count)])
-        ray.all_of(workers, "begin", self._make)
+    def _start_workers(self, count: int) -> list[Actor]:
+        config, options = self._config, self._placement.verifier_options()
+        workers = [Actor(VerifierWorker, config, options) for _ in range(count)]
+        ray.wait_until_started(workers)
+        ray.call_all(workers, "build", self._build)
         return workers
 
     def _serve(self, number: int) -> None:
-        while (first := self._questions.get()) is not None:
-            share = min(BATCH, self._questions.qsize() // len(self._workers) + 1)
-            batch = [first, *self._waiting(share - 1)]
-            self._answer(number, [each for each in batch if each.future.set_running_or_notify_cancel()])
+        """Judge batches in one process until `None` arrives."""
+        while (first := self._queue.get()) is not None:
+            size = min(MAX_BATCH, self._queue.qsize() // len(self._workers) + 1)
+            batch = [first, *self._take_waiting(size - 1)]
+            self._finish(number, [each for each in batch if each.future.set_running_or_notify_cancel()])
 
-    def _waiting(self, most: int) -> Iterator[Question]:
-        for _ in range(most):
+    def _take_waiting(self, limit: int) -> Iterator[PendingVerdict]:
+        for _ in range(limit):
             try:
-                question = self._questions.get_nowait()
+                pending = self._queue.get_nowait()
             except Empty:
                 return
-            if question is None:  # it is meant for whoever waits for a first question
-                self._questions.put(None)
+            if pending is None:  # it must reach a thread that waits in `_serve`
+                self._queue.put(None)
                 return
-            yield question
+            yield pending
 
-    def _answer(self, number: int, batch: Sequence[Question]) -> None:
+    def _finish(self, number: int, batch: Sequence[PendingVerdict]) -> None:
+        """Judge a batch and set its futures."""
         try:
-            outcomes = self._ask(number, [(each.response, each.gold) for each in batch])
+            outcomes = self._judge(number, [(each.problem, each.rollout) for each in batch])
         except Exception as error:
             outcomes = [error] * len(batch)
         for each, outcome in zip(batch, outcomes, strict=True):
@@ -131,27 +139,26 @@ class RemoteVerifier(Verifier):
             else:
                 each.future.set_result(outcome)
 
-    def _ask(self, number: int, questions: Sequence[tuple[str, str]]) -> list[Verdict | Exception]:
-        """All of them again where the process is lost: it had answered none."""
+    def _judge(self, number: int, responses: Sequence[tuple[Problem, Rollout]]) -> list[Verdict | Exception]:
+        """Judge a batch, all of it again if the process is lost: verdicts return in one message."""
         while True:
-            worker = self._workers[number]
             try:
-                return ray.answer(worker, worker.call("judge", questions))
+                return self._workers[number].call("judge", responses)
             except WorkerLost as error:
-                self._replace(number, error)
+                self._restart(number, error)
 
-    def _replace(self, number: int, error: WorkerLost) -> None:
-        """Begins a verifier anew, as often as it takes and `cluster.restarts` allows."""
+    def _restart(self, number: int, error: WorkerLost) -> None:
+        """Restart a verifier until it stays alive, at most `cluster.restarts` times in all."""
         while True:
-            self._count(number, error)
+            self._count_loss(number, error)
             self._workers[number].kill()
             try:
-                (self._workers[number],) = self._begin(1)
+                (self._workers[number],) = self._start_workers(1)
                 return
-            except WorkerLost as again:
-                error = again
+            except WorkerLost as next_error:
+                error = next_error
 
-    def _count(self, number: int, error: WorkerLost) -> None:
+    def _count_loss(self, number: int, error: WorkerLost) -> None:
         with self._lock:
             if self._closed:
                 raise ClusterError("the verifiers are closed") from error
@@ -159,6 +166,6 @@ class RemoteVerifier(Verifier):
             if self.faults["cluster/verifiers_lost"] > self._config.restarts:
                 raise ClusterError(
                     f"verifier {number} is lost ({error}), and cluster.restarts={self._config.restarts} allows no "
-                    "more; look for out-of-memory kills on its node"
+                    "more restarts; look for out-of-memory kills on its node"
                 ) from error
-            self._events.append(f"verifier {number} of {len(self._workers)} is lost ({error}); begun anew")
+            self._events.append(f"verifier {number} of {len(self._workers)} is lost ({error}); restarting it")

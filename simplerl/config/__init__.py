@@ -3,7 +3,7 @@
 Nothing here imports torch.
 """
 
-from simplerl.config.base import Frozen, PluginConfig, explain
+from simplerl.config.base import RENAMED, Frozen, PluginConfig, explain, plugin_config
 from simplerl.config.blocks import (
     STOP,
     ClusterConfig,
@@ -15,13 +15,11 @@ from simplerl.config.blocks import (
     FilterConfig,
     LoraConfig,
     ModelConfig,
-    Moments,
-    OptimiserConfig,
     RecipeStage,
     ReportStage,
     TrackConfig,
-    moment_bytes,
 )
+from simplerl.config.optimizers import OptimizerConfig, TensorSpec
 from simplerl.config.reading import (
     apply_overrides,
     load_recipe,
@@ -36,6 +34,7 @@ from simplerl.config.recipes import KINDS, AnyRecipe, DistillRecipe, PipelineRec
 
 __all__ = [
     "KINDS",
+    "RENAMED",
     "STOP",
     "AnyRecipe",
     "ClusterConfig",
@@ -49,22 +48,22 @@ __all__ = [
     "Frozen",
     "LoraConfig",
     "ModelConfig",
-    "Moments",
-    "OptimiserConfig",
+    "OptimizerConfig",
     "PipelineRecipe",
     "PluginConfig",
     "Recipe",
     "RecipeStage",
     "ReportStage",
     "SFTRecipe",
+    "TensorSpec",
     "TrackConfig",
     "TrainingRecipe",
     "apply_overrides",
     "explain",
     "load_recipe",
     "merge",
-    "moment_bytes",
     "parse_override",
+    "plugin_config",
     "read_recipe",
     "recipe_name",
     "shipped_recipes",

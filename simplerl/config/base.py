@@ -1,4 +1,4 @@
-"""What every block of settings is made of: frozen, strict, and explained in words a user can act on."""
+"""Base classes of settings: frozen, strict, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ class PluginConfig(Frozen):
     """Settings of a plug-in; its module's `Config` extends this."""
 
     name: str
-    """Which plug-in: the name of its file."""
+    """The plug-in: the name of its file."""
 
     path: str | None = None
-    """A file of your own outside the package, instead of a shipped plug-in."""
+    """A file of your own outside the package, used instead of a shipped plug-in. None (default): `name` is shipped."""
 
 
-def _plugin_config(kind: str, key: str, default: str | None, value: object) -> object:
-    """Settings given as a name or a table, validated by the `Config` of the plug-in they name.
+def plugin_config(kind: str, key: str, default: str | None, value: object) -> PluginConfig:
+    """Validate settings, given as a name or a table, by the `Config` of the plug-in that they name.
 
-    A module without a `Config` has the class named `default` in the kind's `base`. None: it has no settings.
+    `key` is the recipe's key of the table, for messages. A module without a `Config`
+    has the class named `default` in the kind's `base`. None: it has no settings.
     """
     if isinstance(value, PluginConfig):
         return value
@@ -57,7 +58,7 @@ def _plugin_config(kind: str, key: str, default: str | None, value: object) -> o
 
 
 def _plugin(kind: str, key: str, default: str | None = None) -> Any:
-    return BeforeValidator(partial(_plugin_config, kind, key, default))
+    return BeforeValidator(partial(plugin_config, kind, key, default))
 
 
 AlgorithmField = Annotated[SerializeAsAny[PluginConfig], _plugin("algorithms", "algorithm")]
@@ -66,6 +67,8 @@ VerifierField = Annotated[SerializeAsAny[PluginConfig], _plugin("verifiers", "ve
 EngineField = Annotated[SerializeAsAny[PluginConfig], _plugin("engines", "engine")]
 SourceField = Annotated[SerializeAsAny[PluginConfig], _plugin("data", "data.source")]
 TeacherField = Annotated[SerializeAsAny[PluginConfig], _plugin("teachers", "teacher")]
+OPTIMIZER_PLUGINS = {block: _plugin("optimizers", block, "OptimizerConfig") for block in ("actor", "critic")}
+"""Validators of the blocks that configure an optimizer; their fields are in `simplerl.config.optimizers`."""
 
 
 RENAMED: Mapping[str, str] = {
@@ -75,6 +78,8 @@ RENAMED: Mapping[str, str] = {
     "engine.lanes": "engine.cpu_threads",
     "actor.floor": "actor.min_lr_ratio",
     "critic.floor": "critic.min_lr_ratio",
+    "actor.moments": "actor.name; adamw-8bit keeps its state in 8 bits",
+    "critic.moments": "critic.name; adamw-8bit keeps its state in 8 bits",
     "algorithm.resample_rounds": "algorithm.dynamic_sampling_rounds",
     "algorithm.reward_clip": "reward.clip",
     "algorithm.overlong_buffer": "reward.overlong_buffer",
@@ -82,13 +87,13 @@ RENAMED: Mapping[str, str] = {
     "cluster.patience": "cluster.heartbeat_timeout",
     "keep": "filter",
 }
-"""Settings of recipes written before 0.2, and what they are called now."""
+"""Settings of recipes written before 0.2, and their names today."""
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Validation errors in words a user can act on, one line each; `prefix` leads to the model's own keys."""
+    """Validation errors, one line each: the key, the value, the remedy. `prefix` leads to the model's own keys."""
     return "\n".join(_explain(problem, model, prefix) for problem in error.errors())
 
 
@@ -100,7 +105,7 @@ def _explain(problem: Any, model: type[BaseModel], prefix: str) -> str:
     if problem["type"] == "extra_forbidden" and key in RENAMED:
         return f"{key} is now called {RENAMED[key]}"
     if problem["type"] == "extra_forbidden":
-        return f"{key}={problem['input']!r}: there is no such setting{_nearest(problem['loc'], model)}"
+        return f"{key}={problem['input']!r}: unknown setting{_nearest(problem['loc'], model)}"
     if problem["type"] == "missing":
         return f"{key}: is required"
     return f"{key}={problem['input']!r}: {problem['msg']}"
@@ -116,4 +121,4 @@ def _nearest(location: Sequence[Any], model: type[BaseModel]) -> str:
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known here: {', '.join(names)}" if names else ""
+    return f"; known in this block: {', '.join(names)}" if names else ""

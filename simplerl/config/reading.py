@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -11,9 +10,12 @@ from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
-from simplerl.config.base import explain
+from simplerl import plugins
+from simplerl.config.base import OPTIMIZER_PLUGINS, explain
+from simplerl.config.optimizers import OptimizerConfig
 from simplerl.config.recipes import KINDS, AnyRecipe, Recipe
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -25,7 +27,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def recipe_name(name_or_path: str) -> str:
-    """What a recipe is called, in the names of folders. A dot in it begins no ending."""
+    """Name of a recipe, for folder names. Only `.toml` is an ending; other dots belong to the name."""
     return Path(name_or_path).name.removesuffix(".toml")
 
 
@@ -35,8 +37,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if path.suffix != ".toml":
         shipped = shipped_recipes()
         if name_or_path not in shipped:
-            close = difflib.get_close_matches(name_or_path, shipped, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
+            hint = did_you_mean(name_or_path, shipped)
             raise ConfigError(
                 f"no recipe {name_or_path!r}{hint} Shipped: {', '.join(shipped)}. Your own is a path that ends in .toml"
             )
@@ -52,7 +53,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """`train.steps=3` as (["train", "steps"], 3). The value is TOML; what is not valid TOML is taken as a string."""
+    """`train.steps=3` as (["train", "steps"], 3). The value is TOML; anything else is a string."""
     key, separator, raw = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {text!r} is not key=value, for example --set train.steps=3")
@@ -64,7 +65,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The table with every override applied; a plug-in given by name alone becomes a table when a key is set in it."""
+    """Apply every override. A plug-in given by name alone becomes a table when a key is set in it."""
     for text in overrides:
         keys, value = parse_override(text)
         set_key(table, keys, value, f"--set {text!r}")
@@ -72,7 +73,7 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def merge(table: dict[str, Any], more: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The table with every value of another one put in its place, as if each had been an override."""
+    """Put every value of another table in its place, as if each were an override."""
     for keys, value in _leaves(more):
         set_key(table, list(keys), value, where)
     return table
@@ -96,10 +97,27 @@ def set_key(table: dict[str, Any], keys: Sequence[str], value: Any, where: str) 
             raise ConfigError(f"{where}: {key}={child!r} is a value and has no settings of its own")
         node[key] = {"name": child} if isinstance(child, str) else dict(child)
         node = node[key]
-    # Another plug-in has other settings: naming one drops those of the one before.
-    if keys[-1] == "name" and isinstance(node.get("name"), str) and node["name"] != value:
-        node.clear()
+    if keys[-1] == "name" and isinstance(value, str):
+        _drop_settings(node, keys[0], value)
     node[keys[-1]] = value
+
+
+def _drop_settings(node: dict[str, Any], block: str, name: str) -> None:
+    """Removes the settings of the plug-in named before. Optimizers share most of theirs, which stay."""
+    is_optimizer = block in OPTIMIZER_PLUGINS
+    former = node.get("name", "adamw" if is_optimizer and "path" not in node else None)
+    if isinstance(former, str) and former != name:
+        for key in node.keys() - (_optimizer_settings(name) if is_optimizer else set()):
+            del node[key]
+
+
+def _optimizer_settings(name: str) -> set[str]:
+    """Settings of an optimizer. For a user's file, or an unknown name: the settings common to all optimizers."""
+    try:
+        config: type[OptimizerConfig] = plugins.load("optimizers", name).Config
+    except ConfigError:
+        config = OptimizerConfig
+    return config.model_fields.keys() - {"path"}
 
 
 @overload

@@ -1,4 +1,4 @@
-"""A recipe is one experiment: a TOML file read into a frozen tree. `kind` says which command runs it."""
+"""Recipes: one experiment each, a TOML file read into a frozen tree. `kind` is the command that runs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from simplerl.config.blocks import (
     EvalStage,
     FilterConfig,
     ModelConfig,
-    OptimiserConfig,
     RecipeStage,
     ReportStage,
     RolloutConfig,
@@ -27,8 +26,9 @@ from simplerl.config.blocks import (
     TrackConfig,
     TrainConfig,
 )
+from simplerl.config.optimizers import ActorField, CriticField, OptimizerConfig, SFTActorField
 from simplerl.errors import ConfigError
-from simplerl.types import Transfer
+from simplerl.types import ImportanceMode, Transfer
 
 
 def _no_check(recipe: TrainingRecipe) -> None:
@@ -36,17 +36,17 @@ def _no_check(recipe: TrainingRecipe) -> None:
 
 
 class TrainingRecipe(Frozen):
-    """What every training run has, whatever its loss."""
+    """Settings of every training run, whatever its loss."""
 
     description: str = ""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig
     train: TrainConfig | SFTTrainConfig
-    engine: EngineField = Field(default="embedded")  # type: ignore[assignment]
-    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
-    reward: RewardField = Field(default="simplerl")  # type: ignore[assignment]
-    actor: OptimiserConfig = OptimiserConfig(learning_rate=5e-7)
+    engine: EngineField = Field(default="embedded", validate_default=True)
+    verifier: VerifierField = Field(default="math", validate_default=True)
+    reward: RewardField = Field(default="simplerl", validate_default=True)
+    actor: ActorField = Field(default="adamw", validate_default=True)
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
@@ -70,16 +70,19 @@ class TrainingRecipe(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _moments(self) -> Self:
+    def _optimizers(self) -> Self:
         learners = self.cluster.learners if self.cluster.ray is not None else 1
-        setting = "model.offload=" + self.model.offload if self.model.offloads_weights else f"cluster.{learners=}"
-        for name in ("actor", "critic"):
-            config: OptimiserConfig | None = getattr(self, name, None)
-            if config is not None and config.moments == "8-bit" and (learners > 1 or self.model.offloads_weights):
-                raise ConfigError(
-                    f"{name}.moments=8-bit needs one learner with its weights on its device, not {setting}: "
-                    "bitsandbytes knows no sharded tensors; use float32, of which each learner holds its share"
-                )
+        for block, optimizer in self.optimizers.items():
+            if self.model.offloads_weights and not optimizer.supports_offload:
+                setting = f"model.offload={self.model.offload}"
+            elif learners > 1 and not optimizer.supports_sharding:
+                setting = f"cluster.{learners=}"
+            else:
+                continue
+            raise ConfigError(
+                f"{block}.name={optimizer.name} cannot be used with {setting}: {optimizer.restriction}; "
+                f"use {block}.name=adamw, whose state is sharded like the weights"
+            )
         return self
 
     @model_validator(mode="after")
@@ -110,10 +113,10 @@ class TrainingRecipe(Frozen):
         problem = None
         if self.cluster.ray is None:
             problem = "cluster.ray is not set: in one process weights need not travel"
-        elif not getattr(self.engine, "receives", False):
+        elif not getattr(self.engine, "can_receive_weights", False):
             problem = f"engine.name={self.engine.name} cannot receive them; vllm can"
         elif self.model.lora is not None:
-            problem = "model.lora hands over adapters alone, which are small"
+            problem = "model.lora sends adapters only, which are small"
         elif self.model.device == "cpu":
             problem = "model.device=cpu, and it is made for GPUs"
         if problem is not None:
@@ -121,15 +124,20 @@ class TrainingRecipe(Frozen):
         return self
 
     @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """The optimizer of each model, by the block that configures it."""
+        return {"actor": self.actor}
+
+    @property
     def transfer(self) -> Transfer | None:
-        """How learners send weights to engines in other processes; None where they go through a store, or nowhere."""
+        """Direct weight transfer between processes. None: through the object store, or within one process."""
         if self.cluster.transfer == "store":
             return None
         return "ipc" if self.cluster.colocated else "nccl"
 
     @property
     def sleeps(self) -> bool:
-        """Whether the engine gives its memory back while the learner works."""
+        """True if the engine frees its memory while the learner works."""
         return getattr(self.engine, "sleep", False)
 
 
@@ -138,9 +146,13 @@ class Recipe(TrainingRecipe):
 
     kind: Literal["train"] = "train"
     rollout: RolloutConfig = RolloutConfig()
-    algorithm: AlgorithmField = Field(default="ppo")  # type: ignore[assignment]
+    algorithm: AlgorithmField = Field(default="ppo", validate_default=True)
     train: TrainConfig = TrainConfig()
-    critic: OptimiserConfig = OptimiserConfig(learning_rate=9e-6)
+    critic: CriticField = Field(default="adamw", validate_default=True)
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        return {"actor": self.actor, "critic": self.critic}
 
     @property
     def logprob_temperature(self) -> float:
@@ -148,13 +160,13 @@ class Recipe(TrainingRecipe):
         return self.rollout.temperature if self.train.logprob_temperature == "sampling" else 1.0
 
     @property
-    def importance(self) -> Literal["none", "truncated", "masked"]:
-        """How a token's loss is corrected for the policy that sampled it."""
+    def importance(self) -> ImportanceMode:
+        """Correction of a token's loss for the policy that sampled it."""
         return self.train.importance or ("truncated" if self.train.staleness else "none")
 
     @property
     def response_limit(self) -> int:
-        """Tokens of a response at most."""
+        """Longest response, in tokens."""
         return self.rollout.max_tokens
 
     @property
@@ -192,7 +204,7 @@ class SFTRecipe(TrainingRecipe):
 
     kind: Literal["sft"]
     train: SFTTrainConfig = SFTTrainConfig()
-    actor: OptimiserConfig = OptimiserConfig(learning_rate=1e-5)
+    actor: SFTActorField = Field(default="adamw", validate_default=True)
 
     @property
     def logprob_temperature(self) -> float:
@@ -200,7 +212,7 @@ class SFTRecipe(TrainingRecipe):
 
     @property
     def response_limit(self) -> int:
-        """Tokens of a response at most."""
+        """Longest response, in tokens."""
         return self.train.max_response_tokens
 
     @property
@@ -209,7 +221,7 @@ class SFTRecipe(TrainingRecipe):
 
     @property
     def needs_engine(self) -> bool:
-        """Only evaluations ask one."""
+        """True if the run evaluates; training itself samples nothing."""
         return bool(self.eval.every and self.eval.sets)
 
     @model_validator(mode="after")
@@ -219,7 +231,7 @@ class SFTRecipe(TrainingRecipe):
 
 
 class DistillRecipe(Frozen):
-    """Responses of a teacher, of which the right ones are kept: `simplerl distill`."""
+    """Distillation: a teacher's responses, filtered to the correct ones: `simplerl distill`."""
 
     kind: Literal["distill"]
     description: str = ""
@@ -227,7 +239,7 @@ class DistillRecipe(Frozen):
     teacher: TeacherField
     data: DistillDataConfig
     sampling: DistillSampling = DistillSampling()
-    verifier: VerifierField = Field(default="math")  # type: ignore[assignment]
+    verifier: VerifierField = Field(default="math", validate_default=True)
     filter: FilterConfig = FilterConfig()
 
 
@@ -236,15 +248,15 @@ StageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class PipelineRecipe(Frozen):
-    """Stages, one after the other: `simplerl pipeline`."""
+    """Stages that run in order: `simplerl pipeline`."""
 
     kind: Literal["pipeline"]
     description: str = ""
     seed: int = 0
-    """The seed of every stage that does not set its own."""
+    """Seed of every stage that does not set its own. Default 0."""
 
     stages: Mapping[StageName, Stage] = Field(min_length=1)
-    """By name, in their order."""
+    """Stages by name, in order."""
 
 
 AnyRecipe = Recipe | SFTRecipe | DistillRecipe | PipelineRecipe
@@ -254,4 +266,4 @@ KINDS: Mapping[str, type[Any]] = {
     "distill": DistillRecipe,
     "pipeline": PipelineRecipe,
 }
-"""The recipes by their `kind`, which is also the name of the command that runs them."""
+"""Recipe classes by `kind`, which is also the command that runs them."""

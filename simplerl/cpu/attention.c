@@ -1,18 +1,20 @@
-/* Causal attention with rotary embedding over sequences that stand one after the other, forward and backward.
+/* Causal attention with rotary embedding over packed sequences, forward and backward.
 
-   A piece is a run of tokens, which see each other causally, and all of a prefix that stands elsewhere: responses to one
-   prompt share it. Blocks of queries against blocks of keys with a running softmax (arXiv:2205.14135), so memory is linear in length.
-   A row of qkv is heads x dim queries, kv_heads x dim keys, kv_heads x dim values, before rotation. Token t of all
-   has row t % period of cos and sin. */
+   A segment is a run of tokens. They attend to each other causally, and to all of the segment's prefix, a run of tokens
+   elsewhere: all responses to one prompt have it as their prefix. Blocks of queries meet blocks of keys with a running
+   softmax (arXiv:2205.14135), so memory is linear in length.
+
+   A row of qkv is [heads x dim queries, kv_heads x dim keys, kv_heads x dim values], before rotation. Token t has row
+   t % period of cos and sin. */
 #include "simd.h"
 
 #define QUERIES 48
 #define KEYS 256
-#define STRIDE (KEYS + TILE) /* no power of two: rows would share cache sets */
+#define STRIDE (KEYS + TILE) /* not a power of two: rows would share cache sets */
 
 typedef struct {
   int64_t start, length, prefix_start, prefix_length;
-} Piece;
+} Segment;
 
 typedef struct {
   const float *qkv, *cos, *sin;
@@ -22,7 +24,7 @@ typedef struct {
 
 INLINE int64_t row_size(const Inputs *in) { return (in->heads + 2 * in->kv_heads) * in->dim; }
 
-INLINE void rotated(const Inputs *in, int64_t token, int64_t head, float factor, float *to) {
+INLINE void load_rotated(const Inputs *in, int64_t token, int64_t head, float factor, float *to) {
   const int64_t place = token % in->period * in->dim;
   rotate(in->qkv + token * row_size(in) + head * in->dim, in->cos + place, in->sin + place, in->dim, factor, to);
 }
@@ -31,35 +33,36 @@ INLINE const float *value_of(const Inputs *in, int64_t token, int64_t kv) {
   return in->qkv + token * row_size(in) + (in->heads + in->kv_heads + kv) * in->dim;
 }
 
-INLINE int64_t keys_of(const Piece *p) { return p->prefix_length + p->length; }
-INLINE int64_t token_of(const Piece *p, int64_t key) {
+INLINE int64_t key_count(const Segment *p) { return p->prefix_length + p->length; }
+INLINE int64_t token_of_key(const Segment *p, int64_t key) {
   return key < p->prefix_length ? p->prefix_start + key : p->start + key - p->prefix_length;
 }
 
-/* One piece's keys or values, zero beyond length and dim: by dimension [keys / TILE][dim][TILE], by key
-   [dim / TILE][keys][TILE]. */
-static void by_dimension(const float *row, int64_t dim, int64_t key, float *panels) {
+/* Writes one row of a segment's keys or values to panels, by dimension [keys / TILE][dim][TILE] or by key
+   [dim / TILE][keys][TILE]. Panels are zero beyond length and dim. */
+static void pack_by_dimension(const float *row, int64_t dim, int64_t key, float *panels) {
   float *to = panels + key / TILE * dim * TILE + key % TILE;
   for (int64_t c = 0; c < dim; c++) to[c * TILE] = row[c];
 }
 
-static void by_key(const float *row, int64_t dim, int64_t key, int64_t keys, float *panels) {
+static void pack_by_key(const float *row, int64_t dim, int64_t key, int64_t keys, float *panels) {
   for (int64_t c = 0; c < dim; c++) panels[c / TILE * keys * TILE + key * TILE + c % TILE] = row[c];
 }
 
-/* How many keys of a block that begins at key `block` and has `width` the last of `keys` keys may see. */
-INLINE int64_t seen(int64_t keys, int64_t block, int64_t width) {
+/* Number of keys that the last of `keys` tokens attends to in a block of `width` keys from key `block` on. */
+INLINE int64_t visible_keys(int64_t keys, int64_t block, int64_t width) {
   return keys < block ? 0 : least(keys - block, width);
 }
 
-static int64_t most_keys(const Piece *pieces, int64_t count) {
+static int64_t max_keys(const Segment *segments, int64_t count) {
   int64_t most = 0;
-  for (int64_t i = 0; i < count; i++) most = keys_of(pieces + i) > most ? keys_of(pieces + i) : most;
+  for (int64_t i = 0; i < count; i++) most = key_count(segments + i) > most ? key_count(segments + i) : most;
   return padded(most);
 }
 
-/* Takes a block's scores into a running softmax: they become weights, what was summed before shrinks to the new top. */
-INLINE void soften(float *scores, int64_t keys, int64_t width, float *top, float *total, float *output, int64_t dim) {
+/* Turns a block's scores into weights of a running softmax, and scales what was summed before to the new maximum. */
+INLINE void update_softmax(float *scores, int64_t keys, int64_t width, float *top, float *total, float *output,
+                           int64_t dim) {
   const float most = largest(scores, keys, *top), sum = exponentials(scores, keys, most, scores);
   zero(scores + padded(keys), width - padded(keys));
   if (*total > 0 && most > *top) {
@@ -71,15 +74,16 @@ INLINE void soften(float *scores, int64_t keys, int64_t width, float *top, float
   *top = most;
 }
 
-static void forward_head(const Inputs *in, const Piece *piece, int64_t head, const float *keys, const float *values,
+static void forward_head(const Inputs *in, const Segment *segment, int64_t head, const float *keys, const float *values,
                          float *scratch, float *out, float *lse) {
-  const int64_t dim = in->dim, wide = padded(dim), all = padded(keys_of(piece)), before = piece->prefix_length;
+  const int64_t dim = in->dim, wide = padded(dim), all = padded(key_count(segment));
+  const int64_t before = segment->prefix_length;
   float *queries = scratch, *scores = queries + QUERIES * wide, *output = scores + QUERIES * STRIDE;
   float top[QUERIES], total[QUERIES];
-  for (int64_t first = 0; first < piece->length; first += QUERIES) {
-    const int64_t count = least(QUERIES, piece->length - first), end = before + first + count;
+  for (int64_t first = 0; first < segment->length; first += QUERIES) {
+    const int64_t count = least(QUERIES, segment->length - first), end = before + first + count;
     for (int64_t i = 0; i < count; i++) {
-      rotated(in, piece->start + first + i, head, in->scale, queries + i * wide);
+      load_rotated(in, segment->start + first + i, head, in->scale, queries + i * wide);
       top[i] = -INFINITY, total[i] = 0;
     }
     memset(output, 0, QUERIES * wide * sizeof(float));
@@ -87,16 +91,16 @@ static void forward_head(const Inputs *in, const Piece *piece, int64_t head, con
       const int64_t width = padded(least(KEYS, end - block));
       matmul(count, width, dim, queries, wide, 1, keys + block * dim, TILE, dim * TILE, scores, STRIDE, 0);
       for (int64_t i = 0; i < count; i++) {
-        const int64_t visible = seen(before + first + i + 1, block, width);
+        const int64_t visible = visible_keys(before + first + i + 1, block, width);
         if (visible)
-          soften(scores + i * STRIDE, visible, width, top + i, total + i, output + i * wide, wide);
+          update_softmax(scores + i * STRIDE, visible, width, top + i, total + i, output + i * wide, wide);
         else
           zero(scores + i * STRIDE, width);
       }
       matmul(count, wide, width, scores, STRIDE, 1, values + block * TILE, TILE, all * TILE, output, wide, 1);
     }
     for (int64_t i = 0; i < count; i++) {
-      const int64_t token = piece->start + first + i;
+      const int64_t token = segment->start + first + i;
       const float share = 1 / total[i];
       for (int64_t c = 0; c < dim; c++) out[(token * in->heads + head) * dim + c] = output[i * wide + c] * share;
       lse[token * in->heads + head] = top[i] + logf(total[i]);
@@ -104,30 +108,31 @@ static void forward_head(const Inputs *in, const Piece *piece, int64_t head, con
   }
 }
 
-/* out [S, heads, dim], lse [S, heads], for the tokens of every piece. Returns nonzero when there is no memory. */
-int attention_forward(const float *qkv, const float *cos, const float *sin, int64_t period, const Piece *pieces,
+/* Writes out [S, heads, dim] and the log-sum-exp of the scores lse [S, heads] for the tokens of every segment. Returns
+   nonzero if there is no memory. */
+int attention_forward(const float *qkv, const float *cos, const float *sin, int64_t period, const Segment *segments,
                       int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale, float *out,
                       float *lse) {
   const Inputs in = {qkv, cos, sin, period, heads, kv_heads, dim, scale};
-  const int64_t wide = padded(dim), longest = most_keys(pieces, count);
-  float *room = room_for(2 * longest * wide + QUERIES * (2 * wide + STRIDE) + dim);
-  if (!room) return 1;
-  float *keys = room, *values = keys + longest * wide, *scratch = values + longest * wide;
+  const int64_t wide = padded(dim), longest = max_keys(segments, count);
+  float *memory = allocate(2 * longest * wide + QUERIES * (2 * wide + STRIDE) + dim);
+  if (!memory) return 1;
+  float *keys = memory, *values = keys + longest * wide, *scratch = values + longest * wide;
   float *row = scratch + QUERIES * (2 * wide + STRIDE);
-  for (const Piece *piece = pieces; piece < pieces + count; piece++)
+  for (const Segment *segment = segments; segment < segments + count; segment++)
     for (int64_t kv = 0; kv < kv_heads; kv++) {
-      const int64_t all = padded(keys_of(piece));
+      const int64_t all = padded(key_count(segment));
       memset(keys, 0, all * dim * sizeof(float));
       memset(values, 0, all * wide * sizeof(float));
-      for (int64_t key = 0; key < keys_of(piece); key++) {
-        rotated(&in, token_of(piece, key), heads + kv, 1, row);
-        by_dimension(row, dim, key, keys);
-        by_key(value_of(&in, token_of(piece, key), kv), dim, key, all, values);
+      for (int64_t key = 0; key < key_count(segment); key++) {
+        load_rotated(&in, token_of_key(segment, key), heads + kv, 1, row);
+        pack_by_dimension(row, dim, key, keys);
+        pack_by_key(value_of(&in, token_of_key(segment, key), kv), dim, key, all, values);
       }
       for (int64_t g = 0; g < heads / kv_heads; g++)
-        forward_head(&in, piece, kv * (heads / kv_heads) + g, keys, values, scratch, out, lse);
+        forward_head(&in, segment, kv * (heads / kv_heads) + g, keys, values, scratch, out, lse);
     }
-  free(room);
+  free(memory);
   return 0;
 }
 
@@ -135,17 +140,18 @@ typedef struct {
   float *keys, *keys_by_key, *values, *grad_keys, *grad_values, *queries, *grad_out, *grad_queries, *weights, *grads;
 } Backward;
 
-/* Adds one head's part to the gradients of keys and values, and writes that of its queries. */
-static void backward_head(const Inputs *in, const Piece *piece, int64_t head, const Backward *b, const float *out,
+/* Adds one head's share to the gradients of keys and values, and writes the gradient of its queries. */
+static void backward_head(const Inputs *in, const Segment *segment, int64_t head, const Backward *b, const float *out,
                           const float *lse, const float *grad, float *grad_qkv) {
-  const int64_t dim = in->dim, wide = padded(dim), all = padded(keys_of(piece)), before = piece->prefix_length;
+  const int64_t dim = in->dim, wide = padded(dim), all = padded(key_count(segment));
+  const int64_t before = segment->prefix_length;
   float delta[QUERIES];
-  for (int64_t first = 0; first < piece->length; first += QUERIES) {
-    const int64_t count = least(QUERIES, piece->length - first), end = before + first + count;
-    const int64_t begin = piece->start + first;
+  for (int64_t first = 0; first < segment->length; first += QUERIES) {
+    const int64_t count = least(QUERIES, segment->length - first), end = before + first + count;
+    const int64_t begin = segment->start + first;
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = ((begin + i) * in->heads + head) * dim;
-      rotated(in, begin + i, head, in->scale, b->queries + i * wide);
+      load_rotated(in, begin + i, head, in->scale, b->queries + i * wide);
       memcpy(b->grad_out + i * wide, grad + at, dim * sizeof(float));
       float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -158,18 +164,20 @@ static void backward_head(const Inputs *in, const Piece *piece, int64_t head, co
       matmul(count, width, dim, b->queries, wide, 1, b->keys + block * dim, TILE, dim * TILE, b->weights, STRIDE, 0);
       matmul(count, width, dim, b->grad_out, wide, 1, b->values + block * dim, TILE, dim * TILE, b->grads, STRIDE, 0);
       for (int64_t i = 0; i < count; i++) {
-        const int64_t visible = seen(before + first + i + 1, block, width);
+        const int64_t visible = visible_keys(before + first + i + 1, block, width);
         float *weights = b->weights + i * STRIDE, *grads = b->grads + i * STRIDE;
         const float offset = lse[(begin + i) * in->heads + head], mean = delta[i];
         exponentials(weights, visible, offset, weights);
-        for (int64_t j = 0; j < padded(visible); j += WIDTH) /* weights are zero beyond what is seen */
+        for (int64_t j = 0; j < padded(visible); j += WIDTH) /* weights are zero beyond the visible keys */
           store(grads + j, load(weights + j) * (load(grads + j) - mean));
         zero(weights + padded(visible), width - padded(visible));
         zero(grads + padded(visible), width - padded(visible));
       }
-      matmul(width, wide, count, b->weights, 1, STRIDE, b->grad_out, wide, TILE, b->grad_values + block * wide, wide, 1);
+      matmul(width, wide, count, b->weights, 1, STRIDE, b->grad_out, wide, TILE, b->grad_values + block * wide, wide,
+             1);
       matmul(width, wide, count, b->grads, 1, STRIDE, b->queries, wide, TILE, b->grad_keys + block * wide, wide, 1);
-      matmul(count, wide, width, b->grads, STRIDE, 1, b->keys_by_key + block * TILE, TILE, all * TILE, b->grad_queries, wide, 1);
+      matmul(count, wide, width, b->grads, STRIDE, 1, b->keys_by_key + block * TILE, TILE, all * TILE,
+             b->grad_queries, wide, 1);
     }
     for (int64_t i = 0; i < count; i++) {
       const int64_t token = begin + i, place = token % in->period * dim;
@@ -179,11 +187,12 @@ static void backward_head(const Inputs *in, const Piece *piece, int64_t head, co
   }
 }
 
-/* Adds the gradients of a piece's keys and values to those of the tokens they belong to; a prefix has several. */
-static void add_keys(const Inputs *in, const Piece *piece, int64_t kv, const Backward *b, float *row, float *grad_qkv) {
+/* Adds the gradients of a segment's keys and values to their tokens'. A prefix gets them from several segments. */
+static void add_key_grads(const Inputs *in, const Segment *segment, int64_t kv, const Backward *b, float *row,
+                          float *grad_qkv) {
   const int64_t dim = in->dim, wide = padded(dim);
-  for (int64_t key = 0; key < keys_of(piece); key++) {
-    const int64_t token = token_of(piece, key), place = token % in->period * dim;
+  for (int64_t key = 0; key < key_count(segment); key++) {
+    const int64_t token = token_of_key(segment, key), place = token % in->period * dim;
     float *to = grad_qkv + token * row_size(in) + (in->heads + kv) * dim;
     rotate_back(b->grad_keys + key * wide, in->cos + place, in->sin + place, dim, 1, row);
     for (int64_t c = 0; c < dim; c++) to[c] += row[c];
@@ -192,32 +201,33 @@ static void add_keys(const Inputs *in, const Piece *piece, int64_t kv, const Bac
   }
 }
 
-/* grad [S, heads, dim] to grad_qkv, shaped like qkv and zero at first. Returns nonzero when there is no memory. */
-int attention_backward(const float *qkv, const float *cos, const float *sin, int64_t period, const Piece *pieces,
+/* Adds the gradient of out, grad [S, heads, dim], to grad_qkv, shaped like qkv and zero at first. Returns nonzero if
+   there is no memory. */
+int attention_backward(const float *qkv, const float *cos, const float *sin, int64_t period, const Segment *segments,
                        int64_t count, int64_t heads, int64_t kv_heads, int64_t dim, float scale, const float *out,
                        const float *lse, const float *grad, float *grad_qkv) {
   const Inputs in = {qkv, cos, sin, period, heads, kv_heads, dim, scale};
-  const int64_t wide = padded(dim), part = most_keys(pieces, count) * wide, block = QUERIES * wide;
-  float *room = room_for(5 * part + 3 * block + 2 * QUERIES * STRIDE + dim);
-  if (!room) return 1;
-  float *blocks = room + 5 * part, *scores = blocks + 3 * block, *row = scores + 2 * QUERIES * STRIDE;
+  const int64_t wide = padded(dim), part = max_keys(segments, count) * wide, block = QUERIES * wide;
+  float *memory = allocate(5 * part + 3 * block + 2 * QUERIES * STRIDE + dim);
+  if (!memory) return 1;
+  float *blocks = memory + 5 * part, *scores = blocks + 3 * block, *row = scores + 2 * QUERIES * STRIDE;
   memset(blocks, 0, 3 * block * sizeof(float));
-  const Backward b = {room,   room + part,    room + 2 * part,    room + 3 * part, room + 4 * part,
-                      blocks, blocks + block, blocks + 2 * block, scores,          scores + QUERIES * STRIDE};
-  for (const Piece *piece = pieces; piece < pieces + count; piece++)
+  const Backward b = {memory, memory + part,  memory + 2 * part,  memory + 3 * part, memory + 4 * part,
+                      blocks, blocks + block, blocks + 2 * block, scores,            scores + QUERIES * STRIDE};
+  for (const Segment *segment = segments; segment < segments + count; segment++)
     for (int64_t kv = 0; kv < kv_heads; kv++) {
-      const int64_t all = padded(keys_of(piece));
-      for (int64_t i = 0; i < 5; i++) memset(room + i * part, 0, all * wide * sizeof(float));
-      for (int64_t key = 0; key < keys_of(piece); key++) {
-        rotated(&in, token_of(piece, key), heads + kv, 1, row);
-        by_dimension(row, dim, key, b.keys);
-        by_key(row, dim, key, all, b.keys_by_key);
-        by_dimension(value_of(&in, token_of(piece, key), kv), dim, key, b.values);
+      const int64_t all = padded(key_count(segment));
+      for (int64_t i = 0; i < 5; i++) memset(memory + i * part, 0, all * wide * sizeof(float));
+      for (int64_t key = 0; key < key_count(segment); key++) {
+        load_rotated(&in, token_of_key(segment, key), heads + kv, 1, row);
+        pack_by_dimension(row, dim, key, b.keys);
+        pack_by_key(row, dim, key, all, b.keys_by_key);
+        pack_by_dimension(value_of(&in, token_of_key(segment, key), kv), dim, key, b.values);
       }
       for (int64_t g = 0; g < heads / kv_heads; g++)
-        backward_head(&in, piece, kv * (heads / kv_heads) + g, &b, out, lse, grad, grad_qkv);
-      add_keys(&in, piece, kv, &b, row, grad_qkv);
+        backward_head(&in, segment, kv * (heads / kv_heads) + g, &b, out, lse, grad, grad_qkv);
+      add_key_grads(&in, segment, kv, &b, row, grad_qkv);
     }
-  free(room);
+  free(memory);
   return 0;
 }

@@ -1,67 +1,89 @@
-"""A decoder layer of the Llama family as one operation, with its gradient: float32 weights, no adapters, on a CPU."""
+"""A decoder layer of the Llama family as one operation with its gradient: float32 weights, no adapters, on a CPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from simplerl.cpu.ops import run
-
-MULTIPLE = 16
-"""What the sizes of weights must be multiples of, TILE of simd.h."""
+from simplerl.cpu.ops import first_order, run_kernel
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a layer's weights do not say of it."""
+class LayerShape:
+    """Numbers of a layer that its weights do not tell."""
 
     heads: int
     kv_heads: int
     scale: float
+    """Factor of attention scores, usually head_dim ** -0.5."""
     eps: float
+    """Added to the mean square in both norms."""
     bf16: bool = False
-    """Whether the factors of products with weights are rounded to bfloat16; their sums, and all else, are float32."""
+    """True if the factors of products with weights are rounded to bfloat16. Their sums, and all else, are float32."""
 
-    def run(self, name: str, *arguments: Any) -> None:
-        run(f"{name}_bf16" if self.bf16 else name, *arguments)
+    def run_kernel(self, name: str, *arguments: Tensor | int | float | None) -> None:
+        """Call the kernel `name` in this layer's precision."""
+        run_kernel(f"{name}_bf16" if self.bf16 else name, *arguments)
+
+
+class LayerWeights(NamedTuple):
+    """Weights of a layer, float32 and contiguous, each [out, in]; every size is a multiple of `TILE`."""
+
+    input_norm: Tensor
+    """[d]"""
+    qkv: Tensor
+    """[(heads + 2 kv_heads) dim, d]: queries, keys and values, one above the other."""
+    qkv_bias: Tensor | None
+    out: Tensor
+    """[d, heads dim]"""
+    mlp_norm: Tensor
+    """[d]"""
+    gate: Tensor
+    """[m, d]"""
+    up: Tensor
+    """[m, d]"""
+    down: Tensor
+    """[d, m]"""
+
+
+class _Forward(NamedTuple):
+    """A layer's output and the intermediate results that its gradient needs."""
+
+    y: Tensor
+    qkv: Tensor
+    """Queries, keys and values before rotation, [S, (heads + 2 kv_heads) dim]."""
+    saved: tuple[Tensor, ...]
 
 
 def decoder_layer(
-    x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, shape: Shape, *weights: Tensor | None
+    x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, shape: LayerShape, weights: LayerWeights
 ) -> Tensor:
     """The layer's output [S, d] for `x` [S, d]; `cos`, `sin` and `segments` are those of `rotary_attention`.
 
-    The weights are, in this order: the first norm's [d]; of queries, keys and values, one above the other
-    [(heads + 2 kv_heads) dim, d], and their bias or None; of the output [d, heads dim]; the second norm's; of gate and
-    up [m, d]; of down [d, m]. Every size is a multiple of `MULTIPLE`. Norms, attention and gate are as in
-    arXiv:1910.07467, arXiv:2104.09864 and arXiv:2002.05202.
+    Norms, rotary embedding and gated activation follow arXiv:1910.07467, arXiv:2104.09864 and arXiv:2002.05202.
     """
     if torch.is_grad_enabled():
-        return _Layer.apply(x, cos, sin, segments, shape, *weights)  # type: ignore[return-value]
-    return _forward(x, cos, sin, segments, shape, weights, keep=False)[0]
+        return cast(Tensor, _DecoderLayer.apply(x, cos, sin, segments, shape, *weights))
+    return _forward(x, cos, sin, segments, shape, weights, for_backward=False).y
 
 
-def layer_and_keys(
-    x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, shape: Shape, *weights: Tensor | None
+def layer_and_qkv(
+    x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, shape: LayerShape, weights: LayerWeights
 ) -> tuple[Tensor, Tensor]:
-    """As `decoder_layer` but without gradients; also queries, keys and values, not rotated,
-    [S, (heads + 2 kv_heads) dim]."""
-    y, (_, _, _, _, qkv, *_) = _forward(x, cos, sin, segments, shape, weights, keep=False)
-    return y, qkv
+    """The output of `decoder_layer`, and the layer's queries, keys and values before rotation. Without gradients."""
+    forward = _forward(x, cos, sin, segments, shape, weights, for_backward=False)
+    return forward.y, forward.qkv
 
 
-def attention_inputs(x: Tensor, shape: Shape, *weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Queries, keys and values of a layer as above, and the scales [S] of its first norm; of its weights, all or the
-    first three."""
-    first, qkv_weight, bias = weights[:3]
-    assert qkv_weight is not None
-    (n, d), width = x.shape, len(qkv_weight)
+def layer_qkv(x: Tensor, shape: LayerShape, weights: LayerWeights) -> tuple[Tensor, Tensor]:
+    """A layer's queries, keys and values before rotation, and the scales [S] of its first norm. Without gradients."""
+    (n, d), width = x.shape, len(weights.qkv)
     qkv, scales = x.new_empty(n, width), x.new_empty(n)
-    shape.run("norm_linear_forward", x, first, shape.eps, qkv_weight, bias, n, d, width, qkv, scales)
+    norm, bias = weights.input_norm, weights.qkv_bias
+    shape.run_kernel("norm_linear_forward", x, norm, shape.eps, weights.qkv, bias, n, d, width, qkv, scales)
     return qkv, scales
 
 
@@ -70,56 +92,59 @@ def _forward(
     cos: Tensor,
     sin: Tensor,
     segments: Tensor,
-    shape: Shape,
-    weights: tuple[Tensor | None, ...],
+    shape: LayerShape,
+    weights: LayerWeights,
     *,
-    keep: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output, and what its gradient needs besides the weights."""
-    _, _, _, out_weight, second, gate, up, down = weights
-    assert gate is not None
-    (n, d), m, heads, dim = x.shape, len(gate), shape.heads, cos.shape[-1]
-    qkv, scales = attention_inputs(x, shape, *weights)
+    for_backward: bool,
+) -> _Forward:
+    (n, d), m, heads, dim = x.shape, len(weights.gate), shape.heads, cos.shape[-1]
+    qkv, scales = layer_qkv(x, shape, weights)
     attended, lse = x.new_empty(n, heads * dim), x.new_empty(n, heads)
-    run("attention_forward", qkv, cos, sin, *_sizes(cos, segments, shape), attended, lse)
+    run_kernel("attention_forward", qkv, cos, sin, *_attention_sizes(cos, segments, shape), attended, lse)
     middle, y = torch.empty_like(x), torch.empty_like(x)
-    shape.run("add_linear_forward", x, attended, out_weight, n, heads * dim, d, middle)
-    kept, later = (x.new_empty(n, 2 * m), x.new_empty(n)) if keep else (None, None)
-    shape.run("mlp_forward", middle, second, shape.eps, gate, up, down, n, d, m, y, kept, later)
-    saved = (x, cos, sin, scales, qkv, attended, lse, middle)
-    return y, saved if kept is None or later is None else (*saved, kept, later)
+    shape.run_kernel("add_linear_forward", x, attended, weights.out, n, heads * dim, d, middle)
+    saved: tuple[Tensor, ...] = ()
+    gate_up = mlp_scales = None
+    if for_backward:
+        gate_up, mlp_scales = x.new_empty(n, 2 * m), x.new_empty(n)
+        saved = (x, cos, sin, scales, qkv, attended, lse, middle, gate_up, mlp_scales)
+    mlp = (weights.mlp_norm, shape.eps, weights.gate, weights.up, weights.down)
+    shape.run_kernel("mlp_forward", middle, *mlp, n, d, m, y, gate_up, mlp_scales)
+    return _Forward(y, qkv, saved)
 
 
-def _sizes(cos: Tensor, segments: Tensor, shape: Shape) -> tuple[Any, ...]:
+def _attention_sizes(cos: Tensor, segments: Tensor, shape: LayerShape) -> tuple[Tensor | int | float, ...]:
     return len(cos), segments, len(segments), shape.heads, shape.kv_heads, cos.shape[-1], shape.scale
 
 
-class _Layer(torch.autograd.Function):
+class _DecoderLayer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, shape: Shape, *weights: Tensor | None
+        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, segments: Tensor, shape: LayerShape, *weights: Tensor | None
     ) -> Tensor:
-        y, saved = _forward(x, cos, sin, segments, shape, weights, keep=True)
-        ctx.save_for_backward(*saved, *weights)
-        ctx.given = segments, shape
-        return y
+        forward = _forward(x, cos, sin, segments, shape, LayerWeights._make(weights), for_backward=True)
+        ctx.save_for_backward(*forward.saved, *weights)
+        ctx.segments, ctx.shape = segments, shape
+        return forward.y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, cos, sin, scales, qkv, attended, lse, middle, kept, later, *weights = ctx.saved_tensors
-        segments, shape = ctx.given
-        first, qkv_weight, _, out_weight, second, gate, up, down = weights
-        (n, d), width, m, inner = x.shape, len(qkv_weight), len(gate), attended.shape[1]
-        summed = [None if weight is None else torch.zeros_like(weight) for weight in weights]
-        of_first, of_qkv, of_bias, of_out, *of_mlp = summed
+    @first_order
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, cos, sin, scales, qkv, attended, lse, middle, gate_up, mlp_scales, *saved_weights = ctx.saved_tensors
+        segments, shape, weights = ctx.segments, ctx.shape, LayerWeights._make(saved_weights)
+        (n, d), width, m, inner = x.shape, len(weights.qkv), len(weights.gate), attended.shape[1]
+        # Kernels add to the weights' gradients and overwrite the activations'.
+        grad_weights = LayerWeights._make(w if w is None else torch.zeros_like(w) for w in weights)
+        grad_middle, grad_x, grad_attended = torch.empty_like(x), torch.empty_like(x), torch.empty_like(attended)
 
-        of_middle, of_x, of_attended = torch.empty_like(x), torch.empty_like(x), torch.empty_like(attended)
-        given = (grads[0].contiguous(), middle, second, later, kept, gate, up, down)
-        shape.run("mlp_backward", *given, n, d, m, of_middle, *of_mlp)
-        shape.run("add_linear_backward", of_middle, attended, out_weight, n, inner, d, of_attended, of_out)
-        of_heads = torch.zeros_like(qkv)
-        run("attention_backward", qkv, cos, sin, *_sizes(cos, segments, shape), attended, lse, of_attended, of_heads)
-        given = (of_heads, of_middle, x, first, scales, qkv_weight)
-        shape.run("norm_linear_backward", *given, n, d, width, of_x, of_first, of_qkv, of_bias)
-        return of_x, None, None, None, None, *summed
+        mlp = (weights.mlp_norm, mlp_scales, gate_up, weights.gate, weights.up, weights.down)
+        grad_mlp = (grad_weights.mlp_norm, grad_weights.gate, grad_weights.up, grad_weights.down)
+        shape.run_kernel("mlp_backward", grads[0].contiguous(), middle, *mlp, n, d, m, grad_middle, *grad_mlp)
+        out = (weights.out, n, inner, d, grad_attended, grad_weights.out)
+        shape.run_kernel("add_linear_backward", grad_middle, attended, *out)
+        grad_qkv, sizes = torch.zeros_like(qkv), _attention_sizes(cos, segments, shape)
+        run_kernel("attention_backward", qkv, cos, sin, *sizes, attended, lse, grad_attended, grad_qkv)
+        inputs = (grad_qkv, grad_middle, x, weights.input_norm, scales, weights.qkv)
+        grad_inputs = (grad_x, grad_weights.input_norm, grad_weights.qkv, grad_weights.qkv_bias)
+        shape.run_kernel("norm_linear_backward", *inputs, n, d, width, *grad_inputs)
+        return grad_x, None, None, None, None, *grad_weights

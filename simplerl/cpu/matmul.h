@@ -1,8 +1,8 @@
-/* Products of matrices. Included by simd.h for ITEM float and for ITEM pair, two bfloat16 numbers of `depth`: then row,
-   column, ldb, panel and depth count pairs. */
+/* Matrix products. simd.h includes this file twice: for ITEM float, and for ITEM pair, two bfloat16 numbers adjacent in
+   depth. Then row, column, ldb, panel and depth count pairs. */
 
-/* c[rows x TILE panels] (+)= a[rows x depth] b: element (i, k) of a stands at a[i * row + k * column], each panel of b
-   is [depth x TILE]. `rows` and `panels` are constants where this is inlined: the sums stay in registers. */
+/* c [rows, panels * TILE] (+)= a [rows, depth] b. Element (i, k) of a is a[i * row + k * column]; each panel of b is
+   [depth, TILE]. `rows` and `panels` are constants once this is inlined, so the sums stay in registers. */
 INLINE void NAME(tile)(const int rows, const int panels, int64_t depth, const ITEM *a, int64_t row, int64_t column,
                  const ITEM *b, int64_t ldb, int64_t panel, float *c, int64_t ldc, int add) {
   vec sum[TILE_ROWS][2 * VECTORS];
@@ -21,15 +21,16 @@ INLINE void NAME(tile)(const int rows, const int panels, int64_t depth, const IT
     for (int v = 0; v < panels * VECTORS; v++) store(c + i * ldc + v * WIDTH, sum[i][v]);
 }
 
-/* c[m x n] (+)= a[m x depth] b[depth x n] for n a multiple of TILE. Column j of b lies in panel j / TILE. */
+/* c [m, n] (+)= a [m, depth] b [depth, n]; n is a multiple of TILE. Column j of b is in panel j / TILE. */
 INLINE void NAME(matmul)(int64_t m, int64_t n, int64_t depth, const ITEM *a, int64_t row, int64_t column, const ITEM *b,
                    int64_t ldb, int64_t panel, float *c, int64_t ldc, int add) {
-#define TILE_OF(rows, panels)                                                                                       \
-  case rows:                                                                                                        \
-    NAME(tile)(rows, panels, depth, a + i * row, row, column, b + j / TILE * panel, ldb, panel, c + i * ldc + j, ldc, add); \
+#define TILE_OF(rows, panels)                                                                             \
+  case rows:                                                                                              \
+    NAME(tile)(rows, panels, depth, a + i * row, row, column, b + j / TILE * panel, ldb, panel,           \
+               c + i * ldc + j, ldc, add);                                                                \
     break;
   int64_t j = 0;
-  if (m <= 3) /* few rows: two panels at a time keep the processor's units busy */
+  if (m <= 3) /* few rows: two panels at a time fill the processor's pipelines */
     for (const int64_t i = 0; j + 2 * TILE <= n; j += 2 * TILE) switch (m) { TILE_OF(1, 2) TILE_OF(2, 2) TILE_OF(3, 2) }
   for (; j < n; j += TILE)
     for (int64_t i = 0; i < m; i += TILE_ROWS) {

@@ -1,9 +1,9 @@
-/* What is done row by row: normalisation, the gated activation, drawing a token. Everything is float32. */
+/* Operations on single rows: norm, gated activation, drawing a token. Everything is float32. */
 #include "simd.h"
 
 #define ROWS 64
 
-/* y = x / rms(x) x weight; keeps 1 / rms(x) for the way back. x, y [n, d], weight [d], scales [n]. */
+/* y = x / rms(x) x weight, scales = 1 / rms(x). x, y [n, d], weight [d], scales [n]. */
 void norm_forward(const float *x, const float *weight, int64_t n, int64_t d, float eps, float *y, float *scales) {
   for (int64_t r = 0; r < n; r++, x += d, y += d) {
     float sum = 0;
@@ -15,10 +15,11 @@ void norm_forward(const float *x, const float *weight, int64_t n, int64_t d, flo
   }
 }
 
-/* grad_x = through + what y's gradient gives; grad_weight [d] is added to. Nonzero when there is no memory. */
+/* grad_x = through + the gradient of x for y's grad; adds to grad_weight [d]. `through` is the gradient along the
+   residual connection. Returns nonzero if there is no memory. */
 int norm_backward(const float *grad, const float *through, const float *x, const float *weight, const float *scales,
                   int64_t n, int64_t d, float *grad_x, float *grad_weight) {
-  float *part = room_for(d);
+  float *part = allocate(d);
   if (!part) return 1;
   for (int64_t begin = 0; begin < n; begin += ROWS) {
     memset(part, 0, d * sizeof(float));
@@ -46,7 +47,8 @@ void swiglu_forward(const float *x, int64_t n, int64_t m, float *y) {
   }
 }
 
-INLINE void ungated(vec grad, vec gate, vec up, vec *grad_gate, vec *grad_up) {
+/* Gradients of gate and up for the gradient of silu(gate) x up. */
+INLINE void swiglu_grads(vec grad, vec gate, vec up, vec *grad_gate, vec *grad_up) {
   const vec share = sigmoid(gate);
   *grad_up = grad * gate * share;
   *grad_gate = grad * up * share * (1.0f + gate * (1.0f - share));
@@ -57,11 +59,12 @@ void swiglu_backward(const float *grad, const float *x, int64_t n, int64_t m, fl
   vec gate, up;
   for (int64_t r = 0; r < n; r++, x += 2 * m, grad_x += 2 * m, grad += m) {
     for (int64_t i = 0; i < whole; i += WIDTH) {
-      ungated(load(grad + i), load(x + i), load(x + m + i), &gate, &up);
+      swiglu_grads(load(grad + i), load(x + i), load(x + m + i), &gate, &up);
       store(grad_x + i, gate), store(grad_x + m + i, up);
     }
     if (rest) {
-      ungated(load_some(grad + whole, rest), load_some(x + whole, rest), load_some(x + m + whole, rest), &gate, &up);
+      swiglu_grads(load_some(grad + whole, rest), load_some(x + whole, rest), load_some(x + m + whole, rest), &gate,
+                   &up);
       store_some(grad_x + whole, gate, rest), store_some(grad_x + m + whole, up, rest);
     }
   }
@@ -73,17 +76,17 @@ INLINE float block_sum(const float *weights) {
   return sum_of(sum);
 }
 
-/* Draws from n rows of logits: the first token whose cumulative probability exceeds uniform x total. A token less likely
-   than e^-87 times the likeliest is never drawn. Returns nonzero when there is no memory. */
+/* Draws from n rows of logits: the first token whose cumulative probability exceeds uniform x total. A token less
+   likely than e^-87 times the likeliest is never drawn. Returns nonzero if there is no memory. */
 int draw(const float *logits, const float *temperatures, const float *uniforms, int64_t n, int64_t v, int64_t *tokens,
          float *logprobs) {
-  float *weights = room_for(padded(v));
+  float *weights = allocate(padded(v));
   if (!weights) return 1;
   for (int64_t r = 0; r < n; r++, logits += v) {
-    const float top = largest(logits, v, -INFINITY), cold = 1.0f / temperatures[r];
+    const float top = largest(logits, v, -INFINITY), inverse_temperature = 1.0f / temperatures[r];
     double total = 0, sum = 0;
     for (int64_t i = 0; i < v; i += WIDTH) {
-      const vec x = ((v - i < WIDTH ? load_some(logits + i, v - i) : load(logits + i)) - top) * cold;
+      const vec x = ((v - i < WIDTH ? load_some(logits + i, v - i) : load(logits + i)) - top) * inverse_temperature;
       store(weights + i, choose(x < splat(-87.0f), splat(0), exponential(x)));
     }
     for (int64_t i = v; i < padded(v); i++) weights[i] = 0;
@@ -92,7 +95,7 @@ int draw(const float *logits, const float *temperatures, const float *uniforms, 
     int64_t token = 0;
     for (double next; token + TILE < v && (next = sum + block_sum(weights + token)) <= goal; token += TILE) sum = next;
     for (; token + 1 < v && (sum += weights[token]) <= goal;) token++;
-    while (token > 0 && weights[token] == 0) token--; /* where rounding went past the last that can be drawn */
+    while (token > 0 && weights[token] == 0) token--; /* if rounding went past the last token that can be drawn */
     tokens[r] = token;
     logprobs[r] = logf((float)(weights[token] / total));
   }
@@ -102,28 +105,30 @@ int draw(const float *logits, const float *temperatures, const float *uniforms, 
 
 typedef struct {
   int64_t *token, *position, *count;
-  const int64_t *limit, *rule;
+  const int64_t *limit, *stop_rule;
   const float *temperature, *uniforms;
   int64_t *ids;
   float *logprobs;
 } Rows;
 
-enum { FULL = 4, BAD = 8 };
+enum { AT_LIMIT = 4, NOT_FINITE = 8 };
 
-/* Draws a token for each of n rows, notes it, and says of each row what the token means (codes [rules, v]), whether the
-   row is full, and whether its logits were bad. Rows of ids, log-probs and uniforms have `room` places. */
-int draw_step(const float *logits, const Rows *rows, const uint8_t *codes, int64_t n, int64_t v, int64_t room,
-              int64_t *found) {
+/* Draws a token for each of n rows and records it. row_codes [n] are the tokens' codes (codes [stop rules, v]), plus
+   AT_LIMIT if the row has all its tokens, plus NOT_FINITE for such a log-prob. ids, logprobs and uniforms are
+   [slots, max_tokens]. Returns nonzero if there is no memory. */
+int draw_step(const float *logits, const Rows *rows, const uint8_t *codes, int64_t n, int64_t v, int64_t max_tokens,
+              int64_t *row_codes) {
   for (int64_t r = 0; r < n; r++) {
-    const int64_t place = r * room + rows->count[r];
-    if (draw(logits + r * v, rows->temperature + r, rows->uniforms + place, 1, v, rows->token + r, rows->logprobs + place))
+    const int64_t index = r * max_tokens + rows->count[r];
+    if (draw(logits + r * v, rows->temperature + r, rows->uniforms + index, 1, v, rows->token + r,
+             rows->logprobs + index))
       return 1;
     const int64_t token = rows->token[r];
-    rows->ids[place] = token;
+    rows->ids[index] = token;
     rows->position[r]++;
     rows->count[r]++;
-    found[r] = codes[rows->rule[r] * v + token] + (rows->count[r] >= rows->limit[r] ? FULL : 0) +
-               (isfinite(rows->logprobs[place]) ? 0 : BAD);
+    row_codes[r] = codes[rows->stop_rule[r] * v + token] + (rows->count[r] >= rows->limit[r] ? AT_LIMIT : 0) +
+               (isfinite(rows->logprobs[index]) ? 0 : NOT_FINITE);
   }
   return 0;
 }

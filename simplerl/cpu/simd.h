@@ -1,4 +1,4 @@
-/* Vectors of floats by compiler extension (gcc, clang), so that one source serves AVX-512, AVX2, NEON and SSE. */
+/* Vectors of floats, by a compiler extension of gcc and clang: one source serves AVX-512, AVX2, NEON and SSE. */
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -18,7 +18,7 @@
 #define WIDTH 4
 #define TILE_ROWS 4
 #endif
-#define TILE 16 /* columns of a matrix tile; panels and padded sizes are multiples of it */
+#define TILE 16 /* columns of a weight panel and tokens of a block of keys; padded sizes are multiples of it */
 #define VECTORS (TILE / WIDTH)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -31,8 +31,8 @@ INLINE void store(float *to, vec value) { *(unaligned_vec *)to = value; }
 INLINE int64_t padded(int64_t size) { return (size + TILE - 1) / TILE * TILE; }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Scratch memory on the boundary of a cache line: loads that straddle two cost twice. Null when there is none. */
-INLINE float *room_for(int64_t floats) { return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64); }
+/* Scratch memory that begins with a cache line: a load from two lines costs twice. Null if there is not enough. */
+INLINE float *allocate(int64_t floats) { return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64); }
 
 INLINE vec splat(float value) { return value - (vec){0}; }
 
@@ -42,7 +42,7 @@ INLINE float sum_of(vec values) {
   return sum;
 }
 
-/* The first `count` of a vector, zeros after them; for the end of a row that is no multiple of WIDTH. */
+/* The first `count` values of a vector, zeros after them: the end of a row whose length is no multiple of WIDTH. */
 INLINE vec load_some(const float *from, int64_t count) {
   vec values = {0};
   memcpy(&values, from, count * sizeof(float));
@@ -51,9 +51,9 @@ INLINE vec load_some(const float *from, int64_t count) {
 
 INLINE void store_some(float *to, vec values, int64_t count) { memcpy(to, &values, count * sizeof(float)); }
 
-INLINE vec choose(mask where, vec yes, vec no) { return (vec)((where & (mask)yes) | (~where & (mask)no)); }
+INLINE vec choose(mask test, vec yes, vec no) { return (vec)((test & (mask)yes) | (~test & (mask)no)); }
 
-/* e^x to about 1 ulp for x up to 88, and from -87 down that of -87; NaN stays NaN. Compilers do not vectorise expf. */
+/* e^x to about 1 ulp for x in [-87, 88], e^-87 for smaller x, NaN for NaN. Compilers do not vectorise expf. */
 INLINE vec exponential(vec x) {
   x = choose(x < splat(-87.0f), splat(-87.0f), x);
   /* Adding 1.5 x 2^23 rounds to a whole number and leaves it in the low bits. */
@@ -69,17 +69,17 @@ INLINE vec exponential(vec x) {
   return sum * (vec)(((mask)shifted + (127 - 0x4B400000)) << 23);
 }
 
-/* 1 / (1 + e^-x) (arXiv:2002.05202 gates with x times it). */
+/* 1 / (1 + e^-x); silu is x times it. */
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(choose(x < splat(-88.0f), splat(88.0f), -x))); }
 
 /* silu(gate) x up (arXiv:2002.05202). */
 INLINE vec gated(vec gate, vec up) { return gate * up * sigmoid(gate); }
 
-INLINE void zero(float *values, int64_t count) { /* of a few vectors: a call would cost more */
+INLINE void zero(float *values, int64_t count) { /* of a few vectors: calling memset would cost more */
   for (int64_t i = 0; i < count; i += WIDTH) store(values + i, splat(0));
 }
 
-/* weights = e^(scores - top) for a padded row, zero from `keys` on; their sum. */
+/* Writes weights = e^(scores - top) to a padded row, zeros from `keys` on; returns their sum. */
 INLINE float exponentials(const float *scores, int64_t keys, float top, float *weights) {
   vec sum = {0};
   const int64_t whole = keys / WIDTH * WIDTH;
@@ -99,7 +99,7 @@ INLINE float exponentials(const float *scores, int64_t keys, float top, float *w
   return sum_of(sum);
 }
 
-/* The largest of `top` and the values; compilers vectorise no maximum that minds NaN. */
+/* The largest of `top` and the values. Compilers do not vectorise a maximum in the presence of NaN. */
 INLINE float largest(const float *values, int64_t count, float top) {
   vec most = splat(top);
   int64_t i = 0;
@@ -123,7 +123,8 @@ INLINE float largest(const float *values, int64_t count, float top) {
 #undef LOADED
 #undef ADDED
 
-/* Two bfloat16 numbers, which follow each other in a sum; the first in the low half. Products are exact, sums float32. */
+/* Two bfloat16 numbers, adjacent in the dimension that is summed over; the first is in the low half. Products are
+   exact, sums float32. */
 typedef uint32_t pair;
 typedef uint32_t pairs __attribute__((vector_size(WIDTH * 4)));
 typedef uint32_t unaligned_pairs __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
@@ -140,7 +141,7 @@ INLINE vec dot_pairs(vec sum, pairs left, pairs right) {
 #endif
 }
 
-/* Rounded to bfloat16, ties to even, in the high half of each; NaN stays NaN. */
+/* Each value rounded to bfloat16, ties to even, in its high half; NaN stays NaN. */
 INLINE pairs rounded(vec x) {
   const pairs bits = (pairs)x, odd = (bits >> 16) & 1, number = (pairs)(x == x);
   return (number & (bits + 0x7fff + odd)) | (~number & 0x7fc00000u);
@@ -148,7 +149,7 @@ INLINE pairs rounded(vec x) {
 
 INLINE pairs paired(vec first, vec second) { return rounded(first) >> 16 | (rounded(second) & 0xffff0000u); }
 
-/* WIDTH floats that follow each other as pairs, half as many. */
+/* Stores WIDTH adjacent floats as WIDTH / 2 pairs. */
 INLINE void store_rounded(pair *to, vec x) {
 #if defined(__AVX512BF16__)
   const __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
@@ -175,15 +176,16 @@ INLINE void store_rounded(pair *to, vec x) {
 #undef LOADED
 #undef ADDED
 
-/* Rotary embedding of one head (arXiv:2104.09864, the halves convention): to = factor x rotated(from), or
-   transposed, which takes gradients back. */
-INLINE void turn(const float *from, const float *cos, const float *sin, int64_t dim, float factor, const int back,
-                 float *to) {
+/* Rotary embedding of one head (arXiv:2104.09864, the convention of halves): to = factor x rotated(from). With `back`
+   the transposed rotation, for gradients. */
+INLINE void rotate_by(const float *from, const float *cos, const float *sin, int64_t dim, float factor, const int back,
+                      float *to) {
   const int64_t half = dim / 2;
   int64_t i = 0;
   for (; i + WIDTH <= half; i += WIDTH) {
     const vec low = load(from + i), high = load(from + half + i);
-    const vec low_sin = back ? -load(sin + half + i) : load(sin + i), high_sin = back ? -load(sin + i) : load(sin + half + i);
+    const vec low_sin = back ? -load(sin + half + i) : load(sin + i);
+    const vec high_sin = back ? -load(sin + i) : load(sin + half + i);
     store(to + i, factor * (low * load(cos + i) - high * low_sin));
     store(to + half + i, factor * (high * load(cos + half + i) + low * high_sin));
   }
@@ -196,10 +198,9 @@ INLINE void turn(const float *from, const float *cos, const float *sin, int64_t 
 }
 
 INLINE void rotate(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
-  turn(from, cos, sin, dim, factor, 0, to);
+  rotate_by(from, cos, sin, dim, factor, 0, to);
 }
 
-/* The transposed rotation, which takes gradients back. */
 INLINE void rotate_back(const float *from, const float *cos, const float *sin, int64_t dim, float factor, float *to) {
-  turn(from, cos, sin, dim, factor, 1, to);
+  rotate_by(from, cos, sin, dim, factor, 1, to);
 }

@@ -1,7 +1,7 @@
-"""Threads of this process that compute side by side, each with its share of the processor's threads.
+"""Threads of this process that compute side by side, each with its share of torch's threads.
 
-On a CPU two micro-batches at once, each on one core, cost less than one after the other on two: small operators do not
-wait for each other. What runs in which lane depends on its place alone, never on timing.
+On a CPU two micro-batches at once, each on one core, cost less than one after the other on two cores: small operators
+spend no time waiting for each other. The index of an item alone decides which thread runs it, never timing.
 """
 
 from __future__ import annotations
@@ -14,102 +14,103 @@ from typing import TypeVar
 
 import torch
 
+from simplerl.cpu_sizes import MAX_DEFAULT_THREADS
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST = 8
-"""Lanes at most where their number is not given: each holds activations, gradients and a share of a batch."""
-
 
 def thread_count(device: torch.device, wanted: int | None) -> int:
-    """How many lanes: as wanted, else one per thread on a CPU, up to `MOST`, and one on anything else."""
+    """`wanted` threads; for None one per torch thread, at most `MAX_DEFAULT_THREADS`, on a CPU and one elsewhere."""
     if wanted is not None:
         return wanted
-    return min(MOST, torch.get_num_threads()) if device.type == "cpu" else 1
+    return min(MAX_DEFAULT_THREADS, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
 class CPUThreads:
-    """`count` threads. With one, everything happens in the caller's."""
+    """A pool of `count` threads. With `count` 1 everything runs in the caller's thread."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        share = max(1, torch.get_num_threads() // count)
+        torch_threads = max(1, torch.get_num_threads() // count)
         self._pool = None
         if count > 1:
-            self._pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(share,))
+            self._pool = ThreadPoolExecutor(
+                count, "simplerl-cpu", initializer=torch.set_num_threads, initargs=(torch_threads,)
+            )
 
     def map(self, function: Callable[[int, T], R], items: Sequence[T]) -> list[R]:
-        """`function(lane, item)` of every item, in their order; item i runs in lane i % count, one after the other.
+        """`function(thread_index, item)` of every item, in the items' order.
 
-        Grad mode and autocast belong to a thread: the function sets its own. Raises the first failure in that order
-        once every lane has stopped.
+        Item i runs in thread i % count, after that thread's earlier items. Grad mode and autocast belong to a thread:
+        the function sets its own. Once every thread has stopped, raises the failure of the lowest thread index.
         """
         if self._pool is None:
             return [function(0, item) for item in items]
         failed = threading.Event()
 
-        def share(thread: int) -> list[R]:
+        def run_share(thread_index: int) -> list[R]:
             results = []
-            for item in items[thread :: self.count]:
+            for item in items[thread_index :: self.count]:
                 if failed.is_set():
                     break
                 try:
-                    results.append(function(thread, item))
+                    results.append(function(thread_index, item))
                 except BaseException:
                     failed.set()
                     raise
             return results
 
-        futures = [self._pool.submit(share, thread) for thread in range(self.count)]
-        shares = _results(futures)
-        return [shares[index % self.count][index // self.count] for index in range(len(items))]
+        shares = _results([self._pool.submit(run_share, thread_index) for thread_index in range(self.count)])
+        return [shares[i % self.count][i // self.count] for i in range(len(items))]
 
     def merge(self, streams: Sequence[Iterator[T]]) -> Iterator[T]:
-        """What the streams yield, as it comes; stream i runs in a thread of its own. At most `count` streams.
+        """Yield the items of all streams as they come. Stream i runs in a thread of its own; at most `count` streams.
 
-        Raises the first failure; the other streams are closed first, as they are when this iterator is.
+        Raises the first stream's failure after closing the other streams. Closing this iterator closes all streams.
         """
         if self._pool is None:
             for stream in streams:
                 yield from stream
             return
-        queue: SimpleQueue[tuple[bool, T | None]] = SimpleQueue()
+        queue: SimpleQueue[tuple[T] | None] = SimpleQueue()
         stop = threading.Event()
         futures = [self._pool.submit(_drain, stream, queue, stop) for stream in streams]
         try:
             running = len(futures)
             while running:
-                more, item = queue.get()
-                if more:
-                    yield item  # type: ignore[misc]
-                else:
+                entry = queue.get()
+                if entry is None:
                     running -= 1
+                else:
+                    yield entry[0]
         finally:
             stop.set()
             _results(futures)
 
     def close(self) -> None:
+        """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
-def _drain(stream: Iterator[T], queue: SimpleQueue[tuple[bool, T | None]], stop: threading.Event) -> None:
-    """Puts a stream's items into the queue and at last its end, whatever happens."""
+def _drain(stream: Iterator[T], queue: SimpleQueue[tuple[T] | None], stop: threading.Event) -> None:
+    """Put each item of a stream into the queue, and None at the end, after a failure too."""
     try:
         for item in stream:
             if stop.is_set():
                 break
-            queue.put((True, item))
+            queue.put((item,))
     except BaseException:
         stop.set()
         raise
     finally:
         getattr(stream, "close", lambda: None)()
-        queue.put((False, None))
+        queue.put(None)
 
 
 def _results(futures: Sequence[Future[R]]) -> list[R]:
-    """All results; the first failure is raised after every one has ended."""
+    """Wait for every future, then return all results or raise the first failure."""
     failures = [error for future in futures if (error := future.exception()) is not None]
     if failures:
         raise failures[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,11 +46,15 @@ def load_source(config: PluginConfig) -> list[Problem]:
     return list(plugins.load("data", config.name, config.path).load(config))
 
 
-def load_problems(config: PluginConfig) -> tuple[list[Problem], list[str]]:
-    """The problems of a source that are fit for training, and a notice for everything repaired or dropped.
+def load_problems(
+    config: PluginConfig, is_usable: Callable[[Problem], bool] = lambda problem: problem.has_answer
+) -> tuple[list[Problem], list[str]]:
+    """Load the problems of a source that can be trained on, and a notice for everything repaired or dropped.
 
-    A source may define `repair(problems) -> (problems, notices)`; then problems without a question or an answer go.
-    Raises `DataError` when nothing is left.
+    A source may define `repair(problems) -> (problems, notices)`. Then problems that are not usable are dropped; pass
+    the verifier's rule, see `simplerl.verifiers.base.usable_problems`. Raises `DataError` if nothing is left.
+
+    A source that knows how many problems remain may define `USABLE_PROBLEMS`.
     """
     problems = load_source(config)
     repair = getattr(plugins.load("data", config.name, config.path), "repair", None)
@@ -62,10 +66,6 @@ def load_problems(config: PluginConfig) -> tuple[list[Problem], list[str]]:
     if not usable:
         raise DataError(f"{config.name}: none of its {len(problems)} problems has a question and an answer")
     return usable, list(notices)
-
-
-def is_usable(problem: Problem) -> bool:
-    return bool(problem.question.strip() and problem.answer.strip())
 
 
 def load_benchmark(name: str, path: str | Path | None = None, *, fetch: bool = True) -> list[Problem]:

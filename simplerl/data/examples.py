@@ -66,7 +66,7 @@ def build_examples(
 def end_token(template: str, tokenizer: Any) -> int:
     """The token that ends a response: what the prompt's own form puts there, else the tokenizer's end token.
 
-    A chat template is asked what follows an answer. Raises `DataError` where there is no such token.
+    A chat template shows what follows an answer. Raises `DataError` without such a token.
     """
     if template == "chat":
         text = render("chat", "", tokenizer)

@@ -97,7 +97,7 @@ def _number(rng: random.Random, digits: int) -> int:
 
 
 def _ordered(rng: random.Random, digits: int) -> tuple[int, int]:
-    """Two numbers of so many digits, the larger first, never equal."""
+    """Two numbers of `digits` digits, the larger first, never equal."""
     a, b = _number(rng, digits), _number(rng, digits)
     return (max(a, b), min(a, b)) if a != b else (a + 1, b)
 

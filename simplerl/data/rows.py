@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from simplerl.config import Frozen
 from simplerl.errors import DataError
+from simplerl.storage.jsonl import Row, opened, read_jsonl
 from simplerl.types import Problem
-
-Row = Mapping[str, Any]
 
 
 class Keys(Frozen):
@@ -54,6 +51,13 @@ def problems_from(rows: Iterable[Row], keys: Keys, name: str) -> list[Problem]:
                 "make them unique, or leave keys.id empty to number the rows"
             )
     return problems
+
+
+def file_problems(path: Path, name: str) -> list[Problem]:
+    """The problems of a user's own file; the key of the text is `question` or `problem`."""
+    rows = read_table(path)
+    question = "problem" if rows and "problem" in rows[0] and "question" not in rows[0] else "question"
+    return problems_from(rows, Keys(question=question), name)
 
 
 def _problem(row: Row, keys: Keys, name: str, number: int) -> Problem:
@@ -123,44 +127,20 @@ def _level(value: Any, where: str) -> int | None:
 
 def read_content(path: Path) -> bytes:
     """The bytes of a file, unpacked if its name ends in .gz."""
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged: {error}. Fetch or copy it again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    with opened(path) as file:
+        return file.read()
 
 
 def read_table(path: Path) -> list[Row]:
     """The rows of a JSONL, JSON (a list of objects) or Parquet file; the first two may be gzipped."""
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "jsonl":
-        return parse_jsonl(read_content(path), path)
+        return [row for _, row in read_jsonl(path)]
     if kind == "json":
         return _parse_json(read_content(path), path)
     if kind == "parquet":
         return _read_parquet(path)
     raise DataError(f"{path}: cannot tell what it holds; known endings: .jsonl, .json (both also .gz) and .parquet")
-
-
-def parse_jsonl(content: bytes, path: Path) -> list[Row]:
-    rows: list[Row] = []
-    # Not splitlines(): strings may hold U+2028 and its like.
-    for number, line in enumerate(_decode(content, path).split("\n"), 1):
-        if line.strip():
-            rows.append(_parse_object(line, f"{path}, line {number}"))
-    return rows
-
-
-def _parse_object(text: str, where: str) -> Row:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where} holds a {type(row).__name__}, not an object with keys")
-    return row
 
 
 def _parse_json(content: bytes, path: Path) -> list[Row]:
@@ -187,6 +167,6 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError:
-        raise DataError(f"{path} cannot be read: there is no such file") from None
+        raise DataError(f"{path} cannot be read: no such file") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file that can be read: {error}") from error

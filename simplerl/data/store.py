@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from simplerl.data.hub import HubTable, stored_rows
-from simplerl.data.rows import Row, parse_jsonl, read_content
+from simplerl.data.rows import Row, read_content
 from simplerl.errors import DataError
 from simplerl.storage import atomic
+from simplerl.storage.jsonl import parse_jsonl
 
 
 class MissingError(DataError):
@@ -146,8 +147,12 @@ def _read_files(stored: StoredSet, paths: Sequence[Path]) -> list[Row]:
     for file, path in zip(stored.files, paths, strict=True):
         content = read_content(path)
         _check(path, hashlib.sha256(content).hexdigest(), file.sha256)
-        rows += parse_jsonl(content, path)
+        rows += _rows(content, path)
     return _in_order([_as_published(row) for row in rows])
+
+
+def _rows(content: bytes, path: Path) -> list[Row]:
+    return [row for _, row in parse_jsonl(content.split(b"\n"), path)]
 
 
 def _check(path: Path, actual: str, wanted: str) -> None:
@@ -194,7 +199,7 @@ def _read_prepared(stored: StoredSet) -> list[Row]:
             f"{path} is damaged: sha256 is {actual}, was {record['sha256']} when it was written. "
             f"Delete it and {_manifest(stored).name}, then run `simplerl data prepare {stored.name}`"
         )
-    return parse_jsonl(content, path)
+    return _rows(content, path)
 
 
 def _fetch(stored: StoredSet, *, accept: bool) -> list[Row]:
@@ -209,7 +214,7 @@ def _fetch(stored: StoredSet, *, accept: bool) -> list[Row]:
     if rows_digest(rows) != stored.rows_sha256 and not accept:
         raise DataError(
             f"{stored.name}: questions or answers of {stored.hub.repo}, or their order, differ from the published set: "
-            f"sha256 {rows_digest(rows)}, should be {stored.rows_sha256}. To keep them all the same, knowing that "
+            f"sha256 {rows_digest(rows)}, should be {stored.rows_sha256}. To use them anyway, knowing that "
             f"results may not be comparable, run `simplerl data prepare {stored.name} --accept`"
         )
     return _keep(stored, rows, f"hub:{stored.hub.repo}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from simplerl.errors import DataError
+from simplerl.formatting import did_you_mean
 from simplerl.types import Problem, Prompt
 
 _QWEN25_MATH_COT_V0 = (
@@ -34,8 +34,7 @@ def render(template: str, question: str, tokenizer: Any = None) -> str:
     if template in PLAIN:
         return PLAIN[template].replace("{input}", question)
     if template != "chat":
-        close = difflib.get_close_matches(template, NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = did_you_mean(template, NAMES)
         raise DataError(f"no template {template!r}{hint} Available: {', '.join(NAMES)}")
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(

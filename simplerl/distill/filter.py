@@ -1,6 +1,6 @@
 """Select the responses that become training data: each is kept, or left out by the first rule that it breaks.
 
-| outcome          | left out because                                                            |
+| outcome       | left out because                                                            |
 |---------------|-----------------------------------------------------------------------------|
 | refused       | the teacher gave no response                                                |
 | error         | the verifier failed: nobody knows whether it is right                       |
@@ -38,7 +38,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A question, what the teacher said, and whether that is right; a refusal has no verdict."""
+    """A question, the teacher's answer, and its verdict; a refusal has no verdict."""
 
     asked: Asked
     answer: Answer
@@ -46,7 +46,7 @@ class Response:
 
     @property
     def tokens(self) -> int:
-        """The teacher's count, or an estimate where it gave none."""
+        """Tokens by the teacher's count, or an estimate if it gave none."""
         estimate = -(-len(self.answer.text) // CHARACTERS_PER_TOKEN)
         return estimate if self.answer.tokens is None else self.answer.tokens
 
@@ -64,7 +64,7 @@ def _kept(responses: Sequence[Response], outcomes: Mapping[str, FilterOutcome]) 
 
 
 def fault(response: Response, rules: FilterConfig) -> FilterOutcome | None:
-    """The first rule that a response breaks by itself; None where it breaks none."""
+    """The first rule that a response breaks by itself. None: it breaks none."""
     if response.verdict is None:
         return "refused"
     if response.verdict.label != "correct":
@@ -80,11 +80,11 @@ RULES: Mapping[FilterOutcome, Callable[[Response, FilterConfig], bool]] = {
     "loop": lambda response, rules: not rules.loops and ends_in_loop(response.answer.text),
     "other_letters": lambda response, rules: other_letters(response.answer.text) > rules.other_letters,
 }
-"""In the order in which a right answer is looked at."""
+"""Order in which the responses to a problem are considered."""
 
 
 def duplicates(responses: Sequence[Response]) -> list[str]:
-    """Identifiers of responses that came before, to the same question."""
+    """Ids of responses that repeat an earlier response to the same question."""
     seen: set[tuple[str, str]] = set()
     found = []
     for each in responses:
@@ -100,7 +100,7 @@ def _uniform(text: str) -> str:
 
 
 def surplus(responses: Sequence[Response], rules: FilterConfig) -> list[str]:
-    """Identifiers of the responses that `choose` ranks behind the first `per_problem` of their problem."""
+    """Ids of responses that `choose` ranks after the first `per_problem` of their problem."""
     groups: dict[str, list[Response]] = {}
     for each in responses:
         groups.setdefault(each.asked.problem.id, []).append(each)

@@ -1,43 +1,43 @@
-"""The folder of a distillation: the recipe, where it ran, every answer, and the ones that are kept.
+"""The folder of a distillation: the recipe, the environments, every answer, and the training data.
 
     recipe.toml          the resolved recipe
     environment.json     one entry per session
-    provenance.json      what made the answers: model, prompt, sampling; an entry more where url or versions changed
-    responses.jsonl      every answer, a durable line the moment it arrived
-    outcomes.jsonl          verdict and outcome of each
-    kept.jsonl           the training data, which comes last; kept.parquet holds the same
-    yields.json          how much was kept, per level, and why the rest was not; yields.md is the table
+    provenance.json      origin of the answers: model, prompt, sampling; one more entry if url or versions changed
+    responses.jsonl      every answer, a durable line at its arrival
+    outcomes.jsonl       verdict and outcome of each
+    kept.jsonl           the training data, written last; kept.parquet holds the same rows
+    yields.json          kept responses per level, and reasons for the rest; yields.md is the table
 
-An answer that is there is never asked for again.
+A stored answer is never requested again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-import tomli_w
 
 from simplerl.config import DistillRecipe
 from simplerl.distill.teachers.base import Answer, Asked
 from simplerl.distill.yields import as_markdown
-from simplerl.errors import ConfigError, DataError
+from simplerl.errors import DataError
+from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, line, read_lines, write_parquet
-from simplerl.storage.records import recipe_difference
+from simplerl.storage.files import encodable, write_parquet
+from simplerl.storage.folder import RecipeFolder, differences, recipe_table
+from simplerl.storage.jsonl import Row, line, read_lines
 
 Table = dict[str, Any]
 
 SELECTION = ("filter.", "verifier.")
-"""Settings that may change: the answers stay, and are looked at again."""
+"""Settings that may change between sessions: answers stay and are filtered again."""
 
 ELSEWHERE = ("url", "path", "versions")
-"""Parts of a provenance that may differ from session to session."""
+"""Parts of a provenance that may differ between sessions."""
 
 KEPT_COLUMNS = {
     "id": "string",
@@ -57,62 +57,49 @@ KEPT_COLUMNS = {
     "temperature": "float64",
     "recipe_sha256": "string",
 }
-"""Columns of the training data; `answer` is the gold answer, `response` what is to be learnt."""
+"""Columns of the training data; `answer` is the gold answer, `response` the text to learn."""
 
 
-class DistillFolder:
+class DistillFolder(RecipeFolder):
     """Reads and writes one distillation."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.kept = path / "kept.jsonl"
+        super().__init__(path)
+        self.kept = self.path / "kept.jsonl"
 
     def is_finished(self, recipe: DistillRecipe) -> bool:
-        """Whether the training data of this very recipe is here."""
-        stored = self.read_recipe()
+        """True if the folder holds the training data of this recipe."""
+        stored = self.stored_recipe()
         return self.kept.exists() and stored is not None and lasting(stored, recipe) == lasting_table(recipe)
 
     def prepare(self, recipe: DistillRecipe, environment: Row) -> None:
-        """Begins, or goes on with the distillation that is here. Raises `ConfigError` where that is another one."""
-        stored = self.read_recipe()
-        difference = [] if stored is None else other_answers(lasting(stored, recipe), lasting_table(recipe))
-        if difference:
+        """Create the folder, or open it to resume. Raises `ConfigError` if it holds another distillation."""
+        stored = self.stored_recipe()
+        if stored is not None:
             free = ", ".join(f"teacher.{name}" for name in sorted(may_change(recipe)))
-            raise ConfigError(
-                f"{self.path} holds another distillation:\n  " + "\n  ".join(difference) + "\n"
-                f"Name another folder with --out (these may change: filter.*, verifier.*{free and ', ' + free})"
+            self.refuse(
+                differences(lasting(stored, recipe), lasting_table(recipe), SELECTION),
+                "another distillation",
+                f"Name another folder with --out (these may change: filter.*, verifier.*{free and ', ' + free})",
             )
         atomic.remove_leftovers(self.path)
-        # Before the recipe: what is kept never stands beside a recipe that would keep something else.
+        # written before the recipe, so that training data never lies beside a recipe that would filter otherwise
         self.kept.unlink(missing_ok=True)
-        atomic.write_json(self.path / "environment.json", [*self._environments(), dict(environment)])
-        atomic.write_text(self.path / "recipe.toml", tomli_w.dumps(table_of(recipe)))
-
-    def read_recipe(self) -> Table | None:
-        path = self.path / "recipe.toml"
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    def _environments(self) -> list[Table]:
-        path = self.path / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        self.write_session(recipe_table(recipe), environment)
 
     def check_provenance(self, provenance: Row) -> None:
-        """Keeps what makes the answers. Raises `ConfigError` where those that are here were made by something else."""
+        """Record the origin of the answers. Raises `ConfigError` if stored answers have another origin."""
         path = self.path / "provenance.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        difference = recipe_difference(_identity(stored[0]), _identity(provenance)) if stored else []
-        if difference:
-            raise ConfigError(
-                f"{self.path} holds answers of another teacher:\n  " + "\n  ".join(difference) + "\n"
-                "Name another folder with --out"
-            )
+        found = differences(_identity(stored[0]), _identity(provenance)) if stored else []
+        self.refuse(found, "answers of another teacher", "Name another folder with --out")
         if provenance not in stored:
             atomic.write_json(path, [*stored, provenance])
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def append(self, asked: Asked, answer: Answer) -> None:
-        """Keeps one answer."""
+        """Append one answer durably."""
         row = {
             "id": asked.id,
             "problem_id": asked.problem.id,
@@ -127,8 +114,8 @@ class DistillFolder:
         atomic.append_line(self.path / "responses.jsonl", orjson.dumps(_encodable(row)))
 
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer]:
-        """The answers that are here, by their identifiers. Raises `DataError` for one to a question not asked now."""
-        questions = {each.id: _utf8(each.problem.question) for each in asked}
+        """Stored answers by id. Raises `DataError` for an answer to a question that is not in this distillation."""
+        questions = {each.id: replace_surrogates(each.problem.question) for each in asked}
         found: dict[str, Answer] = {}
         for row in read_lines(self.path / "responses.jsonl"):
             if questions.get(row["id"]) != row["question"]:
@@ -142,17 +129,12 @@ class DistillFolder:
     # --- results ------------------------------------------------------------------------------------------------------
 
     def finish(self, kept: Sequence[Row], outcomes: Sequence[Row], yields: Table) -> None:
-        """Everything that follows from the answers. kept.jsonl comes last: with it the distillation is finished."""
+        """Write everything that follows from the answers. kept.jsonl is last: with it the distillation is finished."""
         atomic.write_bytes(self.path / "outcomes.jsonl", b"".join(line(row) + b"\n" for row in outcomes))
         atomic.write_json(self.path / "yields.json", yields)
         atomic.write_text(self.path / "yields.md", as_markdown(yields))
         write_parquet(self.path / "kept.parquet", kept, KEPT_COLUMNS)
         atomic.write_bytes(self.kept, b"".join(orjson.dumps(_encodable(row)) + b"\n" for row in kept))
-
-
-def table_of(recipe: DistillRecipe) -> Table:
-    """The resolved recipe as TOML can hold it: None is left out."""
-    return recipe.model_dump(mode="json", exclude_none=True)
 
 
 def may_change(recipe: DistillRecipe) -> frozenset[str]:
@@ -161,23 +143,18 @@ def may_change(recipe: DistillRecipe) -> frozenset[str]:
 
 
 def lasting(table: Row, recipe: DistillRecipe) -> Table:
-    """The settings of a stored recipe that decide the training data."""
+    """Settings of a stored recipe that decide the training data."""
     teacher = {key: value for key, value in table.get("teacher", {}).items() if key not in may_change(recipe)}
     return {key: value for key, value in table.items() if key != "description"} | {"teacher": teacher}
 
 
 def lasting_table(recipe: DistillRecipe) -> Table:
-    return lasting(table_of(recipe), recipe)
+    return lasting(recipe_table(recipe), recipe)
 
 
 def recipe_sha256(recipe: DistillRecipe) -> str:
-    """Of the settings that decide the training data."""
+    """Digest of the settings that decide the training data."""
     return hashlib.sha256(orjson.dumps(lasting_table(recipe), option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def other_answers(stored: Row, given: Row) -> list[str]:
-    """A line per setting that differs and would lead to other answers."""
-    return [text for text in recipe_difference(stored, given) if not text.startswith(SELECTION)]
 
 
 def _identity(provenance: Row) -> Table:
@@ -189,9 +166,4 @@ def _answer(row: Row) -> Answer:
 
 
 def _encodable(row: Row) -> Table:
-    return {key: _utf8(value) if isinstance(value, str) else value for key, value in row.items()}
-
-
-def _utf8(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 cannot hold and a byte-level tokenizer may produce."""
-    return text.encode("utf-8", "replace").decode()
+    return {key: encodable(value) for key, value in row.items()}

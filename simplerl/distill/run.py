@@ -1,4 +1,4 @@
-"""A whole distillation: problems, answers, verdicts, and what is kept. The same command goes on after any end."""
+"""A whole distillation: problems, answers, verdicts, filter. Run the same command again to resume it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from simplerl import plugins
 from simplerl.config import DistillRecipe
 from simplerl.distill.filter import FilterOutcome, Response, decide
@@ -17,10 +14,12 @@ from simplerl.distill.folder import DistillFolder, recipe_sha256
 from simplerl.distill.problems import Chosen, choose_problems, questions
 from simplerl.distill.teachers.base import Answer, Asked, Teacher, short_name
 from simplerl.distill.yields import yields_of
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
 from simplerl.errors import EngineError
-from simplerl.rollouts.grade import in_order
-from simplerl.storage.files import locked
+from simplerl.progress import ProgressBars
+from simplerl.rollouts.grade import results_in_order
+from simplerl.types import Rollout
+from simplerl.verifiers.base import build_verifier, check_verifier, usable_problems
 
 Notice = Callable[[str], None]
 WAITING_VERDICTS = 1024
@@ -29,16 +28,19 @@ WAITING_VERDICTS = 1024
 def distill(
     recipe: DistillRecipe, folder: Path, *, notice: Notice = lambda text: None, plain: bool | None = None
 ) -> Path:
-    """Asks for every response, or for those that are not in the folder yet; returns the file of the kept ones.
+    """Request every response that the folder does not have; return the file of the training data.
 
-    Where that is there already and the recipe is the same, nothing is done. `plain` shows no progress bar; without a
-    terminal there is none anyway.
+    Does nothing if the file exists and the recipe is equal. `plain` shows no progress bar; without a terminal there is
+    none either.
     """
+    check_verifier(recipe.verifier)
     kept = DistillFolder(folder)
-    with locked(folder):
+    with kept.lock():
         if not kept.is_finished(recipe):
-            kept.prepare(recipe, describe())
-            chosen = choose_problems(recipe.data, recipe.seed)
+            kept.prepare(recipe, describe_environment())
+            chosen = choose_problems(
+                recipe.data, recipe.seed, usable_problems(recipe.verifier.name, recipe.verifier.path)
+            )
             for text in chosen.notices:
                 notice(text)
             asked = questions(chosen.problems, recipe)
@@ -50,12 +52,12 @@ def distill(
 
 @contextmanager
 def interruption(folder: DistillFolder, asked: Sequence[Asked], notice: Notice) -> Iterator[None]:
-    """Says after Ctrl-C what is there."""
+    """Report progress after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
         answers = len(folder.answers(asked))
-        notice(f"stopped; {answers} of {len(asked)} answers are in {folder.path}, and the same command goes on")
+        notice(f"stopped; {answers} of {len(asked)} answers are in {folder.path}. Run the same command again to resume")
         raise
 
 
@@ -65,23 +67,26 @@ def interruption(folder: DistillFolder, asked: Sequence[Asked], notice: Notice) 
 def collect(
     recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], notice: Notice, *, plain: bool | None
 ) -> None:
-    """Asks the teacher for what is not there yet, and keeps each answer as it comes."""
+    """Request the missing answers and store each at its arrival."""
     there = folder.answers(asked)
     missing = {each.id: each for each in asked if each.id not in there}
     if there and missing:
-        notice(f"{len(there)} of {len(asked)} answers are there already")
+        notice(f"{len(there)} of {len(asked)} answers are stored already")
     if not missing:
         return
     with closing(build_teacher(recipe)) as teacher:
         folder.check_provenance(provenance(recipe, teacher))
-        with progress(len(there), len(asked), plain) as advance:
+        with ProgressBars(plain) as bars:
+            bars.show("answers", len(there), len(asked))
             for answer in teacher.answer(list(missing.values())):
                 if answer.id not in missing:
-                    raise EngineError(f"the teacher answered {answer.id!r}, which it was not asked, or not twice")
+                    raise EngineError(
+                        f"the teacher answered {answer.id!r}, which was not asked, or was answered before"
+                    )
                 folder.append(missing.pop(answer.id), answer)
-                advance()
+                bars.show("answers", len(asked) - len(missing), len(asked))
     if missing:
-        raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered, the first is {min(missing)}")
+        raise EngineError(f"{len(missing)} of {len(asked)} questions were never answered; the first is {min(missing)}")
 
 
 def build_teacher(recipe: DistillRecipe) -> Teacher:
@@ -90,25 +95,15 @@ def build_teacher(recipe: DistillRecipe) -> Teacher:
 
 
 def provenance(recipe: DistillRecipe, teacher: Teacher) -> dict[str, Any]:
-    """What makes the answers, whatever is kept of them afterwards."""
+    """Origin of the answers, independent of the filter."""
     return {**teacher.provenance(), "seed": recipe.seed, "sampling": recipe.sampling.model_dump(mode="json")}
-
-
-@contextmanager
-def progress(done: int, total: int, plain: bool | None) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, and only on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=bool(plain) or not console.is_terminal) as bar:
-        task = bar.add_task("answers", total=total, completed=done)
-        yield lambda: bar.advance(task)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
 def finish(recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked], chosen: Chosen) -> None:
-    """Grades all answers and writes down which are kept, in the order of the problems."""
+    """Grade and filter all answers, in the order of the problems, and write the results."""
     responses = graded(recipe, asked, folder.answers(asked))
     outcomes = decide(responses, recipe.filter)
     common = {
@@ -123,12 +118,14 @@ def finish(recipe: DistillRecipe, folder: DistillFolder, asked: Sequence[Asked],
 
 def graded(recipe: DistillRecipe, asked: Sequence[Asked], answers: Mapping[str, Answer]) -> list[Response]:
     """Every answer with its verdict, in the order of the questions."""
-    config = recipe.verifier
-    verifier = plugins.load("verifiers", config.name, config.path).build(config)
+    verifier = build_verifier(recipe.verifier)
     answered = [each for each in asked if answers[each.id].finish_reason != "refused"]
     with closing(verifier):
-        tasks = ((each.id, verifier.submit(answers[each.id].text, each.problem.answer)) for each in answered)
-        verdicts = dict(in_order(tasks, most=WAITING_VERDICTS))
+        tasks = (
+            (each.id, verifier.submit(each.problem, Rollout.recorded(each.problem, answers[each.id].text)))
+            for each in answered
+        )
+        verdicts = dict(results_in_order(tasks, max_pending=WAITING_VERDICTS))
     return [Response(each, answers[each.id], verdicts.get(each.id)) for each in asked]
 
 

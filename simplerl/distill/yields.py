@@ -1,4 +1,4 @@
-"""How much of what a teacher said is kept, per level and in total, and why the rest is not."""
+"""Kept responses per level and in total, and reasons for the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from simplerl.distill.filter import OUTCOMES, FilterOutcome, Response
 from simplerl.distill.problems import Chosen
-from simplerl.formatting import Grid, markdown
+from simplerl.formatting import Grid, markdown, number
 
 Graded = tuple[Response, FilterOutcome]
 Yield = dict[str, Any]
@@ -19,7 +19,7 @@ LEFT_OUT = tuple(outcome for outcome in OUTCOMES if outcome not in ("kept", "ref
 
 
 def yields_of(responses: Sequence[Response], outcomes: Sequence[FilterOutcome], chosen: Chosen) -> dict[str, Any]:
-    """One entry per level and one for all, as plain JSON. The outcomes of each add up to what was asked."""
+    """One entry per level and one for all, as plain JSON. Outcomes of each add up to the questions asked."""
     graded = list(zip(responses, outcomes, strict=True))
     return {
         "levels": {name: count(part) for name, part in by_level(graded).items()},
@@ -29,7 +29,7 @@ def yields_of(responses: Sequence[Response], outcomes: Sequence[FilterOutcome], 
 
 
 def by_level(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
-    """What belongs to each level, in their order, and under "none" what has none; empty where nothing has a level."""
+    """Responses of each level, in order, and of none under "none"; empty if nothing has a level."""
     parts: dict[int | None, list[Graded]] = {}
     for pair in graded:
         parts.setdefault(pair[0].asked.problem.level, []).append(pair)
@@ -39,7 +39,7 @@ def by_level(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 
 
 def count(graded: Sequence[Graded]) -> Yield:
-    """What was asked, what came of it, and the share of problems with a response that is kept."""
+    """Questions, outcomes, and the share of problems with a kept response."""
     outcomes = Counter(outcome for _, outcome in graded)
     kept = [response for response, outcome in graded if outcome == "kept"]
     problems = {response.asked.problem.id for response, _ in graded}
@@ -57,7 +57,7 @@ def count(graded: Sequence[Graded]) -> Yield:
 
 
 def grid(yields: dict[str, Any]) -> Grid:
-    """A column per level and one for all; of the reasons to leave a response out, those that occurred."""
+    """A column per level and one for all, with the reasons that occurred."""
     columns = {_column(name): entry for name, entry in yields["levels"].items()} | {"all": yields["total"]}
     occurred = [outcome for outcome in LEFT_OUT if yields["total"]["left_out"][outcome]]
     rows = [("", *columns)]
@@ -66,8 +66,8 @@ def grid(yields: dict[str, Any]) -> Grid:
         (f"left out: {outcome}", *(f"{e['left_out'][outcome]:,}" for e in columns.values())) for outcome in occurred
     ]
     rows.append(("kept", *(f"{entry['kept']:,}" for entry in columns.values())))
-    rows.append(("problems with a kept one", *(_shown(e["problems_kept"], ".1%") for e in columns.values())))
-    rows.append(("tokens of a kept one, mean", *(_shown(e["mean_tokens"], ",.0f") for e in columns.values())))
+    rows.append(("problems with a kept one", *(number(e["problems_kept"], ".1%") for e in columns.values())))
+    rows.append(("tokens of a kept one, mean", *(number(e["mean_tokens"], ",.0f") for e in columns.values())))
     return [(name.replace("_", " "), *cells) for name, *cells in rows]
 
 
@@ -75,12 +75,8 @@ def _column(level: str) -> str:
     return "no level" if level == "none" else f"level {level}"
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
 def as_markdown(yields: dict[str, Any]) -> str:
-    """The table, and what was left out before the teacher was asked."""
+    """The table, and the problems left out before the teacher ran."""
     left_out = yields["overlap"]["left_out"]
     note = f"\n{left_out:,} more problems occur in a benchmark and were not asked.\n" if left_out else ""
     return f"{markdown(grid(yields))}\n{note}"

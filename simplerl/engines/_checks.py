@@ -1,4 +1,4 @@
-"""What every engine refuses before it starts."""
+"""Requests that every engine refuses before it starts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from simplerl.types import Request
 
 
 def check_requests(requests: Sequence[Request], vocabulary: int, max_length: int | None) -> None:
-    """Raises `EngineError` for the first request that cannot be run; `max_length` is prompt and response together."""
+    """Raise `EngineError` for the first request that cannot run.
+
+    `vocabulary` is the number of token ids that the model knows. `max_length` bounds prompt and response together;
+    None: unbounded.
+    """
     seen: set[str] = set()
     for request in requests:
         if request.id in seen:
             raise EngineError(f"request {request.id} was submitted twice; ids must differ")
         seen.add(request.id)
-        _check_lengths(request, vocabulary, max_length)
+        _check_request(request, vocabulary, max_length)
 
 
-def _check_lengths(request: Request, vocabulary: int, limit: int | None) -> None:
+def _check_request(request: Request, vocabulary: int, max_length: int | None) -> None:
     ids, new = request.prompt.token_ids, request.sampling.max_tokens
     if not ids:
         raise EngineError(f"request {request.id} has an empty prompt; it needs at least one token")
@@ -30,8 +34,8 @@ def _check_lengths(request: Request, vocabulary: int, limit: int | None) -> None
             f"request {request.id} has token {wrong}, but the model's vocabulary has {vocabulary}; "
             "is this the model's own tokenizer?"
         )
-    if limit is not None and len(ids) + new > limit:
+    if max_length is not None and len(ids) + new > max_length:
         raise EngineError(
             f"request {request.id}: {len(ids)} prompt tokens + max_tokens={new} are {len(ids) + new}, beyond the "
-            f"model's {limit} positions; max_tokens={limit - len(ids)} would fit"
+            f"model's {max_length} positions; max_tokens={max_length - len(ids)} would fit"
         )

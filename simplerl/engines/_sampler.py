@@ -7,12 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simplerl.cpu import ops
-from simplerl.cpu.library import library
+from simplerl import cpu
 
 
-class Settings(NamedTuple):
-    """How each row samples, every tensor [rows]. A greedy row has temperature 1, top_k 0 and top_p 1."""
+class SamplingTensors(NamedTuple):
+    """How each row samples; every tensor is [rows]. A greedy row has temperature 1, top_k 0 and top_p 1."""
 
     temperature: Tensor
     top_k: Tensor
@@ -20,25 +19,26 @@ class Settings(NamedTuple):
     greedy: Tensor
 
 
-def draw(
-    logits: Tensor, uniforms: Tensor, settings: Settings, *, filtered: bool = True, greedy: bool = True
+def draw_tokens(
+    logits: Tensor, uniforms: Tensor, sampling: SamplingTensors, *, filtered: bool = True, greedy: bool = True
 ) -> tuple[Tensor, Tensor]:
     """One token per row and its log-prob under the distribution it was drawn from, int64 and float32 [rows].
 
-    `logits` are float32 [rows, V], `uniforms` float32 in [0, 1). A greedy row takes the most likely token and reports
-    its log-prob at temperature 1. `filtered` and `greedy` say whether any row needs top-k / top-p or is greedy. A
-    token of probability zero is never drawn; a row whose logits are not finite gets a log-prob that is not finite.
+    `logits` are float32 [rows, V], `uniforms` float32 [rows] in [0, 1). A greedy row takes the most likely token and
+    reports its log-prob at temperature 1. `filtered` and `greedy` may be False if no row needs top-k / top-p, or none
+    is greedy: that is faster. A token of probability zero is never drawn. A row whose logits are not finite gets a
+    log-prob that is not finite.
     """
-    if not filtered and not greedy and logits.device.type == "cpu" and library() is not None:
-        return ops.draw(logits, settings.temperature, uniforms)
-    probs = torch.softmax(logits / settings.temperature[:, None], dim=-1)
-    kept = _filter(probs, settings.top_k, settings.top_p) if filtered else probs
+    if not filtered and not greedy and logits.device.type == "cpu" and cpu.kernels_available():
+        return cpu.draw_tokens(logits, sampling.temperature, uniforms)
+    probs = torch.softmax(logits / sampling.temperature[:, None], dim=-1)
+    kept = _keep_top(probs, sampling.top_k, sampling.top_p) if filtered else probs
     cumulative = kept.cumsum(-1)
     total = cumulative[:, -1:]
     # First index whose cumulative exceeds u x total: a zero-probability token adds nothing and is passed over.
     tokens = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).clamp_(max=logits.shape[-1] - 1)
     if greedy:
-        tokens = torch.where(settings.greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
+        tokens = torch.where(sampling.greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
     chosen = kept.gather(-1, tokens)
     if not bool((chosen > 0).all()):
         # A parallel scan may round its sums out of order; a NaN stays one.
@@ -47,10 +47,10 @@ def draw(
     return tokens.squeeze(-1), (chosen / total).log().squeeze(-1)
 
 
-def _filter(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+def _keep_top(probs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """The probabilities of the tokens that top-k and then top-p keep, zero elsewhere, not renormalised.
 
-    top-p keeps the smallest set of most likely tokens whose share of what top-k left reaches p. Ties go to the
+    top-p keeps the smallest set of most likely tokens whose share of the tokens after top-k reaches p. Ties go to the
     smaller token id.
     """
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)

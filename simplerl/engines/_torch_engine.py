@@ -1,4 +1,4 @@
-"""The embedded engine proper: requests are checked, dealt to lanes, and come back as rollouts."""
+"""The embedded engine: checks requests, decodes shares of them in threads, yields rollouts as they finish."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from simplerl.cpu.threads import CPUThreads
+from simplerl.cpu import CPUThreads
 from simplerl.engines._adapters import Adapters
+from simplerl.engines._cache_sizes import FIRST_RESPONSE_ROOM
 from simplerl.engines._causal_model import CausalModel
 from simplerl.engines._checks import check_requests
+from simplerl.engines._decoder import KVCache
 from simplerl.engines._ends import Ends
 from simplerl.engines._running_batch import RunningBatch
-from simplerl.engines.base import ASLEEP
+from simplerl.engines.base import ASLEEP, Engine, Weights
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout
 
-# Room for so many tokens after the longest prompt before the cache first grows.
-_ROOM = 256
 
-
-class TorchEngine:
+class TorchEngine(Engine):
     """An `Engine` that decodes in this process."""
+
+    can_sleep = True
 
     def __init__(
         self,
@@ -36,51 +36,57 @@ class TorchEngine:
         cpu_threads: int = 1,
         adapters: Adapters | None = None,
     ) -> None:
+        """Decode at most `max_batch` requests at once, shared between `cpu_threads` threads.
+
+        `adapters` None: `load_weights` gets every weight of the model.
+        """
         self._model, self._adapters = model, adapters
         self._ends = Ends(tokenizer, model.end_ids, model.vocabulary)
         self._max_batch = max_batch
         self._prefill_tokens = prefill_tokens
         self._version: int | None = 0
+        """Policy version of the weights. None: the last `load_weights` failed, so they are incomplete."""
         self._running = 0
         self._asleep = False
-        self._lanes = CPUThreads(cpu_threads)
-        self._kept: dict[int, Any] = {}
+        self._cpu_threads = CPUThreads(cpu_threads)
+        self._idle_caches: dict[int, KVCache] = {}
+        """KV caches of the last `submit`, by thread index, for the next one."""
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
-        """Yields each rollout as it finishes.
+        """Yield each rollout as it finishes.
 
-        The log-probs are those of the distribution a token was drawn from; at temperature 0, where that is a
-        certainty, those of temperature 1. Raises `EngineError` for a request that cannot be run or whose logits are
-        not finite.
+        A log-prob is that of the distribution its token was drawn from. At temperature 0 that distribution is certain,
+        so the log-prob is that of temperature 1. Raises `EngineError` for a request that cannot run, and for logits
+        that are not finite.
         """
         check_requests(requests, self._model.vocabulary, self._model.max_length)
         return self._run(list(requests))
 
-    def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
-        """Replaces every weight, or with adapters what they change.
+    def load_weights(self, weights: Weights, version: int) -> None:
+        """Replace every weight, or with adapters the matrices that they change.
 
-        Raises `EngineError` when they do not fit or while rollouts are in flight.
+        Raises `EngineError` if the weights do not fit, and while rollouts are in flight.
         """
         if self._running:
             raise EngineError(f"load_weights(version={version}) while rollouts are in flight; finish or close them")
         self._version = None
         if self._adapters is None:
-            self._model.load_weights(weights)
+            self._model.load_weights(iter(weights))
         else:
-            self._model.load_weights(self._adapters.merged(weights), partly=True)
+            self._model.load_weights(self._adapters.merge(iter(weights)), partial=True)
         self._version, self._asleep = version, False
 
     def sleep(self) -> None:
-        """Frees the caches that are kept for the next rollouts; the weights stay."""
+        """Free the KV caches; the weights stay."""
         if self._running:
             raise EngineError("sleep while rollouts are in flight; finish or close them")
-        self._kept.clear()
+        self._idle_caches.clear()
         self._asleep = True
 
     def close(self) -> None:
-        """Frees the caches; the model goes with the engine."""
-        self._kept.clear()
-        self._lanes.close()
+        """Free the KV caches and end the threads; the model is freed with the engine."""
+        self._idle_caches.clear()
+        self._cpu_threads.close()
 
     def _run(self, requests: list[Request]) -> Iterator[Rollout]:
         if self._asleep:
@@ -91,38 +97,42 @@ class TorchEngine:
             return
         self._running += 1
         try:
-            self._ends.table(list({request.sampling.stop for request in requests}))  # once, not in every lane
-            yield from self._lanes.merge([self._lane(thread, own) for thread, own in enumerate(self._shares(requests))])
+            # Fill the cache of token codes once, not in every thread.
+            self._ends.codes(list({request.sampling.stop for request in requests}))
+            yield from self._cpu_threads.merge(
+                [self._run_share(index, share) for index, share in enumerate(self._split(requests))]
+            )
         finally:
             self._running -= 1
 
-    def _shares(self, requests: list[Request]) -> list[list[Request]]:
-        """Each lane's requests, in order: answers to one prompt stay together, so that it is prefilled once."""
-        count = min(self._lanes.count, len(requests))
-        cuts = [len(requests) * thread // count for thread in range(count + 1)]
-        return [requests[start:end] for start, end in pairwise(cuts)]
+    def _split(self, requests: list[Request]) -> list[list[Request]]:
+        """Each thread's requests, in order: neighbours share a prompt, which one thread then prefills once."""
+        count = min(self._cpu_threads.count, len(requests))
+        boundaries = [len(requests) * index // count for index in range(count + 1)]
+        return [requests[start:end] for start, end in pairwise(boundaries)]
 
-    def _lane(self, thread: int, requests: list[Request]) -> Iterator[Rollout]:
+    def _run_share(self, thread_index: int, requests: list[Request]) -> Iterator[Rollout]:
+        """Yield the rollouts of one thread's requests."""
         assert self._version is not None
-        slots = min(max(1, self._max_batch // self._lanes.count), len(requests))
-        cache = self._cache_for(thread, requests, slots)
+        slots = min(max(1, self._max_batch // self._cpu_threads.count), len(requests))
+        cache = self._take_cache(thread_index, requests, slots)
         batch = RunningBatch(self._model, self._ends, requests, cache, slots, self._prefill_tokens, self._version)
         while batch.unfinished:
             yield from batch.step()
-        # On a CPU fresh memory costs a tenth of a rollout in page faults; on a GPU the learner wants it back.
+        # On a CPU fresh memory costs a tenth of a rollout in page faults; on a GPU the learner needs the memory.
         if self._model.device.type == "cpu":
-            self._kept[thread] = cache
+            self._idle_caches[thread_index] = cache
 
     @torch.inference_mode()  # A cache that has grown is an inference tensor.
-    def _cache_for(self, thread: int, requests: Sequence[Request], slots: int) -> Any:
-        """An empty cache of at least so many slots: the one kept, or a new one.
+    def _take_cache(self, thread_index: int, requests: Sequence[Request], slots: int) -> KVCache:
+        """An empty KV cache of at least `slots` rows: the idle one, or a new one.
 
-        A cache is kept only from a submit that ended well, so no NaN hides behind its mask.
+        A cache becomes idle only after a `submit` without errors, so it has no NaN behind its mask.
         """
-        kept = self._kept.pop(thread, None)
-        if kept is not None and kept.slots >= slots:
-            kept.clear()
-            return kept
+        idle = self._idle_caches.pop(thread_index, None)
+        if idle is not None and idle.slots >= slots:
+            idle.clear()
+            return idle
         longest = max(len(request.prompt.token_ids) for request in requests)
-        room = min(_ROOM, max(request.sampling.max_tokens for request in requests))
+        room = min(FIRST_RESPONSE_ROOM, max(request.sampling.max_tokens for request in requests))
         return self._model.new_cache(slots, longest + room)

@@ -38,7 +38,7 @@ def check_version(oldest: tuple[int, int] = OLDEST) -> None:
 
 
 def set_environment() -> None:
-    """vLLM reads these when it is imported. Its engine runs in this process: weights are handed over as tensors."""
+    """vLLM reads these when it is imported. Its engine runs in this process: weights come as tensors."""
     wanted = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

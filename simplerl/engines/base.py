@@ -1,67 +1,84 @@
-"""What every inference engine offers. An engine is handed requests and gives finished rollouts back one by one."""
+"""The engine protocol: requests in, finished rollouts out, one by one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from simplerl.config import PluginConfig
 from simplerl.errors import EngineError
-from simplerl.types import Request, Rollout
+from simplerl.types import Metrics, Request, Rollout
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
+
+Weights = Iterable[tuple[str, "Tensor"]]
+"""Weights by their `transformers` names."""
 
 
 class EngineConfig(PluginConfig):
-    """Settings every engine has."""
+    """Settings every engine has. Class variables declare what the engine can do."""
 
-    receives: ClassVar[bool] = False
-    """Whether it is a `Receiver` too."""
+    can_receive_weights: ClassVar[bool] = False
+    """True if the engine is a `Receiver` too."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages whose versions must agree on every node of a cluster."""
 
     max_batch: int = 256
     """Sequences decoded at once."""
 
     sleep: bool = False
-    """Give memory back while the learner works: after a step's rollouts, until it hands over its weights."""
+    """Free memory while the learner works: from the end of a step's rollouts to the next weight sync."""
 
 
-ASLEEP = "the engine is asleep and has no weights to answer with; hand them over first (load_weights)"
-"""What an engine says that is asked while it sleeps."""
+ASLEEP = "the engine is asleep and has no weights to answer with; load them first (load_weights)"
+"""Error text for a request that reaches a sleeping engine."""
 
 
-class Engine(Protocol):
-    """A source of rollouts. Rollouts may finish in any order; which ones, and what they say, depends on the
-    requests and their order alone, never on timing."""
+class Engine:
+    """A source of rollouts: the base class of every engine.
+
+    Rollouts may finish in any order. Which ones there are, and what they say, depends on the requests and their order
+    alone, never on timing.
+    """
+
+    can_sleep: bool = False
+    """True if `sleep` frees memory."""
 
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
-        """Starts the requests and yields each rollout as it finishes."""
-        ...
+        """Start the requests and yield each rollout as it finishes."""
+        raise NotImplementedError
 
-    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replaces every weight, by its `transformers` name. Later rollouts carry `version`. It wakes an engine.
+    def load_weights(self, weights: Weights, version: int) -> None:
+        """Replace every weight and wake up if asleep. Later rollouts carry `version`.
 
-        Under `model.lora` adapters come alone, for each matrix `NAME.lora_A.weight` [rank, in] and `NAME.lora_B.weight`
-        [out, rank]; until they come the model is the base's.
+        Under `model.lora` the adapters come alone, for each matrix `NAME.lora_A.weight` [rank, in] and
+        `NAME.lora_B.weight` [out, rank]; before the first load the model is the base model.
         """
-        ...
+        raise NotImplementedError
 
     def sleep(self) -> None:
-        """Gives back what memory it can; weights come before the next request. Once more changes nothing.
+        """Free memory until `load_weights`. Called only if `can_sleep`; calling it twice changes nothing."""
 
-        Called only where `engine.sleep` asks for it: an engine that cannot sleep leaves this method out.
-        """
-        ...
+    def metrics(self) -> Metrics:
+        """Counts since the engine was built, for the records of every step."""
+        return {}
 
-    def close(self) -> None: ...
+    def take_events(self) -> list[str]:
+        """What happened since the last call, one line of text each, such as a lost and restarted process."""
+        return []
+
+    def close(self) -> None:
+        """Free memory; stop threads and processes."""
 
 
 class Receiver(Protocol):
     """An engine that receives weights from a learner in another process (`cluster.transfer=direct`).
 
-    Its `Config` sets `receives`. `init_transfer` is called first, and again whenever the group changes. Each weight
-    sync then calls `begin_update`, `receive_weights` once or more, and `finish_update`.
+    Its `Config` sets `can_receive_weights`. `init_transfer` is called first, and again whenever the group changes.
+    Each weight sync then calls `begin_update`, `receive_weights` once or more, and `finish_update`.
     """
 
     def init_transfer(self, how: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from simplerl.config import LoraConfig
-from simplerl.engines._vllm import OLDEST, TRANSFER, check_version, set_environment, torch_as_it_was
-from simplerl.engines.base import ASLEEP, EngineConfig
+from simplerl.engines._vllm import OLDEST, PACKAGES, TRANSFER, check_version, set_environment, torch_as_it_was
+from simplerl.engines.base import ASLEEP, Engine, EngineConfig, Weights
 from simplerl.errors import EngineError
 from simplerl.types import Request, Rollout, Transfer
 
@@ -31,8 +31,8 @@ class Config(EngineConfig):
 
     name: Literal["vllm"] = "vllm"
 
-    receives: ClassVar[bool] = True
-    """It takes weights that a learner in another process sends."""
+    can_receive_weights: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = PACKAGES
 
     max_length: int | None = Field(default=None, ge=2)
     """Tokens of prompt and response together; empty: all positions of the model. A lower one saves cache."""
@@ -170,7 +170,7 @@ def renew_tied_head(model: Any) -> None:
         method.process_weights_after_loading(head)
 
 
-def write_adapters(folder: Path, weights: Iterator[tuple[str, Tensor]], lora: LoraConfig) -> None:
+def write_adapters(folder: Path, weights: Weights, lora: LoraConfig) -> None:
     """A folder as `peft` writes one, which is how vLLM takes adapters."""
     from safetensors.torch import save_file
 
@@ -181,8 +181,10 @@ def write_adapters(folder: Path, weights: Iterator[tuple[str, Tensor]], lora: Lo
     save_file(given, folder / "adapter_model.safetensors")
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """An `Engine` around vLLM's own."""
+
+    can_sleep = True
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class VLLMEngine:
         check_requests(requests, self._vocabulary, self._max_length)
         return self._run(list(requests))
 
-    def load_weights(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+    def load_weights(self, weights: Weights, version: int) -> None:
         """Replaces every weight and forgets cached prefixes; nothing is touched when the weights do not fit."""
         self._idle("load_weights")
         if self._lora is None:
@@ -248,7 +250,7 @@ class VLLMEngine:
             raise EngineError(f"vLLM kept cached prefixes of the weights before version {version}")
         self._version = version
 
-    def _replace(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+    def _replace(self, weights: Weights) -> None:
         given = self._fitting(weights)
         self._open()
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(given.items())})
@@ -258,7 +260,7 @@ class VLLMEngine:
         if len({name for name, _ in self._expected.values()}) < len(self._expected):
             self._engine.apply_model(renew_tied_head)
 
-    def _adapt(self, weights: Iterator[tuple[str, Tensor]], lora: LoraConfig) -> None:
+    def _adapt(self, weights: Weights, lora: LoraConfig) -> None:
         """Adapters under a number of their own, so that nothing of those before can be taken for theirs."""
         from vllm.lora.request import LoRARequest
 
@@ -343,9 +345,9 @@ class VLLMEngine:
         ids = tuple(output.token_ids)
         logprobs = tuple(each[token].logprob for token, each in zip(ids, output.logprobs, strict=True))
         text = self._ends.text(request.sampling.stop, ids)
-        return Rollout(request.id, request.prompt, ids, logprobs, text, output.finish_reason, self._version)
+        return Rollout.single_turn(request.id, request.prompt, ids, logprobs, text, output.finish_reason, self._version)
 
-    def _fitting(self, weights: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    def _fitting(self, weights: Weights) -> dict[str, Tensor]:
         """The weights under vLLM's names. Raises `EngineError` where they do not fit."""
         given = {name: tensor.detach() for name, tensor in weights}
         self._check({name: tuple(tensor.shape) for name, tensor in given.items()})

@@ -1,1 +1,1 @@
-"""What follows from a recipe before anything runs: sequences, steps, tokens, models, memory. No torch, no network."""
+"""Estimates from a recipe before anything runs: steps, models, memory, placement, time. No torch, no network."""

@@ -1,144 +1,145 @@
-"""Bytes that a model's passes take: kept for the gradient, and needed for a moment. From what the operations save.
+"""Bytes of a model's forward and backward passes: what is saved for the gradient, and workspace needed temporarily.
 
-Hidden size d, MLP size m, queries q and keys k (numbers a token), e bytes of a number in matrix products.
+The formulas count the tensors that the operations save (`tests/parity/test_estimate_activations.py` compares them with
+autograd's). Symbols: hidden size d, MLP size m, numbers in a token's queries q and in its keys k, bytes e of a number
+in a matrix product. A float32 number has 4 bytes.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from simplerl.estimate.load import ExecutionMode
+from simplerl.estimate.execution import ExecutionMode
 from simplerl.estimate.shapes import Shape
-
-MAX_LOGITS = 1 << 26
-"""Logits formed at a time, see `simplerl.losses.logprobs`."""
-
-ROWS = 4
-"""Bytes of a float32 number."""
+from simplerl.losses.sizes import MAX_LOGITS
 
 
-def kept(shape: Shape, way: ExecutionMode, longest: int) -> float:
-    """Bytes a token that one decoder layer keeps for its gradient."""
-    if way.fused:
-        d, q, k, m = shape.hidden, shape.queries, shape.keys, shape.intermediate
-        # Input, middle, attention's output, queries with keys and values, gate and up; two scales, the log-sum-exps.
+def saved_per_token(shape: Shape, mode: ExecutionMode, sequence: int) -> float:
+    """Bytes that a decoder layer saves for its gradient, per token of sequences of this length."""
+    if mode.fused:
+        d, q, k, m = shape.hidden, shape.query_size, shape.key_size, shape.intermediate
+        # Input, residual between attention and MLP, attention's output, queries with keys and values, gate and up;
+        # the scales of both norms, the log-sum-exps.
         return 4 * (2 * d + q + (q + 2 * k) + 2 * m + 2 + shape.heads)
-    return _kept_attention(shape, way, longest) + _kept_mlp(shape, way) + _kept_adapters(shape, way)
+    return _attention(shape, mode, sequence) + _mlp(shape, mode) + _adapters(mode)
 
 
-def _kept_attention(shape: Shape, way: ExecutionMode, longest: int) -> float:
-    q, k, e = shape.queries, shape.keys, way.size
-    norm = _kept_norm(shape, way, ("q_proj", "k_proj", "v_proj"))
-    if way.kernels:
-        copy = way.size * q if way.bfloat16 and way.trains("o_proj") else 0
+def _attention(shape: Shape, mode: ExecutionMode, sequence: int) -> float:
+    q, k, e = shape.query_size, shape.key_size, mode.element_bytes
+    norm = _norm(shape, mode, ("q_proj", "k_proj", "v_proj"))
+    if mode.kernels:
+        copy = e * q if mode.bfloat16 and mode.trains("o_proj") else 0
         return norm + 4 * (q + (q + 2 * k) + shape.heads) + copy
-    # What the output matrix reads is a copy: of the packs put together, or cast for an adapter.
-    cast = way.bfloat16 and way.adapted is not None
-    copy = e * q if way.trains("o_proj") and (way.attention == "sdpa" or cast) else 0
-    if way.attention == "eager":
-        # Keys and values repeated for every head; the softmax of all scores, and its cast copy.
-        scores = shape.heads * longest * (4 + (e if way.bfloat16 else 0))
-        return norm + 3 * e * q + (e * q if way.trains("o_proj") else 0) + scores
+    # The output matrix reads a copy of attention's output: sdpa joins the packs, and an adapter reads a cast.
+    is_cast = mode.bfloat16 and mode.lora_targets is not None
+    copy = e * q if mode.trains("o_proj") and (mode.attention == "sdpa" or is_cast) else 0
+    if mode.attention == "eager":
+        # Keys and values repeated for every query head; the softmax of all scores, and its cast copy.
+        scores = shape.heads * sequence * (4 + (e if mode.bfloat16 else 0))
+        return norm + 3 * e * q + (e * q if mode.trains("o_proj") else 0) + scores
     return norm + e * (q + 2 * k) + e * q + copy + 4 * shape.heads
 
 
-def _kept_mlp(shape: Shape, way: ExecutionMode) -> float:
-    m, e = shape.intermediate, way.size
-    norm = _kept_norm(shape, way, ("gate_proj", "up_proj"))
-    product = e * m if way.trains("down_proj") else 0
-    # The kernels take gate and up in float32; torch keeps the gate, its SiLU and up.
-    return norm + (8 * m if way.kernels else 3 * e * m) + product
+def _mlp(shape: Shape, mode: ExecutionMode) -> float:
+    m, e = shape.intermediate, mode.element_bytes
+    norm = _norm(shape, mode, ("gate_proj", "up_proj"))
+    product = e * m if mode.trains("down_proj") else 0
+    # The kernels save gate and up in float32. Torch saves the gate, its SiLU, and up.
+    return norm + (8 * m if mode.kernels else 3 * e * m) + product
 
 
-def _kept_norm(shape: Shape, way: ExecutionMode, readers: tuple[str, ...]) -> float:
-    """The residual stream is float32. Each matrix that is trained keeps what it reads: one tensor for all in float32,
-    under autocast a copy each, or one where the kernels make one product of all."""
-    d, reading = shape.hidden, sum(map(way.trains, readers))
-    together = way.kernels and way.adapted is None
-    outputs = 2 * d * (min(1, reading) if together else reading) if way.bfloat16 else 4 * d * min(1, reading)
-    if way.kernels:
+def _norm(shape: Shape, mode: ExecutionMode, readers: tuple[str, ...]) -> float:
+    """Bytes per token that a norm and the matrices that read its output save.
+
+    The residual stream is float32. Trained matrices save what they read: one tensor for all of them in float32; under
+    autocast a cast copy each, or one if the kernels compute all of them in one product.
+    """
+    d, trained = shape.hidden, sum(map(mode.trains, readers))
+    in_one_product = mode.kernels and mode.lora_targets is None
+    outputs = 2 * d * (min(1, trained) if in_one_product else trained) if mode.bfloat16 else 4 * d * min(1, trained)
+    if mode.kernels:
         return 4 * d + 4 + outputs
-    normalised = 4 * d if way.adapted is None else 0
+    normalised = 4 * d if mode.lora_targets is None else 0
     return 4 * d + 4 + normalised + outputs
 
 
-def _kept_adapters(shape: Shape, way: ExecutionMode) -> float:
-    return way.size * way.rank * len(way.adapted or ())
+def _adapters(mode: ExecutionMode) -> float:
+    return mode.element_bytes * mode.lora_rank * len(mode.lora_targets or ())
 
 
-def kept_once(shape: Shape, way: ExecutionMode) -> float:
-    """Bytes a token that the last norm and the response's states keep."""
-    normalised = 0 if way.kernels or way.adapted is not None else 4 * shape.hidden
+def final_norm_per_token(shape: Shape, mode: ExecutionMode) -> float:
+    """Bytes that the norm after the last layer saves per token."""
+    normalised = 0 if mode.kernels or mode.lora_targets is not None else 4 * shape.hidden
     return 4 * shape.hidden + 4 + normalised
 
 
-def copied_weights(shape: Shape, way: ExecutionMode) -> float:
-    """Bytes of weights that a layer keeps for its gradient as copies: cast ones, or those put side by side."""
-    if way.bfloat16 and not way.fused:
-        return 2 * shape.layer_matrices
-    if not way.kernels:
+def copied_weights(shape: Shape, mode: ExecutionMode) -> float:
+    """Bytes of weight copies that a layer saves for its gradient: cast, or joined into one matrix for the kernels."""
+    if mode.bfloat16 and not mode.fused:
+        return 2 * shape.layer_matrix_parameters
+    if not mode.kernels:
         return 0
-    # Queries, keys and values go side by side, and outside of `fused` gate and up; a group with an adapter does not.
-    adapted = set(way.adapted or ())
-    inputs = 0 if adapted & {"q_proj", "k_proj", "v_proj"} else shape.queries + 2 * shape.keys
-    mlp = 0 if way.fused or adapted & {"gate_proj", "up_proj"} else 2 * shape.intermediate
-    return 4 * (shape.hidden * (inputs + mlp) + shape.qkv_bias * inputs * way.fused)
+    # The kernels join queries, keys and values, and unless the layer is fused gate and up. Adapters prevent both.
+    adapted = set(mode.lora_targets or ())
+    inputs = 0 if adapted & {"q_proj", "k_proj", "v_proj"} else shape.query_size + 2 * shape.key_size
+    mlp = 0 if mode.fused or adapted & {"gate_proj", "up_proj"} else 2 * shape.intermediate
+    return 4 * (shape.hidden * (inputs + mlp) + shape.qkv_bias * inputs * mode.fused)
 
 
-def cached_casts(shape: Shape, way: ExecutionMode, *, frozen: bool) -> float:
-    """Bytes of cast weights that autocast holds until a forward pass ends: of every matrix that is trained itself."""
-    if not way.bfloat16 or frozen or way.fused:
+def autocast_cache(shape: Shape, mode: ExecutionMode, *, frozen: bool) -> float:
+    """Bytes of cast weights that autocast caches until a forward pass ends: those of every trained matrix."""
+    if not mode.bfloat16 or frozen or mode.fused:
         return 0
-    # The kernels put weights side by side first, which are then no parameters and are cast each time.
-    apart = ("o_proj", "down_proj") if way.kernels else tuple(shape.linear)
-    return 2 * shape.layers * sum(shape.linear[name][0] * shape.linear[name][1] for name in apart)
+    # Matrices joined for the kernels are no parameters: they are cast every time and never cached.
+    separate = ("o_proj", "down_proj") if mode.kernels else tuple(shape.matrices)
+    return 2 * shape.layers * sum(shape.matrices[name][0] * shape.matrices[name][1] for name in separate)
 
 
-def forward_work(shape: Shape, way: ExecutionMode, tokens: int) -> float:
-    """The most bytes that one layer needs at a moment of a forward pass that keeps nothing, its input included."""
-    d, q, k, m, e = shape.hidden, shape.queries, shape.keys, shape.intermediate, way.size
-    stream = 4 * 4 * d  # the embeddings, the layer's input, the middle, what a norm makes of it
-    if way.fused:
-        side_by_side = 4 * d * (q + 2 * k)
-        return tokens * 4 * (4 * d + 2 * q + 2 * k) + side_by_side + 4 * 3 * d * m
-    cast = 2 * d * m if way.bfloat16 else 0
-    # With an adapter: the gate's SiLU, the matrix's output, the adapter's, and that one scaled.
-    adapted = 4 * e * m if way.adapted is not None else 0
-    if way.kernels:
-        # Gate and up as the product gives them, in float32, and their product; or the weights put side by side.
-        together = tokens * (stream + 2 * e * m) + (4 + 2 * way.bfloat16) * 2 * d * m
-        return max(tokens * (stream + max(12 * m, adapted)), 0 if adapted else together)
-    attention = e * (q + 2 * k) + 4 * 3 * q  # rotating the queries takes three tensors in float32
-    return tokens * (stream + max(attention, 3 * e * m, adapted)) + cast
+def forward_workspace(shape: Shape, mode: ExecutionMode, tokens: int) -> float:
+    """Peak bytes of one layer in a forward pass that saves nothing, its input included."""
+    d, q, k, m, e = shape.hidden, shape.query_size, shape.key_size, shape.intermediate, mode.element_bytes
+    residual = 4 * 4 * d  # the embeddings, the layer's input, its middle, the output of a norm
+    if mode.fused:
+        joined_weights = 4 * d * (q + 2 * k)
+        return tokens * 4 * (4 * d + 2 * q + 2 * k) + joined_weights + 4 * 3 * d * m
+    cast_weights = 2 * d * m if mode.bfloat16 else 0
+    # With an adapter: the gate's SiLU, the matrix's output, the adapter's output, and that one scaled.
+    adapter = 4 * e * m if mode.lora_targets is not None else 0
+    if mode.kernels:
+        # Either gate, up and their product in float32, or gate and up as their product gives them and joined weights.
+        joined = tokens * (residual + 2 * e * m) + (4 + 2 * mode.bfloat16) * 2 * d * m
+        return max(tokens * (residual + max(12 * m, adapter)), 0 if adapter else joined)
+    attention = e * (q + 2 * k) + 4 * 3 * q  # rotating the queries takes three float32 tensors
+    return tokens * (residual + max(attention, 3 * e * m, adapter)) + cast_weights
 
 
-def backward_work(shape: Shape, way: ExecutionMode, tokens: int) -> float:
-    """The most bytes that one layer needs at a moment of its backward pass, beside what it kept."""
-    d, q, k, m, e = shape.hidden, shape.queries, shape.keys, shape.intermediate, way.size
-    if way.fused:
-        # The gradients of all its weights from the beginning, and a copy of the matrices at work in another order.
+def backward_workspace(shape: Shape, mode: ExecutionMode, tokens: int) -> float:
+    """Peak bytes of one layer in its backward pass, without what the forward pass saved."""
+    d, q, k, m, e = shape.hidden, shape.query_size, shape.key_size, shape.intermediate, mode.element_bytes
+    if mode.fused:
+        # The gradients of all its weights from the start, and reordered copies of the matrices in use.
         mlp = tokens * 4 * 2 * d + 4 * 3 * d * m
         attention = tokens * 4 * (3 * d + 2 * q + 2 * k) + 4 * d * (q + 2 * k)
         return 4 * shape.layer_parameters + max(mlp, attention)
-    gradient = 4 * d * m if way.adapted is None else 0
-    return tokens * (4 * 2 * d + (12 * m if way.kernels else e * m)) + gradient
+    gradient = 4 * d * m if mode.lora_targets is None else 0
+    return tokens * (4 * 2 * d + (12 * m if mode.kernels else e * m)) + gradient
 
 
-class Head(NamedTuple):
-    """Bytes of logits in a pass over a number of response tokens."""
+class LogitsBytes(NamedTuple):
+    """Bytes of the logits of a micro-batch at three points of a pass."""
 
     forward: float
     backward: float
-    left: float
-    """What is still there while the layers' gradients are formed."""
+    after_backward: float
+    """Still held while the gradients of the layers are computed."""
 
 
-def head(shape: Shape, responses: int, *, entropy: bool) -> Head:
-    """Logits, formed at once or in chunks; `entropy` says whether the loss has a gradient along it."""
-    size = max(1, MAX_LOGITS // shape.vocab)
-    if responses > size:
-        chunk = 2 * ROWS * size * shape.vocab
-        return Head(chunk, chunk, 0)
-    one = ROWS * responses * shape.vocab
-    # Logits, their log-softmax, its exponential and the product of both; two of them are kept.
-    return Head(4 * one, (5 if entropy else 4) * one, 0 if entropy else 2 * one)
+def logits_bytes(shape: Shape, response_tokens: int, *, entropy_gradient: bool) -> LogitsBytes:
+    """Bytes of the logits of response tokens, computed at once or, beyond `MAX_LOGITS`, in chunks."""
+    chunk_tokens = max(1, MAX_LOGITS // shape.vocab)
+    if response_tokens > chunk_tokens:
+        chunk = 2 * 4 * chunk_tokens * shape.vocab
+        return LogitsBytes(chunk, chunk, 0)
+    one = 4 * response_tokens * shape.vocab
+    # Logits, their log-softmax, its exponential and the product of both. Two of them are saved for the gradient.
+    return LogitsBytes(4 * one, (5 if entropy_gradient else 4) * one, 0 if entropy_gradient else 2 * one)

@@ -1,193 +1,230 @@
-"""What to change in a recipe that does not fit, found by planning changed ones."""
+"""Changes to a recipe that does not fit, found by placing changed recipes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
 from simplerl.config import LoraConfig, Recipe, apply_overrides, validate_recipe
+from simplerl.engines.embedded import Config as EmbeddedConfig
 from simplerl.errors import ConfigError
 from simplerl.estimate.hardware import Hardware
-from simplerl.estimate.placement import Placement, best
+from simplerl.estimate.placement import Placement, best_placement
 from simplerl.estimate.shapes import Shape
-from simplerl.estimate.times import Tokens
+from simplerl.estimate.times import MeanTokens
 
 Settings = tuple[str, ...]
-COUNTS = (2, 4, 8, 16, 32, 64)
-"""Numbers of GPUs that are tried where those given are too few."""
-NODE = 8
-"""GPUs of a node beyond which there are more nodes."""
+"""Overrides such as `model.dtype=bfloat16`."""
+
+GPU_COUNTS = (2, 4, 8, 16, 32, 64)
+"""Numbers of GPUs that `fewest_gpus` tries."""
+GPUS_PER_NODE = 8
+"""GPUs of a node, if a recipe needs more than the given ones have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A changed recipe's best placement."""
+    """The best placement of a changed recipe."""
 
     settings: Settings
-    why: str
+    reason: str
     placement: Placement
 
     @property
     def peak(self) -> float:
-        """Bytes of the worker that takes the most."""
-        return self.placement.largest.peak
+        """Peak bytes of the worker that takes most."""
+        return self.placement.largest_worker.peak
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """One kind of change: settings that save more and more, and what they cost."""
+class _Option:
+    """One kind of change: `levels` of settings that save more and more, and what they cost."""
 
-    rungs: tuple[Settings, ...]
-    why: str
+    levels: tuple[Settings, ...]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class _Search:
     """Tries changes of a recipe that does not fit."""
 
-    given: Recipe
+    recipe: Recipe
     peak: float
     shape: Shape
     hardware: Hardware
-    tokens: Tokens
+    tokens: MeanTokens
 
-    def climb(self, settings: Settings, step: _Step, why: str = "") -> Change | None:
-        """The first rung of a step that fits on top of settings; else the first whose peak no later one lowers by a
-        hundredth. None where the recipe forbids it."""
+    def first_that_fits(self, settings: Settings, option: _Option, reason: str = "") -> Change | None:
+        """The first level of an option that fits on top of `settings`.
+
+        If none fits, the first level whose peak is within 1 % of the lowest. None: the recipe forbids the option.
+        """
         tried: list[Change] = []
-        for rung in step.rungs:
-            # What the recipe has anyway is not said.
-            own = (f"actor.moments={self.given.actor.moments}", f"critic.moments={self.given.critic.moments}")
-            joined = tuple(each for each in _joined(settings, rung) if each not in own)
+        for level in option.levels:
+            # Settings that the recipe has anyway are not listed.
+            own = _optimizers({block: optimizer.name for block, optimizer in self.recipe.optimizers.items()})
+            combined = tuple(setting for setting in _combined(settings, level) if setting not in own)
             try:
-                recipe = changed_recipe(self.given, joined)
+                recipe = changed_recipe(self.recipe, combined)
             except ConfigError:
                 break
-            tried.append(Change(joined, why or step.why, best(recipe, self.shape, self.hardware, self.tokens)))
-            if tried[-1].placement.fits:
+            placement = best_placement(recipe, self.shape, self.hardware, self.tokens)
+            tried.append(Change(combined, reason or option.reason, placement))
+            if placement.fits:
                 return tried[-1]
-        least = min((each.peak for each in tried), default=0.0)
-        return next((each for each in tried if each.peak <= 1.01 * least), None)
+        lowest = min((change.peak for change in tried), default=0.0)
+        return next((change for change in tried if change.peak <= 1.01 * lowest), None)
 
-    def together(self, steps: list[_Step]) -> Change | None:
-        """The steps on top of each other, each where it lowers the peak, until it fits or none does."""
+    def combine(self, options: list[_Option]) -> Change | None:
+        """Options on top of each other, each if it lowers the peak, until the recipe fits or none lowers it."""
         reached: Change | None = None
-        idle = 0
-        for step in cycle(steps):
+        without_effect = 0
+        for option in cycle(options):
             settings, peak = (reached.settings, reached.peak) if reached else ((), self.peak)
-            change = self.climb(settings, step, "together")
+            change = self.first_that_fits(settings, option, "several changes together")
             if change is not None and change.peak < peak:
-                reached, idle = change, 0
+                reached, without_effect = change, 0
             else:
-                idle += 1
-            if (reached is not None and reached.placement.fits) or idle == len(steps):
+                without_effect += 1
+            if (reached is not None and reached.placement.fits) or without_effect == len(options):
                 break
         return reached
 
 
-def changes(recipe: Recipe, placement: Placement, shape: Shape, hardware: Hardware, tokens: Tokens) -> list[Change]:
-    """Changed recipes and how far each gets: one change at a time, and those that help on top of each other where none
-    is enough; then changes of what is learned, alone and with the others."""
-    peak = placement.largest.peak
-    trial = _Trial(recipe, peak, shape, hardware, tokens)
-    steps, others, found = _steps(recipe, hardware, placement), _other_steps(recipe), list[Change]()
-    for group in (steps, [*others, *steps]):
-        alone = [trial.climb((), step) for step in (group if group is steps else others)]
-        lower = [each for each in alone if each is not None and each.peak < 0.99 * peak]
-        found += lower
-        if not any(each.placement.fits for each in found):
-            joined = trial.together(group)
-            if joined is not None and joined.settings not in [each.settings for each in found]:
-                found.append(joined)
+def suggest_changes(
+    recipe: Recipe, placement: Placement, shape: Shape, hardware: Hardware, tokens: MeanTokens
+) -> list[Change]:
+    """Changed recipes with lower peaks than `placement`.
+
+    First changes that keep what is learned: each by itself, and combined if none is enough. Then changes to what is
+    learned, by themselves and combined with the others.
+    """
+    peak = placement.largest_worker.peak
+    search = _Search(recipe, peak, shape, hardware, tokens)
+    same, other = _options(recipe, hardware, placement), _learning_options(recipe)
+    found: list[Change] = []
+    for single, together in ((same, same), (other, [*other, *same])):
+        tried = [search.first_that_fits((), option) for option in single]
+        found += [change for change in tried if change is not None and change.peak < 0.99 * peak]
+        if not any(change.placement.fits for change in found):
+            combined = search.combine(together)
+            if combined is not None and combined.settings not in [change.settings for change in found]:
+                found.append(combined)
     return found
 
 
-def enough(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> tuple[Hardware, Change] | None:
-    """The fewest GPUs of the kind, of some numbers, that do: with the recipe as it is, or changed but for what is
-    learned and for weights on the host. None where not even the most do."""
-    for count in (each for each in COUNTS if each > hardware.count):
-        node = max(hardware.per_node, NODE)
-        more = Hardware(hardware.gpu, min(count, node), -(-count // node))
-        found = best(recipe, shape, more, tokens)
-        if found.fits:
-            return more, Change((), "as it is", found)
-        on_gpus = _steps(recipe, more, found, host=False)
-        changed = _Trial(recipe, found.largest.peak, shape, more, tokens).together(on_gpus)
-        if changed is not None and changed.placement.fits:
-            return more, changed
+def fewest_gpus(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: MeanTokens) -> tuple[Hardware, Change] | None:
+    """The smallest of `GPU_COUNTS` on which the recipe fits, unchanged or with changes that keep what is learned.
+
+    Offloading of weights is not tried. None: it fits on none of them.
+    """
+    for count in GPU_COUNTS:
+        if count <= hardware.count:
+            continue
+        per_node = max(hardware.per_node, GPUS_PER_NODE)
+        larger = Hardware(hardware.gpu, min(count, per_node), -(-count // per_node))
+        placement = best_placement(recipe, shape, larger, tokens)
+        if placement.fits:
+            return larger, Change((), "recipe unchanged", placement)
+        options = _options(recipe, larger, placement, offload_weights=False)
+        change = _Search(recipe, placement.largest_worker.peak, shape, larger, tokens).combine(options)
+        if change is not None and change.placement.fits:
+            return larger, change
     return None
 
 
-def _steps(recipe: Recipe, hardware: Hardware, placement: Placement, *, host: bool = True) -> list[_Step]:
-    """What saves memory and leaves what is learned alone, but for rounding. With `host` also what waits there, last."""
-    steps = []
+def _options(
+    recipe: Recipe, hardware: Hardware, placement: Placement, *, offload_weights: bool = True
+) -> list[_Option]:
+    """Changes that save memory and keep what is learned, except for rounding."""
+    options = []
     if recipe.model.dtype == "float32":
-        steps.append(_Step((("model.dtype=bfloat16",),), "bfloat16 products"))
+        options.append(_Option((("model.dtype=bfloat16",),), "bfloat16 matrix products"))
     if not recipe.model.gradient_checkpointing:
-        steps.append(_Step((("model.gradient_checkpointing=true",),), "activations computed again: a third more time"))
+        reason = "gradient checkpointing; about a third more time"
+        options.append(_Option((("model.gradient_checkpointing=true",),), reason))
     if not recipe.model.offloads_activations:
         both = {"none": "activations", "weights": "all"}[recipe.model.offload]
-        steps.append(_Step(((f"model.offload={both}",),), "activations wait on the host: time for copies"))
+        options.append(_Option(((f"model.offload={both}",),), "activations on the host; time for copies"))
     longest = recipe.data.max_prompt_tokens + recipe.rollout.max_tokens
     if recipe.train.micro_batch_tokens > longest:
-        steps.append(_Step(((f"train.micro_batch_tokens={longest}",),), "one sequence of full length at a time"))
-    rows, halves = min(getattr(recipe.engine, "max_batch", 0), recipe.rollout.sequences), list[Settings]()
-    while recipe.engine.name == "embedded" and rows >= 32:
-        rows //= 2
-        halves.append(("engine.name=embedded", f"engine.max_batch={rows}"))
+        options.append(_Option(((f"train.micro_batch_tokens={longest}",),), "micro-batches of one long sequence"))
+    options += _engine_options(recipe, hardware)
+    if {optimizer.name for optimizer in recipe.optimizers.values()} == {"adamw"}:
+        eight_bit = _optimizers(dict.fromkeys(recipe.optimizers, "adamw-8bit"))
+        options.append(_Option((eight_bit,), "AdamW's moments in 8 bits; one learner only"))
+    if offload_weights and not recipe.model.offloads_weights:
+        options.append(_offload_all(recipe, placement))
+    return options
+
+
+def _engine_options(recipe: Recipe, hardware: Hardware) -> list[_Option]:
+    """Changes of the embedded engine: smaller batches, or vLLM in its place."""
+    if not isinstance(recipe.engine, EmbeddedConfig):
+        return []
+    options = []
+    slots, halves = min(recipe.engine.max_batch, recipe.rollout.sequences), list[Settings]()
+    while slots >= 32:
+        slots //= 2
+        halves.append(("engine.name=embedded", f"engine.max_batch={slots}"))
     if halves:
-        steps.append(_Step(tuple(halves), "fewer responses at once: a slower rollout"))
-    if recipe.engine.name == "embedded" and hardware.count > 1:
-        steps.append(_Step((("engine.name=vllm", "engine.gpu_memory=0.9"),), "vLLM: a cache as large as there is room"))
-    elif recipe.engine.name == "embedded" and recipe.cluster.ray is None:
-        shares = tuple(map(_sleeping, (0.8, 0.6, 0.4, 0.2)))
-        steps.append(_Step(shares, "vLLM, which sleeps while the learner works"))
-    if "8-bit" not in (recipe.actor.moments, recipe.critic.moments):
-        steps.append(_Step((_moments("8-bit"),), "AdamW's moments rounded to 8 bits; one learner"))
-    if host and not recipe.model.offloads_weights:
-        steps.append(_on_host(placement))
-    return steps
+        options.append(_Option(tuple(halves), "smaller batches in the engine; slower rollout"))
+    if hardware.count > 1:
+        vllm = ("engine.name=vllm", "engine.gpu_memory=0.9")
+        options.append(_Option((vllm,), "vLLM, whose cache is as large as memory allows"))
+    elif recipe.cluster.ray is None:
+        shares = tuple(map(_sleeping_vllm, (0.8, 0.6, 0.4, 0.2)))
+        options.append(_Option(shares, "vLLM that sleeps while the learner works"))
+    return options
 
 
-def _on_host(placement: Placement) -> _Step:
-    """FSDP2 moves the weights of a learner in a process of its own. On one GPU the engine's process is there too, and
-    takes turns with it."""
-    if placement.together:
-        where = ("cluster.ray=auto", "cluster.colocated=true", *_sleeping(0.8))
+def _offload_all(recipe: Recipe, placement: Placement) -> _Option:
+    """Offload everything to the host.
+
+    FSDP2 moves the weights of a learner that has a process of its own. On one GPU the engine's process shares it, and
+    the two take turns.
+    """
+    if placement.single_process:
+        cluster = ("cluster.ray=auto", "cluster.colocated=true", *_sleeping_vllm(0.8))
     else:
-        where = placement.settings
-    return _Step(
-        ((*where, *_moments("float32"), "model.offload=all"),), "all that can wait waits on the host: time for copies"
-    )
+        cluster = placement.settings
+    optimizers = {
+        block: optimizer.name if optimizer.supports_offload else "adamw"
+        for block, optimizer in recipe.optimizers.items()
+    }
+    settings = (*cluster, *_optimizers(optimizers), "model.offload=all")
+    return _Option((settings,), "weights, moments and activations on the host; time for copies")
 
 
-def _sleeping(share: float) -> Settings:
+def _sleeping_vllm(share: float) -> Settings:
     return ("engine.name=vllm", f"engine.gpu_memory={share}", "engine.sleep=true")
 
 
-def _moments(kind: str) -> Settings:
-    return (f"actor.moments={kind}", f"critic.moments={kind}")
+def _optimizers(names: Mapping[str, str]) -> Settings:
+    return tuple(f"{block}.name={name}" for block, name in names.items())
 
 
-def _other_steps(recipe: Recipe) -> list[_Step]:
-    """What saves memory and changes what is learned."""
-    steps = []
+def _learning_options(recipe: Recipe) -> list[_Option]:
+    """Changes that save memory and change what is learned."""
+    options = []
     if recipe.model.lora is None:
-        steps.append(_Step(((f"model.lora.rank={LoraConfig().rank}",),), "adapters instead of all weights"))
+        options.append(_Option(((f"model.lora.rank={LoraConfig().rank}",),), "LoRA adapters instead of all weights"))
     used = [name for name in ("kl_coef", "kl_loss_coef") if getattr(recipe.algorithm, name, 0)]
     if used:
         without = tuple(f"algorithm.{name}=0.0" for name in used)
-        steps.append(_Step(((f"algorithm.name={recipe.algorithm.name}", *without),), "no KL, no reference model"))
-    return steps
+        settings = (f"algorithm.name={recipe.algorithm.name}", *without)
+        options.append(_Option((settings,), "no KL, so no reference model"))
+    return options
 
 
-def _joined(settings: Settings, more: Settings) -> Settings:
-    """Both, the later one where they set the same."""
-    keys = {text.partition("=")[0] for text in more}
-    return (*(text for text in settings if text.partition("=")[0] not in keys), *more)
+def _combined(settings: Settings, more: Settings) -> Settings:
+    """Both; of two values for one key the later one."""
+    keys = {setting.partition("=")[0] for setting in more}
+    return (*(setting for setting in settings if setting.partition("=")[0] not in keys), *more)
 
 
 def changed_recipe(recipe: Recipe, settings: Settings) -> Recipe:
-    """The recipe with some settings changed, validated."""
+    """The recipe with settings changed, validated. Raises `ConfigError`."""
     table = recipe.model_dump(mode="json", exclude_none=True)
     return validate_recipe(apply_overrides(table, settings), kind=Recipe)

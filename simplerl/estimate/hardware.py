@@ -1,43 +1,43 @@
-"""GPUs by name: what a plan must know of them."""
+"""Memory and rates of GPUs, by name."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class GPU:
-    """One GPU. Rates are the vendor's for dense products, without sparsity."""
+    """One GPU. Rates are the vendor's, for dense matrix products."""
 
     name: str
     mib: int
     """Memory in MiB as the driver reports it (`nvidia-smi`)."""
 
     bfloat16: float
-    """FLOP/s of bfloat16 matrix products with float32 sums."""
+    """FLOP/s of bfloat16 matrix products that accumulate in float32."""
 
     float32: float
-    """FLOP/s of float32 without tensor cores, which is torch's default for float32 products."""
+    """FLOP/s of float32 without tensor cores, torch's default for float32 products."""
 
     bandwidth: float
-    """Bytes/s of its memory."""
+    """Memory bandwidth in bytes/s."""
 
     link: float
-    """Bytes/s to the other GPUs of its node, one way: NVLink, or PCIe where there is none."""
+    """Bytes/s to the other GPUs of its node, one way: NVLink, or PCIe if it has none."""
 
     @property
     def memory(self) -> int:
-        """Bytes."""
+        """Memory in bytes."""
         return self.mib * MIB
 
 
-# NVIDIA's data sheets of each; memory as `nvidia-smi` prints it.
+# From NVIDIA's data sheets; memory as `nvidia-smi` prints it.
 GPUS = {
     gpu.name: gpu
     for gpu in (
@@ -58,7 +58,7 @@ ALIASES = {"A100-80": "A100", "4090": "RTX4090", "3090": "RTX3090"}
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Equal GPUs in equal nodes."""
+    """GPUs of one kind, in nodes with equally many of them."""
 
     gpu: GPU
     per_node: int
@@ -66,6 +66,7 @@ class Hardware:
 
     @property
     def count(self) -> int:
+        """GPUs of all nodes."""
         return self.per_node * self.nodes
 
     def __str__(self) -> str:
@@ -74,19 +75,21 @@ class Hardware:
 
 
 def parse_hardware(text: str, nodes: int = 1) -> Hardware:
-    """`8xH100` or `H100` in so many nodes. Raises `ConfigError` for a GPU that is not known, or none at all."""
+    """Hardware from a text such as `8xH100` or `H100`, the GPUs of one node.
+
+    Raises `ConfigError` for an unknown GPU and for counts below 1.
+    """
     match = re.fullmatch(r"(?:(\d+)\s*[xX*]\s*)?(.+)", text.strip())
     count, name = (match[1] or "1", match[2]) if match else ("1", text)
     if int(count) < 1 or nodes < 1:
-        raise ConfigError(f"--gpus {text} --nodes {nodes} are no GPUs; both counts are at least 1")
-    return Hardware(_known(name), int(count), nodes)
+        raise ConfigError(f"--gpus {text} --nodes {nodes}: both counts must be at least 1")
+    return Hardware(_find_gpu(name), int(count), nodes)
 
 
-def _known(name: str) -> GPU:
+def _find_gpu(name: str) -> GPU:
     plain = re.sub(r"[\s_]", "", name).upper().removeprefix("NVIDIA").removesuffix("GB")
     found = GPUS.get(ALIASES.get(plain, plain))
     if found is None:
-        close = difflib.get_close_matches(plain, GPUS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        raise ConfigError(f"--gpus: no data of a GPU {name!r}{hint} Known: {', '.join(GPUS)}; for example 8xH100")
+        hint = did_you_mean(plain, GPUS, show=str)
+        raise ConfigError(f"--gpus: unknown GPU {name!r}{hint} Known: {', '.join(GPUS)}; for example 8xH100")
     return found

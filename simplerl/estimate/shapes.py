@@ -1,4 +1,4 @@
-"""The sizes of models: read from their settings, or known by name. No torch, no network."""
+"""Sizes of models: read from their config.json, or known by name. No torch, no network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from simplerl.config import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,61 +27,62 @@ class Shape:
     qkv_bias: bool
 
     @property
-    def queries(self) -> int:
-        """Numbers in one token's queries, and in what attention makes of them."""
+    def query_size(self) -> int:
+        """Numbers in the queries of one token, and in the output of attention."""
         return self.heads * self.head_dim
 
     @property
-    def keys(self) -> int:
-        """Numbers in one token's keys, and in its values."""
+    def key_size(self) -> int:
+        """Numbers in the keys of one token, and in its values."""
         return self.kv_heads * self.head_dim
 
     @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's matrices, by their `transformers` names."""
-        d, m = self.hidden, self.intermediate
-        attention = {"q_proj": (d, self.queries), "k_proj": (d, self.keys), "v_proj": (d, self.keys)}
-        return attention | {"o_proj": (self.queries, d), "gate_proj": (d, m), "up_proj": (d, m), "down_proj": (m, d)}
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of each matrix of a layer, by its `transformers` name."""
+        d, m, q, k = self.hidden, self.intermediate, self.query_size, self.key_size
+        attention = {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d)}
+        return attention | {"gate_proj": (d, m), "up_proj": (d, m), "down_proj": (m, d)}
 
     @property
-    def layer_matrices(self) -> int:
-        """Weights in a layer's matrices."""
-        return sum(size * out for size, out in self.linear.values())
+    def layer_matrix_parameters(self) -> int:
+        """Parameters in the matrices of a layer."""
+        return sum(inputs * outputs for inputs, outputs in self.matrices.values())
 
     @property
-    def layer_tensors(self) -> tuple[int, ...]:
-        """Numbers in each tensor of a layer."""
-        matrices = [size * out for size, out in self.linear.values()]
-        biases = (self.queries, self.keys, self.keys) if self.qkv_bias else ()
-        return (*matrices, *biases, self.hidden, self.hidden)
+    def layer_tensors(self) -> tuple[TensorSpec, ...]:
+        """The tensors of a layer."""
+        matrices = [(outputs, inputs) for inputs, outputs in self.matrices.values()]
+        biases = [(self.query_size,), (self.key_size,), (self.key_size,)] if self.qkv_bias else []
+        norms = [(self.hidden,), (self.hidden,)]
+        return tuple(TensorSpec(shape, in_layer=True) for shape in (*matrices, *biases, *norms))
 
     @property
     def layer_parameters(self) -> int:
-        return sum(self.layer_tensors)
+        return sum(tensor.numel for tensor in self.layer_tensors)
 
     @property
-    def head(self) -> int:
-        """Weights of the language head, which may be the embedding's."""
+    def head_parameters(self) -> int:
+        """Parameters of the language head. A tied head shares them with the embedding."""
         return self.vocab * self.hidden
 
     @property
     def outer_parameters(self) -> int:
-        """What is not in a layer: embeddings, head, the last norm."""
+        """Parameters outside of the layers: embedding, head, the last norm."""
         return (2 - self.tied) * self.vocab * self.hidden + self.hidden
 
     @property
     def parameters(self) -> int:
-        """Of the causal language model, tied ones once."""
+        """Parameters of the causal language model; tied ones count once."""
         return self.outer_parameters + self.layers * self.layer_parameters
 
     @property
     def critic_parameters(self) -> int:
-        """The body without its language head, and a linear value head."""
+        """Parameters of a critic: the model without its language head, and a linear value head."""
         return self.parameters - (not self.tied) * self.vocab * self.hidden + self.hidden + 1
 
     @property
-    def cache_elements(self) -> int:
-        """Keys and values of one token."""
+    def kv_numbers(self) -> int:
+        """Numbers in the keys and values of one token, all layers together."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
 
@@ -102,11 +105,11 @@ KNOWN = {
     "Mistral-Small-24B-Base-2501": Shape(131_072, 5120, 40, 32, 8, 32768, 128, False, False),
     "deepseek-math-7b-base": Shape(102_400, 4096, 30, 32, 32, 11008, 128, False, False),
 }
-"""Published sizes, by the last part of the model's name."""
+"""Sizes of published models, by the last part of their names."""
 
 
 def known_shape(path: str) -> Shape | None:
-    """The sizes of a model folder, of the embedded base, or of a published model by its name; None if unknown."""
+    """Sizes of a model folder, of the embedded base, or of a published model by its name. None: unknown."""
     folder = Path(str(resources.files("simplerl") / "assets" / path)) if path == "tiny-math-base" else Path(path)
     file = folder / "config.json"
     if not file.is_file():
@@ -115,7 +118,7 @@ def known_shape(path: str) -> Shape | None:
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """The sizes in a `transformers` config.json; None for an architecture this knows nothing of."""
+    """Sizes in a `transformers` config.json. None: not a supported architecture."""
     if config.get("model_type") not in ("qwen2", "llama", "mistral"):
         return None
     hidden, heads = config["hidden_size"], config["num_attention_heads"]

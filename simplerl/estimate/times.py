@@ -1,221 +1,252 @@
-"""Estimated seconds of a step, from a stated model: operations over a share of the peak, bytes over a share of the
-bandwidth. It is meant for choosing a placement; a profile of a real step replaces it."""
+"""Estimated seconds of a step, for choosing a placement. `simplerl profile` measures a real step.
+
+Operations run at a fraction of a GPU's peak, bytes move at a fraction of its bandwidth (`ASSUMPTIONS`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from simplerl.config import Recipe
-from simplerl.estimate.activations import kept
-from simplerl.estimate.engine_memory import VLLM_WORK, Engine
+from simplerl.estimate.activations import saved_per_token
+from simplerl.estimate.breakdown import total
+from simplerl.estimate.engine_memory import VLLM_WORKSPACE, EngineMemory
+from simplerl.estimate.execution import ExecutionMode
 from simplerl.estimate.hardware import Hardware
-from simplerl.estimate.learner_memory import Learner, total
-from simplerl.estimate.load import ExecutionMode, Models, load_of, models_of, way_of
+from simplerl.estimate.learner_memory import LearnerMemory
+from simplerl.estimate.memory import learner_memory
 from simplerl.estimate.shapes import Shape
 from simplerl.estimate.steps import updates_per_step
 
 MFU = 0.35
-"""Share of the peak that bfloat16 products of a training step reach."""
+"""Fraction of the peak that bfloat16 products of a training step reach."""
 MFU_FLOAT32 = 0.6
-"""The same of float32 products, the head's among them."""
-BANDWIDTH = 0.7
-"""Share of the memory's bandwidth that decoding and the optimiser reach."""
-LINK = 0.5
-"""Share of the link between GPUs that gathering and reducing reach."""
-NETWORK = 25e9
-"""Bytes/s for each GPU between nodes: 400 Gbit/s at half its rate."""
-HOST = 25e9
+"""Fraction of the peak that float32 products reach, those of the head among them."""
+MEMORY_EFFICIENCY = 0.7
+"""Fraction of a GPU's memory bandwidth that decoding and the optimiser reach."""
+LINK_EFFICIENCY = 0.5
+"""Fraction of the rate between GPUs of a node that gathering and reducing reach."""
+NETWORK_RATE = 25e9
+"""Bytes/s of each GPU between nodes: 400 Gbit/s at half its rate."""
+HOST_LINK_RATE = 25e9
 """Bytes/s between a GPU and the host's memory, one way: PCIe 5 at less than half its rate."""
-HOST_MEMORY = 100e9
-"""Bytes/s of the host's memory for each GPU, by which an optimiser there takes its steps."""
-STORE = 2e9
-"""Bytes/s of weights through Ray's store, by one process: to the CPU, serialised, and read again."""
-LAUNCH = {"embedded": 6e-4, "vllm": 5e-5}
-"""Seconds of a decoding step for each layer that go into starting kernels: some 40 by Python, or a recorded graph."""
-PROMPT = 200
-"""Mean tokens of a prompt, where `data.max_prompt_tokens` is no less."""
-RESPONSE = 0.25
-"""Mean tokens of a response as a share of `rollout.max_tokens`, where nothing better is given."""
+HOST_MEMORY_RATE = 100e9
+"""Bytes/s of the host's memory for each GPU, for an optimiser whose state is offloaded."""
+STORE_RATE = 2e9
+"""Bytes/s of one process through Ray's object store: to the CPU, serialised, and read again."""
+LAUNCH = 6e-4
+"""Seconds per layer of a decoding step for launching some 40 kernels from Python."""
+VLLM_LAUNCH = 5e-5
+"""Seconds per layer of a decoding step with vLLM, which replays a recorded graph."""
+PROMPT_TOKENS = 200
+"""Mean tokens of a prompt, if `data.max_prompt_tokens` is not less."""
+RESPONSE_FRACTION = 0.25
+"""Mean tokens of a response as a fraction of `rollout.max_tokens`, if no better number is given."""
 
-ASSUMPTIONS = f"""\
-training's bfloat16 products reach {MFU:.0%} of the peak, float32 ones (the head's always) {MFU_FLOAT32:.0%}
-decoding and the optimiser reach {BANDWIDTH:.0%} of the memory's bandwidth
-a decoding step starts kernels for {LAUNCH["embedded"] * 1e3:g} ms a layer, with vLLM {LAUNCH["vllm"] * 1e3:g} ms
-sharded layers are gathered beside computation: {LINK:.0%} of the link's rate in one node, else {NETWORK / 1e9:g} GB/s
-what waits on the host moves at {HOST / 1e9:g} GB/s, an optimiser there reaches {HOST_MEMORY / 1e9:g} GB/s
-weights go through Ray's store at {STORE / 1e9:g} GB/s; grading costs nothing beside the rollout
-prompts have {PROMPT} tokens, responses {RESPONSE:.0%} of the limit unless --mean-tokens says otherwise"""
+ASSUMPTIONS = (
+    f"bfloat16 matrix products in training reach {MFU:.0%} of the peak, float32 ones (the head's always) "
+    f"{MFU_FLOAT32:.0%}",
+    f"decoding and the optimiser reach {MEMORY_EFFICIENCY:.0%} of the memory bandwidth",
+    f"launching kernels takes {LAUNCH * 1e3:g} ms per layer and decoding step, with vLLM {VLLM_LAUNCH * 1e3:g} ms",
+    f"layers are gathered during computation, at {LINK_EFFICIENCY:.0%} of the link's rate, between nodes at "
+    f"{NETWORK_RATE / 1e9:g} GB/s",
+    f"offloaded tensors move at {HOST_LINK_RATE / 1e9:g} GB/s, an optimiser on the host reaches "
+    f"{HOST_MEMORY_RATE / 1e9:g} GB/s",
+    f"weights go through Ray's object store at {STORE_RATE / 1e9:g} GB/s; grading takes no extra time",
+    f"prompts have {PROMPT_TOKENS} tokens, responses {RESPONSE_FRACTION:.0%} of the limit, or --mean-tokens",
+)
+"""What the estimated times assume, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """Mean lengths."""
+class MeanTokens:
+    """Mean lengths of prompts and responses."""
 
     prompt: float
     response: float
 
+    @property
+    def sequence(self) -> float:
+        """Mean tokens of a prompt with its response."""
+        return self.prompt + self.response
+
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
-    """Of one step, phase by phase."""
+class StepSeconds:
+    """Seconds of the phases of one step."""
 
     rollout: float
     score: float
     update: float
-    sync_weights: float
+    weight_sync: float
 
     @property
     def step(self) -> float:
-        return self.rollout + self.score + self.update + self.sync_weights
+        """Seconds of all phases, which run one after the other."""
+        return self.rollout + self.score + self.update + self.weight_sync
 
 
-def mean_tokens(recipe: Recipe, response: float | None = None) -> Tokens:
+def mean_tokens(recipe: Recipe, response: float | None = None) -> MeanTokens:
+    """Assumed mean lengths of a recipe; `response` replaces the assumption for responses."""
     limit = recipe.rollout.max_tokens
-    return Tokens(min(PROMPT, recipe.data.max_prompt_tokens), min(limit, response or RESPONSE * limit))
+    prompt = min(PROMPT_TOKENS, recipe.data.max_prompt_tokens)
+    return MeanTokens(prompt, min(limit, response or RESPONSE_FRACTION * limit))
 
 
-def seconds(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: Tokens) -> Seconds:
-    """Of a step where the recipe's `cluster` says; one GPU does everything without."""
-    way, models = way_of(recipe, shape, "cuda"), models_of(recipe)
-    clock = _Clock(recipe, shape, hardware, tokens, way, models)
-    return Seconds(clock.rollout(), clock.score(), clock.update(), clock.sync_weights())
+def step_seconds(recipe: Recipe, shape: Shape, hardware: Hardware, tokens: MeanTokens) -> StepSeconds:
+    """Seconds of a step with the placement of the recipe's `cluster`; without one, on a single GPU."""
+    model = _TimeModel(recipe, shape, hardware, tokens, learner_memory(recipe, shape, "cuda"))
+    return StepSeconds(model.rollout(), model.score(), model.update(), model.weight_sync())
 
 
 @dataclass(frozen=True, slots=True)
-class _Clock:
+class _TimeModel:
     recipe: Recipe
     shape: Shape
     hardware: Hardware
-    tokens: Tokens
-    way: ExecutionMode
-    models: Models
+    tokens: MeanTokens
+    learner: LearnerMemory
+
+    @property
+    def _mode(self) -> ExecutionMode:
+        return self.learner.mode
 
     # --- rollout ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _engine(self) -> Engine:
-        spread = self.recipe.cluster.ray is not None
-        return Engine(self.recipe, self.shape, self.way, self.recipe.cluster.engines if spread else 1)
-
     def rollout(self) -> float:
-        """Prompts once, then steps with every row busy, then a tail: the longest response goes on alone."""
-        engine, tokens = self._engine, self.tokens
+        """Prefill, then decoding steps with all slots in use, then the longest response alone."""
+        in_cluster = self.recipe.cluster.ray is not None
+        engines = self.recipe.cluster.engines if in_cluster else 1
+        engine, tokens = EngineMemory(self.recipe, self.shape, self._mode, engines), self.tokens
         responses = -(-self.recipe.rollout.sequences // engine.engines)
         prompts = responses / self.recipe.rollout.samples_per_prompt
-        rows = min(self._rows(engine), responses)
-        steps = responses * tokens.response / rows
-        tail = max(0.0, self.recipe.rollout.max_tokens - tokens.response)
-        prefill = self._products(2 * self.shape.layers * self.shape.layer_matrices * prompts * tokens.prompt)
-        return prefill + steps * self._decode(engine, rows) + tail * self._decode(engine, 1)
+        slots = min(self._slots(engine), responses)
+        steps = responses * tokens.response / slots
+        alone = max(0.0, self.recipe.rollout.max_tokens - tokens.response)
+        prefill = self._products(2 * self._layer_parameters * prompts * tokens.prompt)
+        return prefill + steps * self._decoding_step(engine, slots) + alone * self._decoding_step(engine, 1)
 
-    def _rows(self, engine: Engine) -> float:
-        """Rows decoded at once; vLLM's also as many as its cache holds at their mean length."""
+    def _slots(self, engine: EngineMemory) -> float:
+        """Sequences decoded at once; with vLLM at most as many as its cache holds at mean length."""
         if not engine.vllm:
-            return engine.rows
-        room = engine.share(self.hardware.gpu.memory) - total(engine.always()) - VLLM_WORK * (1 << 30)
-        held = engine.token_bytes * (self.tokens.prompt + self.tokens.response / 2)
-        return max(1.0, min(engine.rows, room / held))
+            return engine.batch_slots
+        cache = engine.share(self.hardware.gpu.memory) - total(engine.always()) - VLLM_WORKSPACE
+        sequence = engine.token_bytes * (self.tokens.prompt + self.tokens.response / 2)
+        return max(1.0, min(engine.batch_slots, cache / sequence))
 
-    def _decode(self, engine: Engine, rows: float) -> float:
-        """One token for every row: weights and caches are read, or products computed, whichever takes longer."""
+    def _decoding_step(self, engine: EngineMemory, slots: float) -> float:
+        """One token for every slot: reading weights and caches or computing products, whichever takes longer."""
         gpu, shape = self.hardware.gpu, self.shape
         context = self.tokens.prompt + self.tokens.response / 2
-        head = (4 if engine.recipe.engine.name == "embedded" else self.way.size) * shape.head
-        read = self.way.size * shape.layers * shape.layer_matrices + head + rows * context * engine.token_bytes
-        products = self._products(2 * shape.layers * shape.layer_matrices * rows)
-        launch = LAUNCH.get(engine.recipe.engine.name, LAUNCH["embedded"]) * shape.layers
-        return max(read / (BANDWIDTH * gpu.bandwidth), products) + launch
+        head = (self._mode.element_bytes if engine.vllm else 4) * shape.head_parameters
+        read = self._mode.element_bytes * self._layer_parameters + head + slots * context * engine.token_bytes
+        products = self._products(2 * self._layer_parameters * slots)
+        launch = (VLLM_LAUNCH if engine.vllm else LAUNCH) * shape.layers
+        return max(read / (MEMORY_EFFICIENCY * gpu.bandwidth), products) + launch
 
     # --- learner ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _learner(self) -> Learner:
-        return Learner(self.shape, self.way, load_of(self.recipe, self.way, self.models), self.models)
-
     def score(self) -> float:
         """A forward pass of every model that scores."""
-        policies = self.models.scores_first + self.models.reference
-        bodies = policies + self.models.critic
+        models = self.learner.models
+        policies = models.always_scores_policy + models.reference
+        passes = policies + models.critic
         sequences = self.recipe.rollout.sequences
-        parts = self._parts(sequences)
-        computed = bodies * self._body(sequences) + policies * self._head(sequences)
-        return sum(max(computed / bodies, self._gather(parts)) for _ in range(bodies)) if bodies else 0.0
+        computed = passes * self._body(sequences) + policies * self._head(sequences)
+        gathered = self._gather(self._micro_batches(sequences))
+        return sum(max(computed / passes, gathered) for _ in range(passes)) if passes else 0.0
 
     def update(self) -> float:
-        """Forward 1, gradients of inputs 1, of weights 1, checkpoints 1 more; the head's logits are formed twice.
+        """Forward, backward and optimiser steps of an actor and a critic.
 
-        Frozen weights have no gradient. The optimiser reads a gradient, reads and writes a weight and its moments.
+        In forward passes' worth of work: forward 1, gradients of inputs 1, gradients of weights 1 (not of frozen ones),
+        recomputation 1 with gradient checkpointing. The head's logits are computed twice.
         """
-        train, sequences = self.recipe.train, self.recipe.rollout.sequences
-        again = self.way.checkpointing
-        full, frozen = 3 + again, 2 + again
-        own = full if self.way.adapted is None else frozen
-        body, heads = self._body(sequences), self._head(sequences)
-        parts = self._parts(train.minibatch_size) * updates_per_step(self.recipe)
-        actor = max(train.ppo_epochs * (own * body + _head_work(self.way) * heads), 3 * self._gather(parts))
-        critic = max(train.ppo_epochs * full * body, 3 * self._gather(parts)) if self.models.critic else 0.0
-        moved = train.ppo_epochs * (1 + self.models.critic) * self._move(sequences)
-        return actor + critic + moved + updates_per_step(self.recipe) * self._optimise()
+        train, sequences, models = self.recipe.train, self.recipe.rollout.sequences, self.learner.models
+        trained_passes, frozen_passes = 3 + self._mode.checkpointing, 2 + self._mode.checkpointing
+        actor_passes = trained_passes if self._mode.lora_targets is None else frozen_passes
+        body, head = self._body(sequences), self._head(sequences)
+        micro_batches = self._micro_batches(train.minibatch_size) * updates_per_step(self.recipe)
+        gathered = 3 * self._gather(micro_batches)
+        actor = max(train.ppo_epochs * (actor_passes * body + _head_passes(self._mode) * head), gathered)
+        critic = max(train.ppo_epochs * trained_passes * body, gathered) if models.critic else 0.0
+        offloading = train.ppo_epochs * (1 + models.critic) * self._offload_activations(sequences)
+        return actor + critic + offloading + updates_per_step(self.recipe) * self._optimiser_step()
 
-    def _move(self, sequences: int) -> float:
-        """Seconds in which the activations of a rank's sequences go to the host and come back, nothing beside it."""
-        if "activations" not in self.way.waiting:
+    def _offload_activations(self, sequences: int) -> float:
+        """Seconds of moving activations to the host and back, not overlapped with computation."""
+        if "activations" not in self._mode.offloaded:
             return 0.0
-        shape, whole = self.shape, self.tokens.prompt + self.tokens.response
-        layer = 4 * shape.hidden if self.way.checkpointing else kept(shape, self.way, round(whole))
-        return 2 * shape.layers * layer * whole * sequences / self.way.ranks / HOST
+        shape, length = self.shape, self.tokens.sequence
+        layer = 4 * shape.hidden if self._mode.checkpointing else saved_per_token(shape, self._mode, round(length))
+        return 2 * shape.layers * layer * length * sequences / self._mode.ranks / HOST_LINK_RATE
 
-    def _optimise(self) -> float:
-        learner = self._learner
+    def _optimiser_step(self) -> float:
+        """Reading a gradient, reading and writing a weight, and reading and writing its moments."""
+        learner = self.learner
         moved = 12 * (learner.actor + learner.critic) + 2 * learner.moments
-        rate = HOST_MEMORY if "weights" in self.way.waiting else BANDWIDTH * self.hardware.gpu.bandwidth
-        return moved / self.way.ranks / rate
+        offloaded = "weights" in self._mode.offloaded
+        rate = HOST_MEMORY_RATE if offloaded else MEMORY_EFFICIENCY * self.hardware.gpu.bandwidth
+        return moved / self._mode.ranks / rate
+
+    @property
+    def _layer_parameters(self) -> int:
+        """Parameters in the matrices of all layers."""
+        return self.shape.layers * self.shape.layer_matrix_parameters
 
     def _body(self, sequences: int) -> float:
-        """Seconds of the layers' forward pass on each rank: products, and attention to all tokens before."""
-        whole, shape = self.tokens.prompt + self.tokens.response, self.shape
-        products = 2 * shape.layers * shape.layer_matrices * whole
-        attention = 4 * shape.layers * shape.queries * whole * whole / 2
-        return self._products((products + attention) * sequences / self.way.ranks)
+        """Seconds of a forward pass of the layers on each rank: matrix products, and attention to earlier tokens."""
+        length, shape = self.tokens.sequence, self.shape
+        products = 2 * self._layer_parameters * length
+        attention = 4 * shape.layers * shape.query_size * length * length / 2
+        return self._products((products + attention) * sequences / self._mode.ranks)
 
     def _head(self, sequences: int) -> float:
-        """Seconds of the head's forward pass over the responses, in float32."""
-        flop = 2 * self.shape.head * self.tokens.response * sequences / self.way.ranks
+        """Seconds of a forward pass of the head over the responses, in float32."""
+        flop = 2 * self.shape.head_parameters * self.tokens.response * sequences / self._mode.ranks
         return flop / (MFU_FLOAT32 * self.hardware.gpu.float32)
 
     def _products(self, flop: float) -> float:
+        """Seconds of matrix products."""
         gpu = self.hardware.gpu
-        return flop / (MFU * gpu.bfloat16 if self.way.bfloat16 else MFU_FLOAT32 * gpu.float32)
+        return flop / (MFU * gpu.bfloat16 if self._mode.bfloat16 else MFU_FLOAT32 * gpu.float32)
 
-    def _parts(self, sequences: int) -> float:
-        """Micro-batches of each rank: as many tokens as are allowed, at least one sequence."""
-        whole = self.tokens.prompt + self.tokens.response
-        return max(1.0, sequences * whole / max(self.recipe.train.micro_batch_tokens, whole) / self.way.ranks)
+    def _micro_batches(self, sequences: int) -> float:
+        """Micro-batches of each rank: as many tokens as allowed, at least one sequence."""
+        length = self.tokens.sequence
+        budget = max(self.recipe.train.micro_batch_tokens, length)
+        return max(1.0, sequences * length / budget / self._mode.ranks)
 
-    def _gather(self, parts: float) -> float:
-        """Seconds in which all weights go once to every rank, for each of the micro-batches; a rank's own from the host
-        where they wait there."""
-        ranks = self.way.ranks
-        own = 4 * self.shape.parameters / ranks / HOST if "weights" in self.way.waiting else 0.0
+    def _gather(self, micro_batches: float) -> float:
+        """Seconds of gathering all weights on every rank, once per micro-batch.
+
+        A rank reads its own shard from the host if it is offloaded.
+        """
+        ranks = self._mode.ranks
+        from_host = 4 * self.shape.parameters / ranks / HOST_LINK_RATE if "weights" in self._mode.offloaded else 0.0
         if ranks == 1:
-            return parts * own
-        rate = LINK * self.hardware.gpu.link if self.hardware.nodes == 1 else NETWORK  # Ray spreads the ranks
-        return parts * (own + 4 * self.shape.parameters * (ranks - 1) / ranks / rate)
+            return micro_batches * from_host
+        return micro_batches * (from_host + 4 * self.shape.parameters * (ranks - 1) / ranks / self._between_gpus)
+
+    @property
+    def _between_gpus(self) -> float:
+        """Bytes/s between GPUs. Ray spreads ranks over nodes, so with several nodes the network limits it."""
+        return LINK_EFFICIENCY * self.hardware.gpu.link if self.hardware.nodes == 1 else NETWORK_RATE
 
     # --- weight sync --------------------------------------------------------------------------------------------------
 
-    def sync_weights(self) -> float:
-        """Weights to the engine: within the GPU's memory, over the link, or in float32 written to the store and read by
-        all at once."""
-        kind, way, gpu = self.recipe.transfer, self.way, self.hardware.gpu
+    def weight_sync(self) -> float:
+        """Weights to the engines: a copy within a GPU, a transfer between GPUs, or float32 weights through the store,
+        which all engines read at once."""
+        kind, gpu, parameters = self.recipe.transfer, self.hardware.gpu, self.shape.parameters
         if self.recipe.cluster.ray is None or kind == "ipc":
-            size = 4 if kind is None else way.size
-            return 2 * size * self.shape.parameters / (BANDWIDTH * gpu.bandwidth)
+            size = 4 if kind is None else self._mode.element_bytes
+            return 2 * size * parameters / (MEMORY_EFFICIENCY * gpu.bandwidth)
         if kind == "nccl":
-            return way.size * self.shape.parameters / (LINK * gpu.link if self.hardware.nodes == 1 else NETWORK)
-        return 2 * 4 * self.shape.parameters / STORE
+            return self._mode.element_bytes * parameters / self._between_gpus
+        return 2 * 4 * parameters / STORE_RATE
 
 
-def _head_work(way: ExecutionMode) -> int:
-    """Forward passes' worth of the head's work in an update: logits twice, the states' gradient, its own if trained."""
-    return 4 if way.adapted is None else 3
+def _head_passes(mode: ExecutionMode) -> int:
+    """Forward passes' worth of the head's work in an update: logits twice, gradients of states, of trained weights."""
+    return 4 if mode.lora_targets is None else 3

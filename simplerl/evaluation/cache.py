@@ -1,6 +1,6 @@
-"""Responses that were generated before, by what decides them: weights, prompt, sampling, seed, engine and versions.
+"""A cache of responses, keyed by what decides them: weights, prompt, sampling, seed, engine and versions.
 
-One SQLite file for all evaluations; where it cannot be used, evaluations go on without.
+One SQLite file for all evaluations. If it cannot be used, evaluations continue without it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import orjson
 
+from simplerl.formatting import replace_surrogates
 from simplerl.types import Request, Rollout
 
 
@@ -42,7 +43,7 @@ class ResponseCache:
         if not found:
             return None
         value = orjson.loads(found[0][0])
-        return Rollout(
+        return Rollout.single_turn(
             request.id,
             request.prompt,
             tuple(value["token_ids"]),
@@ -56,7 +57,7 @@ class ResponseCache:
         value = {
             "token_ids": rollout.token_ids,
             "logprobs": rollout.sampled_logprobs,
-            "text": rollout.text.encode("utf-8", "replace").decode(),
+            "text": replace_surrogates(rollout.text),
             "finish_reason": rollout.finish_reason,
         }
         self._execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", (self._key(request), orjson.dumps(value)))
@@ -90,5 +91,5 @@ class ResponseCache:
             return []
 
     def _give_up(self, error: Exception) -> None:
-        self.notice(f"the cache of responses cannot be used ({error}); going on without it")
+        self.notice(f"the cache of responses cannot be used ({error}); evaluating without it")
         self._database = None

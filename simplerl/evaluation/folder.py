@@ -11,44 +11,35 @@ A response is in its file the moment it is finished, so nothing is generated twi
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-import tomli_w
 
-from simplerl.errors import ConfigError
 from simplerl.evaluation.suite import Plan
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, read_lines, write_parquet
+from simplerl.storage.files import write_parquet
+from simplerl.storage.folder import RecipeFolder, differences, recipe_table
+from simplerl.storage.jsonl import Row, read_lines
 from simplerl.storage.records import EVAL_COLUMNS
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 
-class EvalFolder:
+class EvalFolder(RecipeFolder):
     """Reads and writes one evaluation."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, "eval.toml")
 
     def prepare(self, plan: Plan, environment: Row) -> None:
-        """Begins, or goes on with the evaluation that is there. Raises `ConfigError` where that is another one."""
-        stored, given = self.read_plan(), plan_table(plan)
-        if stored is not None and stored != given:
-            raise ConfigError(
-                f"{self.path} holds another evaluation:\n  " + "\n  ".join(differences(stored, given)) + "\n"
-                "Name another folder with --out"
-            )
-        path = self.path / "environment.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        atomic.write_json(path, [*before, dict(environment)])
-        atomic.write_text(self.path / "eval.toml", tomli_w.dumps(given))
-
-    def read_plan(self) -> dict[str, Any] | None:
-        path = self.path / "eval.toml"
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """Create the folder, or open it to resume. Raises `ConfigError` if it holds another evaluation."""
+        stored, given = self.stored_recipe(), recipe_table(plan)
+        if stored is not None:
+            # Plans written before 0.2 name no verifier.
+            stored = {"verifier": DEFAULT_VERIFIER, "verifier_settings": {}} | stored
+            self.refuse(differences(stored, given), "another evaluation", "Name another folder with --out")
+        self.write_session(given, environment)
 
     def is_finished(self, part: str) -> bool:
         return self._table(part).exists()
@@ -81,15 +72,3 @@ class EvalFolder:
 
     def _journal(self, part: str) -> Path:
         return self.path / "responses" / f"{part}.jsonl"
-
-
-def plan_table(plan: Plan) -> dict[str, Any]:
-    """The plan as TOML can hold it: None is left out."""
-    return plan.model_dump(mode="json", exclude_none=True)
-
-
-def differences(stored: Row, given: Row) -> list[str]:
-    """A line per setting that differs."""
-    keys = sorted(stored.keys() | given.keys())
-    shown = ((key, stored.get(key, "(not set)"), given.get(key, "(not set)")) for key in keys)
-    return [f"{key}: stored {old!r}, given {new!r}" for key, old, new in shown if old != new]

@@ -9,7 +9,7 @@ from typing import Any
 
 from simplerl.engines.base import Engine
 from simplerl.rewards.base import Reward
-from simplerl.rollouts.grade import graded_rollouts, make_requests
+from simplerl.rollouts.grade import generate_and_grade, make_requests
 from simplerl.stats.intervals import wilson
 from simplerl.stats.styles import style_shares
 from simplerl.types import GradedRollout, Prompt, Sampling
@@ -48,7 +48,7 @@ def evaluate(
     `reward` is the one of training, with its shaping: an overlong penalty is by training's limit, not `sampling`'s.
     """
     requests = make_requests(held_out.prompts, sampling, seed, "eval", held_out.name, step)
-    graded = graded_rollouts(engine, requests, verifier, reward, progress)
+    graded = generate_and_grade(engine, requests, verifier, reward, progress)
     return Evaluation(summary(held_out.name, step, sampling.temperature, graded), graded)
 
 

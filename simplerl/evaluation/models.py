@@ -100,8 +100,13 @@ def _snapshot(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(HASHED)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"no model {name!r}: neither a folder here nor to be had from the hub ({reason})") from error
+        raise no_model(name, error) from error
+
+
+def no_model(name: str, error: Exception) -> ConfigError:
+    """The error of a model that is neither here nor on the hub, with the first line of the cause."""
+    reason = str(error).strip().partition("\n")[0]
+    return ConfigError(f"no model {name!r}: neither a folder here nor to be had from the hub ({reason})")
 
 
 def _digest(files: Sequence[Path]) -> str:

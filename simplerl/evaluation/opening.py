@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
 import simplerl
 from simplerl import plugins
 from simplerl.config import PluginConfig
 from simplerl.engines.base import Engine
-from simplerl.environment import describe
-from simplerl.errors import ConfigError
+from simplerl.environment import describe_environment
 from simplerl.evaluation.cache import ResponseCache, default_path
 from simplerl.evaluation.folder import EvalFolder
-from simplerl.evaluation.models import ModelUnderTest, load_checkpoint
+from simplerl.evaluation.models import ModelUnderTest, load_checkpoint, no_model
 from simplerl.evaluation.session import Session
-from simplerl.evaluation.suite import Part, Plan
+from simplerl.evaluation.suite import Plan
 from simplerl.learner.models import resolve_model_path
-from simplerl.storage.files import locked
-from simplerl.verifiers import math
+from simplerl.progress import ProgressBars
+from simplerl.verifiers.base import build_verifier, check_verifier, evaluation_config
 
 
 @contextmanager
@@ -33,18 +30,20 @@ def opened(
     model: ModelUnderTest, plan: Plan, folder: Path, *, use_cache: bool, notice: Callable[[str], None]
 ) -> Iterator[Session]:
     """A session ready to run. The folder is held against other processes; an evaluation of another plan is refused."""
+    config = evaluation_config(plan.verifier, plan.verifier_settings)
+    check_verifier(config)
     with ExitStack() as stack:
-        stack.enter_context(locked(folder))
         kept = EvalFolder(folder)
-        kept.prepare(plan, describe())
+        stack.enter_context(kept.lock())
+        kept.prepare(plan, describe_environment())
         tokenizer, engine = start(plan.engine, model)
         stack.callback(engine.close)
-        verifier = math.build(math.Config(mode="evaluation"))
+        verifier = build_verifier(config)
         stack.callback(verifier.close)
         cache = ResponseCache(default_path(), identity(plan), notice) if use_cache else None
         if cache:
             stack.callback(cache.close)
-        bars = stack.enter_context(Bars())
+        bars = stack.enter_context(ProgressBars())
         yield Session(plan, kept, tokenizer, engine, verifier, cache, bars.show, notice)
 
 
@@ -54,8 +53,7 @@ def start(name: str, model: ModelUnderTest) -> tuple[Any, Engine]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"no model {path!r}: neither a folder here nor to be had from the hub ({reason})") from error
+        raise no_model(path, error) from error
     module = plugins.load("engines", name)
     config: type[PluginConfig] = getattr(module, "Config", PluginConfig)
     dtype, device = precision()
@@ -74,25 +72,3 @@ def identity(plan: Plan) -> str:
     """What decides responses besides the request: weights, engine, versions, precision."""
     dtype, device = precision()
     return f"{plan.model_hash} {plan.engine} simplerl {simplerl.__version__} torch {torch.__version__} {dtype} {device}"
-
-
-class Bars:
-    """A progress bar per part, on stderr and only on a terminal."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, part: Part, done: int, total: int) -> None:
-        if part.name not in self._tasks:
-            self._tasks[part.name] = self._progress.add_task(part.name, total=total)
-        self._progress.update(self._tasks[part.name], completed=done)

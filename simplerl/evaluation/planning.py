@@ -11,11 +11,12 @@ from simplerl import plugins
 from simplerl.evaluation.models import ModelUnderTest, model_hash
 from simplerl.evaluation.suite import Decoding, Plan, check_template, load_suite, parts_of
 from simplerl.storage.records import RunFolder
+from simplerl.verifiers.base import DEFAULT_VERIFIER, evaluation_config
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for; None is the suite's business."""
+    """Options of a command or stage. None: the suite decides."""
 
     suite: str | None = None
     benchmarks: tuple[str, ...] = ()
@@ -25,6 +26,8 @@ class Asked:
     seed: int = 0
     limit: int | None = None
     trained: bool | None = None
+    verifier: str = DEFAULT_VERIFIER
+    verifier_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def names_in(text: str | None) -> tuple[str, ...]:
@@ -46,6 +49,7 @@ def is_miniature(model: ModelUnderTest) -> bool:
 def make_plan(model: ModelUnderTest, suite_name: str, asked: Asked) -> Plan:
     """The resolved plan. Weights of a training run are trained unless said otherwise."""
     plugins.load("engines", asked.engine)
+    evaluation_config(asked.verifier, asked.verifier_settings)
     suite = load_suite(suite_name)
     template = asked.template or suite.template
     check_template(template)
@@ -59,6 +63,8 @@ def make_plan(model: ModelUnderTest, suite_name: str, asked: Asked) -> Plan:
         trained=trained,
         template=template,
         engine=asked.engine,
+        verifier=asked.verifier,
+        verifier_settings=asked.verifier_settings,
         seed=asked.seed,
         limit=asked.limit,
         parts=parts_of(suite, asked.benchmarks, Decoding(**asked.decoding), trained=trained),

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simplerl.config import PluginConfig
 from simplerl.data.rows import read_table
 from simplerl.errors import DataError
 from simplerl.evaluation.folder import EvalFolder
-from simplerl.rollouts.grade import in_order
+from simplerl.rollouts.grade import results_in_order
 from simplerl.stats.scores import score
-from simplerl.types import Verdict
-from simplerl.verifiers import math
-from simplerl.verifiers.base import Verifier
+from simplerl.types import Problem, Rollout, Verdict
+from simplerl.verifiers.base import DEFAULT_VERIFIER, Verifier, build_verifier, evaluation_config, same_answer
 
 Row = Mapping[str, Any]
 RESPONSE = ("response", "text", "output", "completion", "pred")
@@ -24,24 +24,27 @@ SET = ("dataset", "benchmark", "set")
 QUESTION = ("problem", "question", "prompt")
 
 
-def grade_recorded(path: Path, out: Path) -> dict[str, Any]:
+def grade_recorded(path: Path, out: Path, verifier_config: PluginConfig | None = None) -> dict[str, Any]:
     """Scores per data set (the rows' `dataset`, else one set of the file's name); responses and results go to `out`.
 
-    Rows with the same problem (`problem_id`, else the question's text) are samples of it. Raises `DataError`.
+    Rows with the same problem (`problem_id`, else the question's text) are samples of it. `verifier_config` None: the
+    default verifier in the mode `evaluation`. Raises `DataError`.
     """
     given = read_table(path)
     if not given:
         raise DataError(f"{path} holds no row")
-    verifier = math.build(math.Config(mode="evaluation"))
+    config = verifier_config or evaluation_config(DEFAULT_VERIFIER)
+    verifier = build_verifier(config)
     try:
         rows = graded(given, verifier, path)
     finally:
         verifier.close()
     folder = EvalFolder(out)
-    results: dict[str, Any] = {"plan": {"model": str(path), "parts": [], "recorded": True}, "benchmarks": {}}
+    plan = {"model": str(path), "verifier": config.name, "parts": [], "recorded": True}
+    results: dict[str, Any] = {"plan": plan, "benchmarks": {}}
     for name, part in rows.items():
         folder.finish(name, part)
-        results["benchmarks"][name] = score(part).as_dict()
+        results["benchmarks"][name] = score(part, same_answer(config.name)).as_dict()
     folder.write_results(results)
     return results
 
@@ -52,8 +55,9 @@ def graded(given: Sequence[Row], verifier: Verifier, path: Path) -> dict[str, li
     several = len({row.get("model") for row in given}) > 1
     seen: Counter[tuple[str, str]] = Counter()
     parts: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    tasks = ((row, verifier.submit(text(row, response), text(row, gold))) for row in given)
-    for number, (row, verdict) in enumerate(in_order(tasks, most=1024)):
+    recorded = ((row, Problem("", question_of(row), text(row, gold))) for row in given)
+    tasks = ((row, verifier.submit(each, Rollout.recorded(each, text(row, response)))) for row, each in recorded)
+    for number, (row, verdict) in enumerate(results_in_order(tasks, max_pending=1024)):
         part = part_of(row, path, several)
         problem = str(row.get("problem_id") or question_of(row) or row.get("id") or number)
         seen[part, problem] += 1

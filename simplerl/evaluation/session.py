@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplerl.data.base import is_usable, load_benchmark
-from simplerl.data.rows import Keys, problems_from, read_table
+from simplerl.data.base import load_benchmark
+from simplerl.data.rows import file_problems
 from simplerl.data.templates import build_prompts
 from simplerl.engines.base import Engine, checked
 from simplerl.errors import DataError
 from simplerl.evaluation.cache import ResponseCache
 from simplerl.evaluation.folder import EvalFolder
 from simplerl.evaluation.suite import Part, Plan
-from simplerl.rollouts.grade import in_order, make_requests
+from simplerl.rollouts.grade import make_requests, results_in_order
 from simplerl.stats.scores import Scores, average, score
+from simplerl.storage.folder import recipe_table
 from simplerl.storage.records import rollout_row
 from simplerl.types import GradedRollout, Problem, Request, Rollout, Sampling, Verdict
-from simplerl.verifiers.base import Verifier
+from simplerl.verifiers.base import Verifier, same_answer
 
 Row = dict[str, Any]
 PROMPT_TOKENS = 1 << 20
@@ -28,7 +29,11 @@ PROMPT_TOKENS = 1 << 20
 
 @dataclass(frozen=True)
 class Session:
-    """What an evaluation needs. `progress` is called with each response, `notice` with what should be said."""
+    """Everything an evaluation needs.
+
+    `progress` is called at each response with the part's name and the counts of finished and of all responses;
+    `notice` with what the user should read.
+    """
 
     plan: Plan
     folder: EvalFolder
@@ -36,7 +41,7 @@ class Session:
     engine: Engine
     verifier: Verifier
     cache: ResponseCache | None = None
-    progress: Callable[[Part, int, int], None] = lambda part, done, total: None
+    progress: Callable[[str, int, int], None] = lambda part, done, total: None
     notice: Callable[[str], None] = lambda text: None
 
     def run(self) -> dict[str, Any]:
@@ -54,14 +59,14 @@ class Session:
         kept = {(row["problem_id"], row["sample_index"]): row for row in self.folder.finished(part.name)}
         index = {request.id: sample for sample, request in samples(requests)}
         wanted = [r for r in requests if (r.prompt.problem.id, index[r.id]) not in kept]
-        self.progress(part, len(kept), len(requests))
-        for rollout, verdict in in_order(self.judged(wanted)):
+        self.progress(part.name, len(kept), len(requests))
+        for rollout, verdict in results_in_order(self.judged(wanted)):
             graded = GradedRollout(rollout, verdict, float(verdict.label == "correct"))
             row = rollout_row(self.plan.step or 0, graded, index[rollout.request_id])
             row |= {"set": part.name, "temperature": part.temperature}
             self.folder.append(part.name, row)
             kept[row["problem_id"], row["sample_index"]] = row
-            self.progress(part, len(kept), len(requests))
+            self.progress(part.name, len(kept), len(requests))
         return [kept[r.prompt.problem.id, index[r.id]] for r in requests]
 
     def requests(self, part: Part) -> list[Request]:
@@ -87,7 +92,7 @@ class Session:
             yield rollout, self.verdict(rollout)
 
     def verdict(self, rollout: Rollout) -> Future[Verdict]:
-        return self.verifier.submit(rollout.text, rollout.prompt.problem.answer)
+        return self.verifier.submit(rollout.prompt.problem, rollout)
 
 
 def samples(requests: Sequence[Request]) -> Iterator[tuple[int, Request]]:
@@ -101,16 +106,11 @@ def samples(requests: Sequence[Request]) -> Iterator[tuple[int, Request]]:
 
 def load_part(part: Part, limit: int | None, notice: Callable[[str], None]) -> list[Problem]:
     """The problems of a part. One without a gold answer stays in, as in the published sizes, and is never right."""
-    if part.path is None:
-        problems = load_benchmark(part.benchmark)
-    else:
-        rows = read_table(Path(part.path))
-        question = "problem" if rows and "problem" in rows[0] and "question" not in rows[0] else "question"
-        problems = problems_from(rows, Keys(question=question), part.name)
+    problems = load_benchmark(part.benchmark) if part.path is None else file_problems(Path(part.path), part.name)
     if not problems:
         raise DataError(f"{part.benchmark} holds no problem")
     chosen = problems[:limit]
-    empty = sum(not is_usable(problem) for problem in chosen)
+    empty = sum(not problem.has_answer for problem in chosen)
     if empty:
         notice(f"{part.name}: {empty} of {len(chosen)} problems have no gold answer; they count as wrong")
     return chosen
@@ -118,8 +118,9 @@ def load_part(part: Part, limit: int | None, notice: Callable[[str], None]) -> l
 
 def table(plan: Plan, rows: dict[str, list[Row]]) -> dict[str, Any]:
     """Scores of every part and their average, as plain JSON."""
-    scores: dict[str, Scores] = {name: score(part) for name, part in rows.items()}
-    results: dict[str, Any] = {"plan": plan.model_dump(mode="json", exclude_none=True)}
+    same = same_answer(plan.verifier)
+    scores: dict[str, Scores] = {name: score(part, same) for name, part in rows.items()}
+    results: dict[str, Any] = {"plan": recipe_table(plan)}
     results["benchmarks"] = {name: one.as_dict() for name, one in scores.items()}
     over = [scores[name] for name in plan.average if name in scores]
     if over and len(over) == len(plan.average):

@@ -5,7 +5,6 @@ A suite is a TOML file in `simplerl/evaluation/suites/`, or one's own.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -18,6 +17,8 @@ from simplerl.config import Frozen, explain
 from simplerl.data.base import benchmark_module, benchmark_names
 from simplerl.data.templates import PLAIN, render
 from simplerl.errors import ConfigError
+from simplerl.formatting import did_you_mean
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 STOP = ("</s>", "<|im_end|>", "<|endoftext|>")
 
@@ -40,7 +41,7 @@ class PartConfig(Decoding):
 
 
 class Suite(Decoding):
-    """Benchmarks, the template and the decoding they are asked with, and which of them the average is over."""
+    """Benchmarks with their template and decoding, and the benchmarks in the average."""
 
     description: str = ""
     template: str
@@ -52,7 +53,7 @@ class Suite(Decoding):
 
 
 class Part(Frozen):
-    """One line of the table: a benchmark and how it is asked."""
+    """One line of the table: a benchmark and its settings."""
 
     name: str
     benchmark: str
@@ -75,6 +76,10 @@ class Plan(Frozen):
     trained: bool = False
     template: str
     engine: str = "embedded"
+    verifier: str = DEFAULT_VERIFIER
+    """Name of the verifier that judges the responses and tells which answers vote together."""
+    verifier_settings: Mapping[str, Any] = {}
+    """The verifier's settings that differ from their defaults, as in a recipe's `[verifier]` table."""
     seed: int = 0
     limit: int | None = None
     """Problems per benchmark at most."""
@@ -93,8 +98,7 @@ def load_suite(name: str) -> Suite:
     shipped = shipped_suites()
     path = Path(name) if name.endswith(".toml") else shipped.get(name)
     if path is None or not path.exists():
-        close = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = did_you_mean(name, shipped)
         raise ConfigError(f"no suite {name!r}{hint} Available: {', '.join(shipped)}, or your own file ending in .toml")
     try:
         return Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -136,8 +140,7 @@ def published_name(name: str) -> str:
         return module.SET.name if hasattr(module, "SET") else name
     except ConfigError:
         known = benchmark_names()
-        close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = did_you_mean(name.replace("-", "_"), known)
         raise ConfigError(
             f"no benchmark {name!r}{hint} Available: {', '.join(known)}, or a path of your JSONL"
         ) from None

@@ -20,7 +20,7 @@ BASE, ADAPTER, NAME = ".base_layer.", ".lora_", "default"
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     """Puts adapters beside the chosen linear layers; they alone stay trainable, and at first change nothing.
 
-    Raises `ConfigError` where a target is no linear layer of the model, `DependencyError` without `peft`.
+    Raises `ConfigError` if a target is not a linear layer of the model, `DependencyError` without `peft`.
     """
     peft = _peft()
     settings = peft.LoraConfig(
@@ -53,7 +53,7 @@ def targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     unknown = sorted(set(config.targets) - linear)
     if unknown:
         raise ConfigError(
-            f"model.lora.targets: {', '.join(unknown)} is no linear layer of this model; it has "
+            f"model.lora.targets: {', '.join(unknown)} is not a linear layer of this model; it has "
             f"{', '.join(sorted(linear))}"
         )
     return sorted(config.targets or linear)

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from simplerl.batch.layouts import Layout
 from simplerl.config import ModelConfig
-from simplerl.cpu.llama import fuse
+from simplerl.cpu import fuse_for_training
 from simplerl.learner.attention import PACKED
 from simplerl.losses.logprobs import token_logprobs
 
@@ -42,8 +42,9 @@ def load_causal_lm(config: ModelConfig) -> PreTrainedModel:
 
 
 def fused(model: PreTrainedModel, config: ModelConfig, device: torch.device) -> bool:
-    """Lets the model run through the kernels where the settings, the device and the model allow it."""
-    return config.kernels == "auto" and config.attention == "sdpa" and device.type == "cpu" and fuse(model)
+    """Let the model run through the C kernels if settings, device and model allow it; returns True if it does."""
+    wanted = config.kernels == "auto" and config.attention == "sdpa" and device.type == "cpu"
+    return wanted and fuse_for_training(model)
 
 
 def silence_dropout(model: nn.Module) -> None:
@@ -57,13 +58,19 @@ def hidden_states(body: nn.Module, layout: Layout) -> Tensor:
     """The body's last states where response tokens are predicted from: [R, H]."""
     packed: dict[str, Any] = {}
     if layout.segments is not None:
-        packed = {"pieces": layout.segments, "position_ids": layout.positions}
+        packed = {"segments": layout.segments, "position_ids": layout.positions}
     elif layout.cu_seqlens is not None:
         longest = int(layout.cu_seqlens.diff().max())
         packed = {"cu_seq_lens_q": layout.cu_seqlens, "cu_seq_lens_k": layout.cu_seqlens}
         packed |= {"max_length_q": longest, "max_length_k": longest, "position_ids": layout.positions}
     hidden = body(input_ids=layout.ids, use_cache=False, **packed).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, layout.where)
+    return hidden.flatten(0, 1).index_select(0, layout.logit_positions)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules that `transformers` declares as not to be split: one per decoder layer."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 class PolicyModel(nn.Module):

@@ -14,8 +14,8 @@ SMALL = 1024
 """Bytes of a tensor that is not worth the way."""
 
 
-def keeping(config: ModelConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """A block whose forward passes leave their activations where the settings say. On a CPU they are there already."""
+def saved_activations(config: ModelConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """A block whose forward passes store activations on the host, if `model.offload` asks for it on a GPU."""
     if config.offloads_activations and device.type == "cuda":
         return on_host(pinned=True)
     return nullcontext()

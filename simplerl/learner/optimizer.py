@@ -1,22 +1,22 @@
-"""One model's optimiser: AdamW, a schedule that is a function of the update's number, and a finite-gradient guard."""
+"""One model's optimizer: a plug-in, its learning-rate schedule, clipping, and a check that gradients are finite."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from simplerl.config import OptimiserConfig
-from simplerl.errors import DependencyError, NonFiniteError
+from simplerl.config import OptimizerConfig, TensorSpec
+from simplerl.errors import ConfigError, NonFiniteError
+from simplerl.learner.models import decoder_layers
+from simplerl.learner.optimizers.base import TrainedParameter, load_plugin
 from simplerl.types import Metrics
 
 
-def learning_rate(config: OptimiserConfig, update: int, horizon: int) -> float:
-    """The rate of update number `update` (from 0) of `horizon`: linear warm-up, cosine to the floor, then the floor."""
+def learning_rate(config: OptimizerConfig, update: int, horizon: int) -> float:
+    """Learning rate of update number `update` (from 0) of `horizon`: linear warm-up, half a cosine, then its floor."""
     warmup = math.ceil(config.warmup * horizon)
     if update < warmup:
         return config.learning_rate * (update + 1) / warmup
@@ -28,28 +28,30 @@ def learning_rate(config: OptimiserConfig, update: int, horizon: int) -> float:
     )
 
 
-class Optimiser:
-    """AdamW over what of one model is trained. `updates` counts the steps taken; nothing else is state."""
+class ModelOptimizer:
+    """The optimizer of one model. Its state is the number of `updates` taken and that of the torch optimizers.
 
-    def __init__(self, name: str, model: nn.Module, config: OptimiserConfig, horizon: int) -> None:
+    Raises `ConfigError` if the plug-in leaves out a parameter or holds one twice.
+    """
+
+    def __init__(self, name: str, model: nn.Module, config: OptimizerConfig, horizon: int) -> None:
         self.name = name
         self.model = model
         self.config = config
         self.horizon = horizon
         self.updates = 0
-        trained = [p for p in model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        plain = [p for p in trained if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
-        self.adamw: torch.optim.Optimizer
-        if config.moments == "8-bit":
-            self.adamw = _bitsandbytes(name).optim.AdamW8bit(groups, **settings)
-        else:
-            self.adamw = torch.optim.AdamW(groups, **settings, fused=True)
+        self.parameters = trained_parameters(model)
+        self.torch_optimizers = load_plugin(config).build(config, self.parameters)
+        groups = [group for optimizer in self.torch_optimizers for group in optimizer.param_groups]
+        held = [id(weight) for group in groups for weight in group["params"]]
+        if sorted(held) != sorted(id(each.weight) for each in self.parameters):
+            raise ConfigError(
+                f"{name}.name={config.name}: its optimizers hold {len(held)} parameters; each of the model's "
+                f"{len(self.parameters)} must be in one of them, once"
+            )
 
     def clip_gradients(self) -> Tensor:
-        """Clips to the configured norm; returns the norm before. Raises `NonFiniteError` naming the culprit."""
+        """Clip gradients to `max_grad_norm`; return the norm before. Raises `NonFiniteError`, which names a tensor."""
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not bool(torch.isfinite(norm)):
             # Clipped by a norm that is NaN, every gradient would be.
@@ -58,31 +60,32 @@ class Optimiser:
         return norm
 
     def step(self) -> None:
+        """Update every parameter at the schedule's learning rate."""
         rate = learning_rate(self.config, self.updates, self.horizon)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
-        self.adamw.step()
+        for optimizer in self.torch_optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
         self.updates += 1
 
     def metrics(self, norm: Tensor) -> Metrics:
+        """Gradient norm and learning rate of the next step."""
         rate = learning_rate(self.config, self.updates, self.horizon)
         return {f"{self.name}/grad_norm": norm.item(), f"{self.name}/lr": rate}
 
 
-def _bitsandbytes(name: str) -> Any:
-    # Without a package for 4-bit products, which nothing here needs, it would say so on every CPU with AVX-512.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise DependencyError(
-            f"{name}.moments=8-bit needs bitsandbytes, which cannot be imported ({error}); pip install 'simplerl[8bit]'"
-        ) from error
-    return bitsandbytes
+def trained_parameters(model: nn.Module) -> list[TrainedParameter]:
+    """The parameters that require a gradient, in the model's order; tied ones once."""
+    in_layers = {id(weight) for layer in decoder_layers(model) for weight in layer.parameters()}
+    return [
+        TrainedParameter(name, weight, TensorSpec(tuple(weight.shape), id(weight) in in_layers))
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    ]
 
 
 def culprit(model: nn.Module) -> str:
-    """The first tensor with a NaN or Inf, in words."""
+    """The first tensor with a NaN or Inf, as a clause of an error message."""
     for name, parameter in model.named_parameters():
         for what, tensor in _tensors(parameter):
             bad = int((~torch.isfinite(tensor)).sum())

@@ -1,4 +1,4 @@
-"""A model once per lane: the same weights in memory, gradients of its own."""
+"""Replicas of a model for CPU threads: they share the weights in memory and have gradients of their own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Replicas:
     def __init__(self, model: nn.Module, count: int) -> None:
         self.models = [model, *(_twin(model) for _ in range(count - 1))]
 
-    def __getitem__(self, thread: int) -> nn.Module:
-        return self.models[thread]
+    def __getitem__(self, thread_index: int) -> nn.Module:
+        return self.models[thread_index]
 
-    def gather(self) -> None:
-        """Adds the gradients of all to the model's own, in the order of the lanes, and forgets them."""
+    def gather_gradients(self) -> None:
+        """Add every replica's gradients to the model's own, in the order of the threads, and free them."""
         for twin in self.models[1:]:
             for own, other in zip(self.models[0].parameters(), twin.parameters(), strict=True):
                 if other.grad is not None:

@@ -1,10 +1,9 @@
-"""Models sharded over processes by FSDP2 (arXiv:2304.11277). All that a release of torch may break of it is here."""
+"""Models sharded over processes by FSDP2 (arXiv:2304.11277). Whatever a release of torch may break of it is here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,37 +13,39 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from simplerl.errors import ConfigError
-from simplerl.learner.parallel import SingleProcess, Stats
+from simplerl.learner.base import Stats
+from simplerl.learner.models import decoder_layers
+from simplerl.learner.parallel import ParallelDims, SingleProcess
 from simplerl.storage import sharded as shards
 
 
 class Sharded(SingleProcess):
-    """The ranks of the process group, which must be there: NCCL on GPUs, gloo on CPUs."""
+    """The ranks of the default process group, which must exist: NCCL on GPUs, gloo on CPUs."""
 
-    sharded = True
+    is_sharded = True
 
     def __init__(self, device: torch.device, *, offload: bool = False) -> None:
-        """With `offload` weights, gradients and moments wait in the host's memory, in pinned pages on a GPU."""
+        """With `offload`, weights, gradients and optimiser state are stored on the host (pinned memory for a GPU)."""
         if not dist.is_initialized():
             raise ConfigError("a sharded learner needs torch.distributed.init_process_group first")
         self.device = device
-        self.count, self.number = dist.get_world_size(), dist.get_rank()
-        self.mesh: DeviceMesh = init_device_mesh(device.type, (self.count,))
-        self.home = torch.device("cpu") if offload else None
+        self.dims, self.rank = ParallelDims(shard=dist.get_world_size()), dist.get_rank()
+        self.mesh: DeviceMesh = init_device_mesh(device.type, (self.dims.shard,), mesh_dim_names=("shard",))
+        self.weights_device = torch.device("cpu") if offload else None
         self.policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
 
     def shard(self, model: nn.Module) -> None:
-        """Every decoder layer is gathered when it runs, what is outside of layers (embeddings, head) with the model."""
-        for layer in layers_of(model):
+        """Shard each decoder layer as a unit of its own; embeddings and head form the model's unit."""
+        for layer in decoder_layers(model):
             fully_shard(layer, mesh=self.mesh, offload_policy=self.policy)
         fully_shard(model, mesh=self.mesh, offload_policy=self.policy)
 
-    def add(self, values: Tensor) -> None:
-        moved = values.to(self.device)  # NCCL knows GPUs alone
+    def sum_over_ranks(self, values: Tensor) -> None:
+        moved = values.to(self.device)  # NCCL reduces GPU tensors only
         dist.all_reduce(moved)
         values.copy_(moved)
 
-    def merge(self, stats: Stats) -> Stats:
+    def reduce_stats(self, stats: Stats) -> Stats:
         for names, kind in (
             ([name for name in stats if not name.endswith("/max")], dist.ReduceOp.SUM),
             ([name for name in stats if name.endswith("/max")], dist.ReduceOp.MAX),
@@ -55,11 +56,17 @@ class Sharded(SingleProcess):
                 stats |= dict(zip(names, values, strict=True))
         return stats
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    def full_tensor(self, tensor: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):
             return tensor
-        moved: Any = tensor.to(self.device)  # from the host, if it waits there
+        moved = tensor.to(self.device)  # offloaded shards are on the host
+        assert isinstance(moved, DTensor)
         return moved.full_tensor()
+
+    def shard_like(self, tensor: Tensor, like: Tensor) -> Tensor:
+        if not isinstance(like, DTensor):
+            return tensor
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
     def save(self, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
         shards.write(tensors, folder / name)
@@ -70,14 +77,3 @@ class Sharded(SingleProcess):
         tensors = {key: torch.empty_like(tensor) for key, tensor in like.items()}
         shards.read_into(tensors, folder / name)
         return tensors
-
-    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
-        if not isinstance(like, DTensor):
-            return tensor
-        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-
-
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The modules that `transformers` says are not to be split."""
-    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    return [module for module in model.modules() if type(module).__name__ in names]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
+
+from simplerl.types import ImportanceMode
 
 
 def policy_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
@@ -15,15 +15,16 @@ def policy_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     return torch.where(both, 0.0, logprobs - old_logprobs).exp()
 
 
-def importance_weights(
-    logprobs: Tensor, sampled_logprobs: Tensor, mode: Literal["truncated", "masked"], limit: float
-) -> Tensor:
+def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, mode: ImportanceMode, limit: float) -> Tensor:
     """Weights [R] that correct a loss for tokens sampled from another policy, from pi / pi_sampled of each token.
 
-    `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho). `masked`: the ratio if it lies
-    within [1 / limit, limit], else 0, so that the token is not learned from (arXiv:2510.18855).
+    - `none`: 1.
+    - `truncated`: the ratio, `limit` at most (V-trace, arXiv:1802.01561, eq. 1: rho).
+    - `masked`: the ratio within [1 / limit, limit], else 0: such a token is not learned from (arXiv:2510.18855).
     """
     ratio = policy_ratio(logprobs, sampled_logprobs)
     if mode == "truncated":
         return ratio.clamp(max=limit)
-    return torch.where((ratio >= 1 / limit) & (ratio <= limit), ratio, 0.0)
+    if mode == "masked":
+        return torch.where((ratio >= 1 / limit) & (ratio <= limit), ratio, 0.0)
+    return torch.ones_like(ratio)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# 64 M float32 logits are 256 MiB; a vocabulary of 152 K gives chunks of 441 positions.
-MAX_LOGITS = 1 << 26
+from simplerl.losses.sizes import MAX_LOGITS
 
 
 def token_logprobs(

@@ -7,16 +7,12 @@ and add up to the same number however the minibatch is split.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from simplerl.losses.importance import policy_ratio
-
-Aggregation = Literal["sequence-mean", "token-mean", "constant"]
-KLEstimator = Literal["k1", "k2", "k3", "k3-unbiased"]
-
+from simplerl.types import Aggregation, KLEstimator
 
 BOUND = 0.1
 """Difference of log-probs, in nats, beyond which a token counts in `mismatch/beyond`."""

@@ -2,9 +2,9 @@
 
 pipeline.toml        the resolved recipe
 environment.json     one entry per session
-state.json           per stage: its fingerprint, its product, the seconds of each session, whether it is done
-STAGE/               what a stage makes
-superseded/STAGE-1/  what it made under other settings
+state.json           per stage: its fingerprint, its product, the seconds of each session, True if done
+STAGE/               output of a stage
+superseded/STAGE-1/  its output under other settings
 """
 
 from __future__ import annotations
@@ -14,36 +14,31 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
-
 from simplerl.config import PipelineRecipe
 from simplerl.errors import ConfigError, SimpleRLError
 from simplerl.pipeline.plan import SUPERSEDED, Task
 from simplerl.storage import atomic
-from simplerl.storage.files import Row
-from simplerl.storage.records import recipe_table
+from simplerl.storage.folder import RecipeFolder, recipe_table
+from simplerl.storage.jsonl import Row
 
 Standing = Literal["new", "changed", "begun", "done"]
 
 
-class PipelineFolder:
-    """Reads and writes what a pipeline knows of its stages."""
+class PipelineFolder(RecipeFolder):
+    """Reads and writes the state of a pipeline's stages."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, "pipeline.toml")
 
     def prepare(self, recipe: PipelineRecipe, environment: Row) -> None:
-        """Begins, or goes on with the pipeline that is there."""
+        """Create the pipeline's folder, or open it to resume; stages whose settings changed run again."""
         for name in ("recipe.toml", "eval.toml"):
             if (self.path / name).exists():
                 raise ConfigError(f"{self.path} holds no pipeline, it has a {name}; name another folder with --run-dir")
-        sessions = self.path / "environment.json"
-        before = json.loads(sessions.read_text(encoding="utf-8")) if sessions.exists() else []
-        atomic.write_json(sessions, [*before, dict(environment)])
-        atomic.write_text(self.path / "pipeline.toml", tomli_w.dumps(recipe_table(recipe)))
+        self.write_session(recipe_table(recipe), environment)
 
     def read_state(self) -> dict[str, Any]:
-        """What is known of each stage that was begun, by name."""
+        """State of each started stage, by name."""
         path = self.path / "state.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -51,12 +46,12 @@ class PipelineFolder:
             return {}
         except ValueError as error:
             raise SimpleRLError(
-                f"{path} is damaged: {error}. Remove it to have every stage done anew; "
-                f"what is there is kept in {self.path / SUPERSEDED}"
+                f"{path} is damaged: {error}. Remove it to run every stage again; "
+                f"existing outputs are moved to {self.path / SUPERSEDED}"
             ) from error
 
     def standing(self, task: Task) -> Standing:
-        """How far a stage is. One that is done but whose product is gone is merely begun."""
+        """Progress of a stage. A finished stage whose product is missing counts as started."""
         known = self.read_state().get(task.name, {})
         if known.get("lasting") != task.lasting:
             return "changed" if task.folder.exists() else "new"
@@ -64,7 +59,7 @@ class PipelineFolder:
         return "done" if same and known["done"] and task.product.exists() else "begun"
 
     def begin(self, task: Task) -> None:
-        """Notes what the stage's folder is about to hold. What it holds of other settings is to be gone by then."""
+        """Record what the stage's folder is about to hold. Outputs of other settings must be gone by then."""
         state = self.read_state()
         known = state.get(task.name, {})
         seconds = known["seconds"] if known.get("lasting") == task.lasting else []
@@ -72,17 +67,17 @@ class PipelineFolder:
         self._write(state, task, product=product, seconds=seconds, done=False)
 
     def end(self, task: Task, seconds: float, *, done: bool) -> None:
-        """Notes a session of a stage."""
+        """Record a session of a stage."""
         state = self.read_state()
         known = state[task.name]
         self._write(state, task, product=known["product"], seconds=[*known["seconds"], round(seconds, 3)], done=done)
 
     def seconds(self, task: Task) -> float:
-        """What a stage has taken, all its sessions together."""
+        """Seconds of a stage over all of its sessions."""
         return sum(self.read_state()[task.name]["seconds"])
 
     def supersede(self, task: Task) -> Path:
-        """Moves a stage's folder out of the way; nothing is deleted. Returns where it is now."""
+        """Move a stage's folder out of the way. Deletes nothing; returns its new place."""
         places = (self.path / SUPERSEDED / f"{task.name}-{number}" for number in count(1))
         target = next(place for place in places if not place.exists())
         target.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The stages of a recipe, resolved and checked, each with the fingerprint of all that decides what it makes.
+"""The stages of a recipe, resolved and checked, each with a fingerprint of everything that decides its output.
 
 Nothing here imports torch.
 """
@@ -29,43 +29,44 @@ from simplerl.config import (
 from simplerl.errors import ConfigError, DataError
 from simplerl.pipeline.products import check_named, filled, path_of, stages_named
 from simplerl.storage import atomic
-from simplerl.storage.records import MAY_CHANGE, recipe_table
+from simplerl.storage.folder import recipe_table
+from simplerl.storage.records import MAY_CHANGE
 
 StageRecipe = Recipe | SFTRecipe | DistillRecipe
 Earlier = Mapping[str, "Task"]
 
 SUPERSEDED = "superseded"
-"""Folder of what was made under other settings."""
+"""Folder for outputs of other settings."""
 
 ASIDE = {key.rstrip(".") for key in MAY_CHANGE} | {"description"}
-"""Parts of a recipe that do not touch what is computed."""
+"""Parts of a recipe that cannot change any number."""
 
 REJUDGED = ("filter", "verifier")
-"""Parts of a distillation's recipe under which answers that are there are judged again, and none is asked for."""
+"""Parts of a distillation's recipe that change the verdicts on existing responses, but not the responses."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A stage, ready to be done."""
+    """A stage, ready to run."""
 
     name: str
     stage: RecipeStage | EvalStage | ReportStage
     folder: Path
     seed: int
     takes: tuple[Task, ...]
-    """The stages whose products it reads."""
+    """Stages whose products it reads."""
 
     fingerprint: str
-    """Of all that decides what it makes."""
+    """Digest of everything that decides its output."""
 
     lasting: str
-    """Of what its folder may be gone on with under: a distillation's answers outlast other rules of keeping them."""
+    """Digest of what a resumed folder must share. A distillation keeps its responses if only filter rules change."""
 
     recipe: StageRecipe | None = None
 
     @property
     def product(self) -> Path:
-        """What is there when it is done."""
+        """Its product, which exists once it is done."""
         return path_of(self.stage.run, self.folder)
 
 
@@ -79,7 +80,7 @@ class Plan:
 
 
 def make_plan(recipe: PipelineRecipe, root: Path) -> Plan:
-    """Every stage in its order. Raises `ConfigError` that names the stage; nothing was written then."""
+    """Every stage in order. Raises `ConfigError` that names the stage, before anything is written."""
     tasks: dict[str, Task] = {}
     for name, stage in recipe.stages.items():
         with naming(name):
@@ -89,7 +90,7 @@ def make_plan(recipe: PipelineRecipe, root: Path) -> Plan:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Puts the stage's name before each line of what is wrong with its settings."""
+    """Put the stage's name before each line of an error in its settings."""
     try:
         yield
     except (ConfigError, DataError) as error:
@@ -98,7 +99,7 @@ def naming(name: str) -> Iterator[None]:
 
 def _task(name: str, stage: RecipeStage | EvalStage | ReportStage, seed: int, folder: Path, earlier: Earlier) -> Task:
     if name == SUPERSEDED:
-        raise ConfigError("that folder keeps what was made under other settings; call the stage by another name")
+        raise ConfigError("that folder holds outputs of other settings; give the stage another name")
     if isinstance(stage, RecipeStage):
         return _recipe_task(name, stage, seed, folder, earlier)
     if isinstance(stage, EvalStage):
@@ -119,7 +120,7 @@ def _recipe_task(name: str, stage: RecipeStage, seed: int, folder: Path, earlier
 
 
 def resolved(stage: RecipeStage, seed: int, stands_for: Mapping[str, str]) -> StageRecipe:
-    """The recipe that a stage runs: the file's, then the pipeline's seed, then what the stage sets."""
+    """The recipe that a stage runs: the file's, then the pipeline's seed, then the stage's `set`."""
     table = read_recipe(stage.recipe)
     kind = table.get("kind", "train")
     if kind != stage.run:
@@ -129,7 +130,7 @@ def resolved(stage: RecipeStage, seed: int, stands_for: Mapping[str, str]) -> St
 
 
 def essential(recipe: StageRecipe) -> dict[str, Any]:
-    """The settings that decide what a stage makes."""
+    """Settings that decide what a stage makes."""
     if isinstance(recipe, DistillRecipe):
         from simplerl.distill.folder import lasting_table
 
@@ -138,12 +139,12 @@ def essential(recipe: StageRecipe) -> dict[str, Any]:
 
 
 def places(tasks: Sequence[Task]) -> dict[str, str]:
-    """Where the products are or will be."""
+    """Paths of the products, existing or not."""
     return {task.name: str(task.product.resolve()) for task in tasks}
 
 
 def prints(tasks: Sequence[Task]) -> dict[str, str]:
-    """The same wherever the pipeline's folder is: fingerprints in the place of folders."""
+    """Products by fingerprint instead of by folder, so that a moved pipeline keeps its fingerprints."""
     return {task.name: str(path_of(task.stage.run, Path(task.fingerprint))) for task in tasks}
 
 
@@ -184,7 +185,7 @@ def _report_task(name: str, stage: ReportStage, seed: int, folder: Path, earlier
     if unknown:
         raise ConfigError(f"runs names {', '.join(unknown)}; training stages before it: {', '.join(trained) or 'none'}")
     if not evals:
-        raise ConfigError("there is no eval stage before it to compare; `simplerl report` shows training runs alone")
+        raise ConfigError("no eval stage before it to compare; `simplerl report` shows training runs alone")
     runs = tuple(earlier[run] for run in stage.runs)
     identity = {
         "evals": [[label(task), task.fingerprint] for task in evals],
@@ -195,7 +196,7 @@ def _report_task(name: str, stage: ReportStage, seed: int, folder: Path, earlier
 
 
 def label(task: Task) -> str:
-    """What the table calls an evaluation."""
+    """Name of an evaluation in the table."""
     return (task.stage.label if isinstance(task.stage, EvalStage) else None) or task.name
 
 
@@ -203,13 +204,13 @@ def label(task: Task) -> str:
 
 
 def fingerprint(run: str, identity: Mapping[str, Any]) -> str:
-    """SHA-256 over the kind of a stage and all that decides what it makes."""
+    """SHA-256 over the kind of a stage and everything that decides its output."""
     text = json.dumps({"run": run, **by_content(identity)}, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def by_content(value: Any) -> Any:
-    """Settings that name a file, such as a plug-in or problems of one's own: its checksum in the place of its name."""
+    """Settings with the checksum of every file that they name, such as a plug-in or problems, for its name."""
     if isinstance(value, Mapping):
         return {key: by_content(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -222,5 +223,5 @@ def by_content(value: Any) -> Any:
 def is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except OSError:  # a text too long for a name
+    except OSError:  # a text too long for a file name
         return False

@@ -1,4 +1,4 @@
-"""What a stage makes, and how another one names it: `{STAGE}`, anywhere in its settings."""
+"""Products of stages, and how other stages name them: `{STAGE}`, anywhere in a setting."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from simplerl.errors import ConfigError
 
 MADE = {"train": "exports/final", "sft": "exports/final", "distill": "kept.jsonl"}
-"""What other stages can take, inside the stage's folder."""
+"""What other stages can use, inside the stage's folder."""
 
 FINISHED = MADE | {"eval": "results.json", "report": "report.html"}
-"""What is there when a stage is done, inside its folder."""
+"""What exists when a stage is done, inside its folder."""
 
 _STANDS_FOR = re.compile(r"\{([\w-]+)\}")
 
 
 def stages_named(value: Any) -> tuple[str, ...]:
-    """The stages that settings name, however deep, in the order of their first appearance."""
+    """Stages that settings name, at any depth, in order of first appearance."""
     if isinstance(value, str):
         found = _STANDS_FOR.findall(value)
     elif isinstance(value, Mapping | Sequence):
@@ -31,7 +31,7 @@ def stages_named(value: Any) -> tuple[str, ...]:
 
 
 def filled(value: Any, stands_for: Mapping[str, str]) -> Any:
-    """The value with every `{STAGE}` in it replaced by what that stands for."""
+    """The value with every `{STAGE}` replaced by that stage's product."""
     if isinstance(value, str):
         return _STANDS_FOR.sub(lambda match: stands_for[match[1]], value)
     if isinstance(value, Mapping):
@@ -42,16 +42,16 @@ def filled(value: Any, stands_for: Mapping[str, str]) -> Any:
 
 
 def check_named(value: Any, earlier: Mapping[str, str]) -> None:
-    """Every stage that a value names comes before it and makes something; `earlier` tells each one's `run`."""
+    """Raise `ConfigError` unless every stage that a value names is in `earlier`, by `run`, and has a product."""
     there = [name for name, run in earlier.items() if run in MADE]
     unknown = [f"{{{name}}}" for name in stages_named(value) if name not in there]
     if unknown:
         raise ConfigError(
             f"{', '.join(unknown)}: no stage of that name before this one makes a model or responses; "
-            f"those that do: {', '.join(there) or 'none'}"
+            f"stages that do: {', '.join(there) or 'none'}"
         )
 
 
 def path_of(run: str, folder: Path) -> Path:
-    """What a stage has made when it is done."""
+    """The product of a finished stage."""
     return folder / FINISHED[run]

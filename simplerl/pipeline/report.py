@@ -1,4 +1,4 @@
-"""Evaluations of a pipeline side by side: the first one is what the others are compared with."""
+"""Evaluations of a pipeline in one table; the others are compared with the first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_all(task: Task) -> None:
-    """`table.md`, `table.json` and last `report.html`, with the training runs that the stage names."""
+    """Write `table.md`, `table.json` and last `report.html`, with the training runs that the stage names."""
     from simplerl.report.caveats import caveats
     from simplerl.report.report import write_report
     from simplerl.report.run_data import read_run

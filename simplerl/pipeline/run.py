@@ -1,47 +1,46 @@
-"""A whole pipeline: every stage in turn, what is done and unchanged skipped, what was begun gone on with."""
+"""A whole pipeline: stages run in order; finished and unchanged ones are skipped, started ones resumed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 
-from simplerl.environment import describe
+from simplerl.environment import describe_environment
+from simplerl.formatting import long_clock
 from simplerl.pipeline import stages
 from simplerl.pipeline.folder import PipelineFolder
 from simplerl.pipeline.plan import Plan, Task
-from simplerl.storage.files import locked
 
 Say = Callable[[str], None]
 
 
 def run(plan: Plan, *, plain: bool | None = None, say: Say = print) -> bool:
-    """Does what is left to do; a line per stage. False where a signal stopped it: the same call goes on from there."""
+    """Run what is left, one line per stage. Returns False if a signal stopped it; the same call resumes."""
     folder = PipelineFolder(plan.root)
-    with locked(plan.root):
-        folder.prepare(plan.recipe, describe())
+    with folder.lock():
+        folder.prepare(plan.recipe, describe_environment())
         return all(settle(task, folder, plain=plain, say=say) for task in plan.tasks)
 
 
 def settle(task: Task, folder: PipelineFolder, *, plain: bool | None, say: Say) -> bool:
-    """Brings one stage to its end, however far it was. Returns whether it is there."""
+    """Run or resume one stage. Returns True if it is done."""
     standing = folder.standing(task)
     if standing == "done":
-        say(f"{task.name}: skipped, done and unchanged ({duration(folder.seconds(task))})")
+        say(f"{task.name}: skipped, done and unchanged ({long_clock(folder.seconds(task))})")
         return True
     if standing == "changed":
-        say(f"{task.name}: changed; what it made before is kept in {folder.supersede(task)}")
+        say(f"{task.name}: changed; its earlier output is in {folder.supersede(task)}")
     seconds, done = session(task, folder, plain=plain, say=say)
     if done:
-        say(f"{task.name}: {task.stage.run} done in {duration(seconds)}, {task.product}")
+        say(f"{task.name}: {task.stage.run} done in {long_clock(seconds)}, {task.product}")
     else:
-        say(f"{task.name}: {task.stage.run} stopped after {duration(seconds)}; the same command goes on from there")
+        say(f"{task.name}: {task.stage.run} stopped after {long_clock(seconds)}; run the same command again to resume")
     return done
 
 
 def session(task: Task, folder: PipelineFolder, *, plain: bool | None, say: Say) -> tuple[float, bool]:
-    """One process's part of a stage: how long it took, and whether the stage is done now."""
+    """One session of a stage: its seconds, and True if the stage is done."""
     folder.begin(task)
     started, done = time.monotonic(), False
     try:
@@ -52,8 +51,3 @@ def session(task: Task, folder: PipelineFolder, *, plain: bool | None, say: Say)
         seconds = time.monotonic() - started
         folder.end(task, seconds, done=done)
     return seconds, done
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
-    return str(timedelta(seconds=round(seconds)))

@@ -1,26 +1,22 @@
-"""How each kind of stage is done. What they need is imported when they start: planning needs no torch."""
+"""How each kind of stage runs. Imports are inside the functions: planning needs no torch."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-import tomli_w
 
 from simplerl.config import EvalStage
 from simplerl.pipeline.plan import REJUDGED, Task, places
 from simplerl.pipeline.products import filled
 from simplerl.pipeline.report import write_all
-from simplerl.storage import atomic
-from simplerl.storage.records import recipe_table
+from simplerl.storage.folder import RecipeFolder, recipe_table
 
 Notice = Callable[[str], None]
 
 
 def do(task: Task, *, plain: bool | None, notice: Notice) -> None:
-    """Does a stage, or goes on with it. One that a signal stopped returns without its product."""
+    """Run or resume a stage. Returns without its product if a signal stopped it."""
     if task.stage.run == "eval":
         evaluate(task, notice)
     elif task.stage.run == "report":
@@ -32,7 +28,7 @@ def do(task: Task, *, plain: bool | None, notice: Notice) -> None:
 
 
 def train(task: Task, plain: bool | None) -> None:
-    """Reinforcement learning and fine-tuning are one function; the recipe says which."""
+    """Run reinforcement learning or fine-tuning, as the recipe says."""
     from simplerl.train.run import train as start
 
     restate(task)
@@ -49,21 +45,21 @@ def distil(task: Task, plain: bool | None, notice: Notice) -> None:
 
 
 def restate(task: Task) -> None:
-    """The recipe of a stage that is gone on with, as it reads now.
+    """The stored recipe of a stage to resume, as it reads today.
 
-    Its fingerprint says that nothing differs but names of places, since the pipeline's folder may have been moved, and
-    what a distillation keeps, which it is left to see for itself.
+    The fingerprint guarantees that only two things differ: paths, if the pipeline's folder was moved, and a
+    distillation's filter, which the distillation handles itself.
     """
-    path = task.folder / "recipe.toml"
-    if path.exists():
+    folder = RecipeFolder(task.folder)
+    stored = folder.stored_recipe()
+    if stored is not None:
         assert task.recipe is not None
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
         kept = {key: stored[key] for key in REJUDGED if key in stored}
-        atomic.write_text(path, tomli_w.dumps(recipe_table(task.recipe) | kept))
+        folder.write_recipe(recipe_table(task.recipe) | kept)
 
 
 def evaluate(task: Task, notice: Notice) -> None:
-    """Answers the suite. The model is called by its stage, so that its plan is the same wherever the folder is."""
+    """Run the suite. The model is named after its stage, so that the plan does not depend on the folder's place."""
     from simplerl.evaluation.models import models_under_test
     from simplerl.evaluation.opening import opened
     from simplerl.evaluation.planning import Asked, make_plan

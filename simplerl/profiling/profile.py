@@ -1,4 +1,4 @@
-"""One training step, traced: wall time by phase, operators' own time, counted work. Nothing is written to a run."""
+"""A trace of one training step: wall time by phase, self time by operator, counted FLOP. Writes nothing to a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from simplerl.config import ClusterConfig, Recipe
-from simplerl.cpu import ops
-from simplerl.cpu.library import problem
+from simplerl.cpu import trace_kernels, unavailable_reason
 from simplerl.errors import CheckpointError
 from simplerl.estimate.shapes import Shape, known_shape
 from simplerl.estimate.steps import updates_per_step
+from simplerl.learner.learner import LocalLearner
 from simplerl.learner.models import resolve_model_path
 from simplerl.profiling.waste import Operator, Phase, Profile
 from simplerl.storage import checkpoint
@@ -27,10 +27,10 @@ from simplerl.types import GradedRollout
 
 
 def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trace: Path | None = None) -> Profile:
-    """Profiles the step after `warm_up` others, from a run's newest checkpoint where one is given.
+    """Profile the step after `warm_up` others, from a run's newest checkpoint if `run_dir` is given.
 
-    The step runs in this process, sampling and training in turns, whatever the recipe says. The responses of the steps
-    depend on the recipe's seed alone. Raises `CheckpointError` for a run without one.
+    The step runs in this process, sampling and training in turns, whatever the recipe says. Its responses depend on the
+    recipe's seed alone. Raises `CheckpointError` for a run without a checkpoint.
     """
     train = recipe.train.model_copy(update={"staleness": 0})
     recipe = recipe.model_copy(update={"cluster": ClusterConfig(), "train": train})
@@ -39,7 +39,7 @@ def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trac
     job = rl.reinforcement_job(recipe, tokenizer, lambda notice: None)
     trainer: Any = job.build(tracer.phase)
     try:
-        # The critic's warm-up steps train one model only.
+        # critic warm-up steps train one model only
         first = 1 + (recipe.train.critic_warmup_steps if run_dir is None else _restore(trainer, run_dir))
         for step in range(first, first + warm_up):
             trainer.step(step)
@@ -55,10 +55,10 @@ def profile_step(recipe: Recipe, run_dir: Path | None, *, warm_up: int = 1, trac
 
 
 def _restore(trainer: RLTrainer, run_dir: Path) -> int:
-    """Loads a run's newest checkpoint; the steps it had done."""
+    """Load a run's newest checkpoint and return its step."""
     found = checkpoint.latest(run_dir)
     if found is None:
-        raise CheckpointError(f"{run_dir} has no whole checkpoint to profile from; profile its recipe instead")
+        raise CheckpointError(f"{run_dir} has no complete checkpoint to profile from; profile its recipe instead")
     state = checkpoint.load_state(found[0])
     trainer.learner.restore(found[0], state["learner"])
     trainer.algorithm.restore(state["algorithm"])
@@ -67,7 +67,7 @@ def _restore(trainer: RLTrainer, run_dir: Path) -> int:
 
 
 class _Tracer:
-    """Times phases, and once `recording` traces the operators of each."""
+    """Times phases and, once `recording`, traces the operators of each."""
 
     def __init__(self, trace: Path | None) -> None:
         self.recording = False
@@ -85,11 +85,10 @@ class _Tracer:
         settings = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # type: ignore[attr-defined]
         entered = time.perf_counter()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-        with torch.profiler.profile(activities=activities, experimental_config=settings) as tracer:
-            ops.TRACED, begun = True, time.perf_counter()
+        with torch.profiler.profile(activities=activities, experimental_config=settings) as tracer, trace_kernels():
+            begun = time.perf_counter()
             yield self.rollouts.append
             spent = time.perf_counter() - begun
-        ops.TRACED = False
         self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self.operators[name] = tuple(
             Operator(event.key, event.count, (event.self_cpu_time_total + event.self_device_time_total) / 1e6)
@@ -110,6 +109,7 @@ def _profile(
     once = 0.0 if shape is None else forward_flop(shape, lengths)
     scored = trainer.scores_first(10**9)
     learner = trainer.learner
+    assert isinstance(learner, LocalLearner)
     models = 1 + (learner.critic is not None)
     scores = scored + (learner.critic is not None) + (learner.reference is not None)
     work = {
@@ -130,22 +130,24 @@ def _profile(
         phases=(*phases, rest),
         peak=peak_flops(recipe.model.dtype, str(learner.device)),
         threads=torch.get_num_threads(),
-        padding=_padding(trainer, lengths),
+        padding=_padding(learner, lengths),
         live=response / len(lengths) / longest,
         updates=updates_per_step(recipe),
         scored=scored,
-        kernels=None if learner.fused or learner.device.type != "cpu" else problem() or "model.kernels or the model",
+        kernels=None
+        if learner.fused or learner.device.type != "cpu"
+        else unavailable_reason() or "model.kernels or the model",
         memory=memory,
     )
 
 
-def _padding(trainer: RLTrainer, lengths: list[tuple[int, int]]) -> float:
-    """The share of padding if all of the batch is laid out at once."""
+def _padding(learner: LocalLearner, lengths: list[tuple[int, int]]) -> float:
+    """Share of padding if the whole batch is laid out at once."""
     from simplerl.batch.layouts import Padded
 
-    if trainer.learner.layout is not Padded:
+    if learner.layout is not Padded:
         return 0.0
-    width, computed, real = trainer.learner.budget, 0, 0
+    width, computed, real = learner.token_budget, 0, 0
     sizes = sorted((prompt + response for prompt, response in lengths), reverse=True)
     while sizes:
         rows = max(1, width // sizes[0])
@@ -156,11 +158,11 @@ def _padding(trainer: RLTrainer, lengths: list[tuple[int, int]]) -> float:
 
 
 def forward_flop(shape: Shape, lengths: list[tuple[int, int]]) -> float:
-    """Counted work of a forward pass over sequences of (prompt, response) tokens.
+    """FLOP of a forward pass over sequences of (prompt, response) tokens.
 
     A token costs 2 x the parameters of the layers' matrices, a response token 2 x vocabulary x hidden for the head,
-    and attention 4 x layers x heads x head size x the tokens seen. A backward pass costs twice as much. A prompt
-    counts once per response; the embedding's look-up counts nothing.
+    and attention 4 x layers x heads x head size x the tokens seen. A backward pass costs twice as much. A prompt counts
+    once per response; the embedding lookup counts nothing.
     """
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     layer = 2 * shape.hidden * queries + 2 * shape.hidden * keys + 3 * shape.hidden * shape.intermediate
@@ -172,7 +174,7 @@ def forward_flop(shape: Shape, lengths: list[tuple[int, int]]) -> float:
 
 
 def peak_flops(dtype: str, device: str, size: int = 1024) -> float:
-    """Matrix products of this machine in FLOP/s: the best of a second of square ones."""
+    """Peak of matrix products on this machine in FLOP/s: the best of a second of square ones."""
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
     best, begun = float("inf"), time.perf_counter()
     while time.perf_counter() - begun < 1.0 or best == float("inf"):

@@ -1,4 +1,4 @@
-"""Where a step's time goes, and the largest waste in words. Numbers in, sentences out: no torch, no model."""
+"""Where a step's time goes, and its largest waste as a sentence. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator's self time in a phase, over all threads, in seconds."""
+    """Self time of an operator in a phase, over all threads, in seconds."""
 
     name: str
     calls: int
@@ -30,7 +30,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the step. `seconds` is wall time, `flop` counted work, `tokens` those the work was for."""
+    """A part of the step. `seconds` is wall time, `flop` counted work, `tokens` the tokens of that work."""
 
     name: str
     seconds: float
@@ -39,14 +39,14 @@ class Phase:
     operators: tuple[Operator, ...] = ()
 
     def share_of(self, kind: str) -> float:
-        """The share of the operators' time that is of this kind."""
+        """Share of the operators' time that is of this kind."""
         whole = sum(operator.seconds for operator in self.operators)
         return sum(o.seconds for o in self.operators if kind_of(o.name) == kind) / whole if whole else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One step, measured. `peak` is the machine's matrix products in FLOP/s."""
+    """One measured step. `peak` is the machine's rate of matrix products in FLOP/s."""
 
     phases: tuple[Phase, ...]
     peak: float
@@ -55,14 +55,14 @@ class Profile:
     """Share of the learner's tokens that are padding."""
 
     live: float = 1.0
-    """Mean share of the longest response that a response takes: how full the rows of a rollout are."""
+    """Mean length of a response as a share of the longest: the utilization of batch slots in a rollout."""
 
     updates: int = 1
     scored: bool = True
-    """Whether the policy scores its responses before the update."""
+    """True if the policy scores its responses before the update."""
 
     kernels: str | None = None
-    """Why there are no fused kernels on this CPU; None where there are, or where it is a GPU."""
+    """Why this CPU has no fused kernels. None: it has them, or a GPU computes."""
 
     memory: dict[str, float] = field(default_factory=dict)
     """High-water marks in GiB."""
@@ -79,7 +79,7 @@ class Profile:
 
 
 def kind_of(name: str) -> str:
-    """What an operator does, by its name."""
+    """Kind of an operator, by its name."""
     for kind in ("attention", "matrix products", "other kernels", "copies", "elementwise"):
         if any(word in name.lower() for word in _WORDS[kind]):
             return kind
@@ -87,7 +87,7 @@ def kind_of(name: str) -> str:
 
 
 Rule = Callable[[Profile], tuple[float, str] | None]
-"""Seconds that could be saved at best, and the sentence that says so; None where there is nothing to say."""
+"""Seconds that could be saved at best, and a sentence. None: nothing to save."""
 
 
 def _peak(profile: Profile, name: str) -> tuple[float, str] | None:
@@ -147,13 +147,13 @@ RULES: tuple[Rule, ...] = (
 
 
 def wastes(profile: Profile) -> list[str]:
-    """What could be saved, in words, the largest first."""
+    """Possible savings as sentences, the largest first."""
     found = [each for rule in RULES if (each := rule(profile)) is not None]
     return [text for _, text in sorted(found, key=lambda each: -each[0])]
 
 
 def text(profile: Profile) -> str:
-    """The tables and the sentences of a profile, as plain text."""
+    """Tables and sentences of a profile, as plain text."""
     head = ("phase", "seconds", "share", "tokens", "tokens/s", "GFLOP", "GFLOP/s", "of peak")
     rows = [head, *(_row(profile, phase) for phase in profile.phases)]
     lines = [*_aligned(rows), ""]

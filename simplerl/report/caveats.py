@@ -1,4 +1,4 @@
-"""What to bear in mind when reading a comparison, in plain words."""
+"""Warnings about a comparison, in plain words."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from simplerl.report.comparison import Comparison, Contender, Measured
 from simplerl.stats.power import size_in_words
 
 SMALL = 50
-"""Benchmarks of so many problems and fewer get a sentence on what they can show."""
+"""Most problems of a benchmark for which a sentence says what it can show."""
 
 SETTINGS = ("template", "temperature", "top_p", "max_tokens", "engine")
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """Sentences, the gravest first; none where there is nothing to say."""
+    """Sentences, the most serious first; empty if there is nothing to warn about."""
     first, *others = comparison.contenders
     lines = [line for one in others for line in (*_settings(one, first), *_problems(one, first))]
     for one in comparison.contenders:
@@ -28,7 +28,7 @@ def caveats(comparison: Comparison) -> list[str]:
 
 
 def _settings(one: Contender, first: Contender) -> Iterator[str]:
-    """A line per setting and pair of values, with the benchmarks where they differ."""
+    """A line per setting and pair of values, with the benchmarks that differ."""
     shared = [name for name in first.measured if name in one.measured]
     for key in (*SETTINGS, "samples"):
         pairs: dict[tuple[Any, Any], list[str]] = {}
@@ -44,7 +44,7 @@ def _settings(one: Contender, first: Contender) -> Iterator[str]:
 def _value(measured: Measured, key: str) -> Any:
     if key == "samples":
         return measured.samples
-    # Without sampling top-p says nothing.
+    # without sampling top-p has no effect
     greedy = key == "top_p" and measured.settings.get("temperature") == 0
     return None if greedy else measured.settings.get(key)
 
@@ -97,7 +97,7 @@ def _averages(comparison: Comparison) -> list[str]:
 
 
 def _sizes(comparison: Comparison) -> list[str]:
-    """Benchmarks of the same size, such as aime24 and aime24-avg32, share a sentence."""
+    """Benchmarks of equal size, such as aime24 and aime24-avg32, share a sentence."""
     sizes = {name: _size(comparison.contenders, name) for name in comparison.benchmarks}
     small = sorted({size for size in sizes.values() if size <= SMALL})
     return [size_in_words(", ".join(name for name in sizes if sizes[name] == size), size) for size in small]

@@ -1,4 +1,4 @@
-"""Evaluations of a run's checkpoints that were made afterwards, as further points of the run's curves."""
+"""Evaluations of a run's checkpoints made after the run, as further points of its curves."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from simplerl.errors import DataError
 from simplerl.report.eval_data import EvalData, read_eval
 from simplerl.report.run_data import RunData
 from simplerl.stats.scores import Scores, score
+from simplerl.verifiers.base import same_answer
 
 
 def with_evaluations(runs: Sequence[RunData], folders: Sequence[Path]) -> list[RunData]:
-    """The runs with what `simplerl eval RUN --checkpoints ...` left in these folders.
+    """Runs with the evaluations that `simplerl eval RUN --checkpoints ...` wrote into these folders.
 
-    Where a set was already evaluated at that step and temperature, the run's own evaluation counts. Raises `DataError`
-    for an evaluation of none of the runs.
+    If the run itself evaluated a set at that step and temperature, its own evaluation counts. Raises `DataError` for an
+    evaluation of none of the runs.
     """
     found = [one for folder in folders for one in _evaluations(folder)]
     owners = [_owner(one, runs) for one in found]
@@ -25,7 +26,7 @@ def with_evaluations(runs: Sequence[RunData], folders: Sequence[Path]) -> list[R
 
 
 def _evaluations(folder: Path) -> list[EvalData]:
-    """An eval folder, or one that holds a folder for each checkpoint."""
+    """Resolve an eval folder, or one that holds a folder for each checkpoint."""
     if (folder / "eval.toml").exists():
         return [read_eval(folder)]
     inner = sorted(path.parent for path in folder.glob("*/eval.toml"))
@@ -58,11 +59,12 @@ def _extended(run: RunData, evaluations: Sequence[EvalData]) -> RunData:
 
 
 def _parts(one: EvalData) -> Iterator[tuple[dict[str, Any], Path]]:
-    """A row like those of `evals.jsonl` and the responses of each finished benchmark."""
+    """A row like those of `evals.jsonl`, and the responses, of each finished benchmark."""
+    same = same_answer(one.verifier)
     for name, files in one.files.items():
         if files[0].suffix == ".parquet":
             temperature = float(one.decoding.get(name, {}).get("temperature", 0.0))
-            yield _row(one.step or 0, name, temperature, score(one.responses(name))), files[0]
+            yield _row(one.step or 0, name, temperature, score(one.responses(name), same)), files[0]
 
 
 def _row(step: int, name: str, temperature: float, scores: Scores) -> dict[str, Any]:

@@ -7,11 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from simplerl.formatting import Grid, markdown, markdown_cell, table
+from simplerl.formatting import MISSING, Grid, markdown, markdown_cell, p_value, points, table, with_bounds
 from simplerl.report.comparison import AVERAGE, Comparison, Contender, Difference
 from simplerl.stats.intervals import Estimate
-
-MISSING = "-"
 
 
 def as_text(comparison: Comparison, notes: Sequence[str]) -> str:
@@ -23,7 +21,7 @@ def as_text(comparison: Comparison, notes: Sequence[str]) -> str:
 
 
 def as_markdown(comparison: Comparison, notes: Sequence[str], *, by_model: bool = False) -> str:
-    """The same tables in Markdown, or those with a row per model."""
+    """Tables in Markdown, with a row per benchmark or a row per model."""
     if by_model:
         grids = [paper_table(comparison), *[paper_differences(comparison)] * bool(comparison.differences)]
     else:
@@ -45,7 +43,7 @@ def accuracies(comparison: Comparison) -> Grid:
         for name in comparison.benchmarks
     ]
     if comparison.average:
-        rows.append((AVERAGE, *(_percent(mean) if mean else MISSING for mean in comparison.averages)))
+        rows.append((AVERAGE, *(with_bounds(*mean) if mean else MISSING for mean in comparison.averages)))
     return [head, *rows]
 
 
@@ -58,15 +56,11 @@ def _accuracy(contender: Contender, name: str) -> str:
     one = contender.measured.get(name)
     if one is None:
         return MISSING
-    return _percent(one.estimate) + (f" avg@{one.samples}" if one.samples > 1 else "")
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return with_bounds(*one.estimate) + (f" avg@{one.samples}" if one.samples > 1 else "")
 
 
 def differences(comparison: Comparison, number: int) -> Grid:
-    """What one contender differs by from the first, in points."""
+    """Differences of one contender from the first, in points."""
     first, other = comparison.contenders[0], comparison.contenders[number + 1]
     found = comparison.differences[number]
     rows = [(name, *_difference(found[name])) for name in (*comparison.benchmarks, AVERAGE) if name in found]
@@ -76,30 +70,23 @@ def differences(comparison: Comparison, number: int) -> Grid:
 
 def _difference(one: Difference) -> tuple[str, ...]:
     return (
-        _points(one.estimate),
+        with_bounds(*one.estimate, signed=True),
         one.method + (f", {one.problems:,} problems" if one.problems else ""),
-        MISSING if one.p is None else _p(one.p),
-        MISSING if one.detectable is None else f"{100 * one.detectable:.1f}",
+        MISSING if one.p is None else p_value(one.p),
+        MISSING if one.detectable is None else points(one.detectable),
     )
-
-
-def _points(estimate: Estimate) -> str:
-    value, low, high = (100 * number for number in estimate)
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
 # --- as papers print them ---------------------------------------------------------------------------------------------
 
 
 def paper_table(comparison: Comparison) -> Grid:
-    """A row per model, a column per benchmark and one for the average; the lines of a cell are value and interval."""
+    """A row per model, a column per benchmark and one for the average; a cell has a line for the value and one for its
+    interval.
+    """
     names = [f"{name}\n({_problems(comparison, name)})" for name in comparison.benchmarks]
     rows = [
-        (one.label, *(_accuracy(one, name) for name in comparison.benchmarks), _percent(mean) if mean else MISSING)
+        (one.label, *(_accuracy(one, name) for name in comparison.benchmarks), with_bounds(*mean) if mean else MISSING)
         for one, mean in zip(comparison.contenders, comparison.averages, strict=True)
     ]
     rows = [(label, *map(_in_lines, cells)) for label, *cells in rows]
@@ -108,7 +95,7 @@ def paper_table(comparison: Comparison) -> Grid:
 
 
 def paper_differences(comparison: Comparison) -> Grid:
-    """A row per model after the first: points more than that one, and McNemar's p, or how they were compared."""
+    """A row per model after the first: difference in points, and McNemar's p or the kind of comparison."""
     first, *others = comparison.contenders
     columns = [*comparison.benchmarks, *[AVERAGE] * bool(comparison.average)]
     rows = [
@@ -119,12 +106,12 @@ def paper_differences(comparison: Comparison) -> Grid:
 
 
 def _gained(one: Difference) -> str:
-    how = one.method if one.p is None else f"p = {_p(one.p)}"
-    return f"{_in_lines(_points(one.estimate))}\n{how}"
+    how = one.method if one.p is None else f"p = {p_value(one.p)}"
+    return f"{_in_lines(with_bounds(*one.estimate, signed=True))}\n{how}"
 
 
 def _in_lines(cell: str) -> str:
-    """ "66.7 [54.1, 77.3] avg@4" below each other."""
+    """ "66.7 [54.1, 77.3] avg@4" on lines of its own."""
     return cell.replace(" [", "\n[").replace("] ", "]\n")
 
 
@@ -137,7 +124,7 @@ FIELDS: tuple[str, ...] = (
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A row per thing and benchmark; shares from 0 to 1, the difference to the first thing."""
+    """A row per model and benchmark; shares from 0 to 1, with the difference to the first model."""
     file = io.StringIO()
     writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -153,7 +140,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def as_dict(comparison: Comparison, notes: Sequence[str]) -> dict[str, Any]:
-    """Plain values for JSON; shares from 0 to 1, differences to the first thing."""
+    """Plain values for JSON; shares from 0 to 1, differences to the first model."""
     return {"things": _things(comparison), "average_over": list(comparison.average), "notes": list(notes)}
 
 

@@ -1,7 +1,7 @@
-"""Models side by side: accuracies of every benchmark, and what the others differ by from the first.
+"""A comparison of models: accuracies on every benchmark, and differences from the first model.
 
-Two that answered the same problems are compared problem by problem. A published row has no responses, so its
-difference is that of two independent accuracies, and its interval is wider.
+Two models that answered equal problems are compared problem by problem. A published row has no responses: its
+difference is one of two independent accuracies, with a wider interval.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AVERAGE = "average"
 COLUMNS = ("problem_id", "sample_index", "question", "verdict")
 
 Problem = tuple[str, str]
-"""Identifier and question: the same number in two versions of a set is not the same problem."""
+"""Id and question: an equal id in two versions of a set is not an equal problem."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Measured:
     samples: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     outcomes: Mapping[Problem, tuple[int, int]] = field(default_factory=dict)
-    """Correct and all responses of each problem; empty for published numbers."""
+    """Correct and total responses of each problem; empty for published numbers."""
 
     errors: int = 0
     """Responses that the verifier failed on; they count as not correct."""
@@ -47,7 +47,7 @@ class Contender:
     label: str
     measured: Mapping[str, Measured]
     average: tuple[str, ...] = ()
-    """The benchmarks that its suite's average is over."""
+    """Benchmarks in its suite's average."""
 
     notes: tuple[str, ...] = ()
     finished: bool = True
@@ -60,32 +60,32 @@ class Difference:
     estimate: Estimate
     method: str
     problems: int | None = None
-    """Problems that both answered, where it is paired."""
+    """Problems that both answered, if the comparison is paired."""
 
     p: float | None = None
-    """McNemar's exact test, for one response per problem."""
+    """p of McNemar's exact test, for one response per problem."""
 
     detectable: float | None = None
-    """The smallest true difference that a comparison like this one finds in 4 of 5 cases; None where none is."""
+    """The smallest true difference that a comparison of this size finds in 4 of 5 cases. None: it finds none."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it. `average` names the benchmarks the last row is over; it is empty where they share too few."""
+    """The whole comparison. `average` names the benchmarks of the last row; empty if the models share too few."""
 
     contenders: tuple[Contender, ...]
     benchmarks: tuple[str, ...]
     average: tuple[str, ...]
     averages: tuple[Estimate | None, ...]
     differences: tuple[Mapping[str, Difference], ...]
-    """One per contender after the first, by benchmark and `AVERAGE`."""
+    """One entry per contender after the first, by benchmark and `AVERAGE`."""
 
 
 # --- contenders -------------------------------------------------------------------------------------------------------
 
 
 def from_eval(data: EvalData, label: str) -> Contender:
-    """An evaluation's responses so far. Raises `DataError` without any."""
+    """An evaluation's responses so far. Raises `DataError` if there are none."""
     measured = {name: _measured(data.responses(name, COLUMNS), data.decoding.get(name, {})) for name in data.files}
     there = {name: one for name, one in measured.items() if one is not None}
     if not there:
@@ -113,9 +113,9 @@ def _accuracy(outcomes: Iterable[tuple[int, int]]) -> Estimate:
 
 
 def pooled(contenders: Sequence[Contender], label: str) -> Contender:
-    """Models that differ in their seed as one: its responses to a problem are theirs, where all answered it.
+    """Models that differ in their seed, as one: a problem's responses are those of all, if all answered it.
 
-    Intervals then are about problems; how much seeds differ, only the seeds apart can show.
+    Intervals are then about problems. How much seeds differ, only separate seeds can show.
     """
     shared = [name for name in contenders[0].measured if all(name in one.measured for one in contenders)]
     measured = {name: _joined([one.measured[name] for one in contenders]) for name in shared}
@@ -156,7 +156,7 @@ def _decoding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare(contenders: Sequence[Contender]) -> Comparison:
-    """The others against the first."""
+    """Compare the others with the first."""
     wanted = {name for one in contenders for name in one.measured}
     contenders = [_with_long_names(one, wanted) for one in contenders]
     benchmarks = tuple(dict.fromkeys(name for one in contenders for name in one.measured))
@@ -171,7 +171,7 @@ def compare(contenders: Sequence[Contender]) -> Comparison:
 
 
 def _with_long_names(contender: Contender, wanted: Iterable[str]) -> Contender:
-    """`aime24-avg32` is `aime24` where that has 32 samples or more and another one calls it so."""
+    """`aime24-avg32` counts as `aime24` if it has 32 samples or more and another contender names it so."""
     added = {}
     for name in wanted:
         short, dash, samples = name.rpartition("-avg")
@@ -182,9 +182,9 @@ def _with_long_names(contender: Contender, wanted: Iterable[str]) -> Contender:
 
 
 def _average_over(contenders: Sequence[Contender]) -> tuple[str, ...]:
-    """The first suite's definition that a contender has in full; without one the benchmarks that all share.
+    """The first suite's average that a contender has completely; without one, the benchmarks that all share.
 
-    Of those that ask the same problems, such as a set at two temperatures, the first counts: parts are independent.
+    If several parts have equal problems, such as a set at two temperatures, the first counts: parts are independent.
     """
     for one in contenders:
         if one.average and all(name in one.measured for name in one.average):
@@ -219,7 +219,7 @@ def _mean(parts: Sequence[Difference]) -> Difference:
 
 
 def difference(after: Measured, before: Measured) -> Difference:
-    """after - before: paired over the problems that both answered, otherwise as independent accuracies."""
+    """after - before: paired over the problems that both answered, else as independent accuracies."""
     common = [key for key in before.outcomes if key in after.outcomes]
     if not common:
         return _unpaired(after, before)
@@ -245,8 +245,8 @@ def _paired_single(pairs: Pairs) -> Difference:
 
 
 def _paired_several(pairs: Pairs) -> Difference:
-    """Several responses: the bootstrap by problem. Where all problems differ by the same it knows no spread."""
-    # Rounded: 1/10 and 3/10 - 2/10 are the same difference.
+    """Several responses: the bootstrap by problem. It finds no spread if all problems differ by an equal amount."""
+    # rounded: 1/10 and 3/10 - 2/10 are equal differences
     gaps = [round(after / n - before / m, 12) for (after, n), (before, m) in pairs]
     if len(set(gaps)) == 1:
         estimate = intervals.difference(_accuracy(pair[0] for pair in pairs), _accuracy(pair[1] for pair in pairs))

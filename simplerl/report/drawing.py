@@ -1,4 +1,4 @@
-"""Draws figures with matplotlib: light or dark, wide or narrow, one run or several."""
+"""Figures with matplotlib: light or dark, wide or narrow, of one run or several."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from simplerl.formatting import percent, significant
 from simplerl.report.panels import FigureSpec, Line, Panel
 from simplerl.report.run_data import RunData, experiments, extremes_of, group_name, mean_of
 from simplerl.report.themes import LIGHT, Theme, settings
@@ -24,12 +25,12 @@ Place = Literal["center left", "outside lower left"]
 Groups = Sequence[Sequence[RunData]]
 DASHES = ("-", (0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1.4, 1, 1.4)))
 PANEL_SIZE = (4.8, 3.1)
-"""Inches of a panel on its own."""
+"""Size of a single panel, in inches."""
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a figure is drawn on. None takes the figure's own columns and panel size (inches)."""
+    """Style of a figure. None: the figure's own columns and panel size (inches)."""
 
     theme: Theme = LIGHT
     columns: int | None = None
@@ -37,7 +38,7 @@ class Canvas:
 
 
 def render(spec: FigureSpec, runs: Sequence[RunData], format: Format, canvas: Canvas | None = None) -> bytes:
-    """The figure as an SVG or PNG file; the same runs give the same bytes."""
+    """The figure as an SVG or PNG file; equal runs give equal bytes."""
     canvas = canvas or Canvas()
     columns = min(canvas.columns or spec.columns, len(spec.panels))
     size = canvas.panel or spec.panel_size
@@ -50,7 +51,7 @@ def render_panel(panel: Panel, runs: Sequence[RunData]) -> bytes:
 
 
 def render_legend(runs: Sequence[RunData]) -> bytes:
-    """Which dash pattern is which recipe, as a light SVG file."""
+    """The legend of dash patterns, as a light SVG file."""
     with matplotlib.rc_context(settings(LIGHT)):
         groups = experiments(runs)
         figure = Figure(figsize=(PANEL_SIZE[0], 0.2 + 0.2 * -(-len(groups) // 2)))
@@ -111,7 +112,7 @@ def _draw_panel(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
 
 
 def _annotate(axes: Axes, text: str, x: float, side: str, colour: str, **more: Any) -> None:
-    """Words above the axes, below the title."""
+    """Text above the axes, below the title."""
     axes.annotate(
         text, (x, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", color=colour, ha=side, **more
     )
@@ -139,7 +140,7 @@ def _draw_twin(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> None:
 
 @dataclass(frozen=True)
 class _Label:
-    """Words at the right end of a line: at (x, y) in the data's units."""
+    """Text at the right end of a line: at (x, y) in the data's units."""
 
     text: str
     x: float
@@ -152,7 +153,7 @@ def _draw_lines(axes: Axes, panel: Panel, groups: Groups, theme: Theme) -> list[
     for line in panel.lines:
         colour = theme.accents[line.accent]
         _draw_line(axes, line, groups, colour)
-        # Runs of different recipes have no value in common; the name stands at the end of the longest.
+        # runs of different recipes share no value; the name is placed at the end of the longest
         ends = [mean_of([line.pick(run) for run in group]) for group in groups]
         end = max(ends, key=lambda series: series.steps.max(initial=-1))
         if end.steps.size:
@@ -168,7 +169,7 @@ def _draw_line(axes: Axes, line: Line, groups: Groups, colour: str) -> None:
         style: dict[str, Any] = {"color": colour, "clip_on": False}
         width = 1.0 if line.thin else 2.2 if len(groups) == 1 else 1.6
         axes.plot(*mean, linestyle=dashes, linewidth=width, alpha=0.5 if line.thin else 1.0, **style)
-        # A line of one point is invisible without its dot; a dense one is a string of beads with them.
+        # a line of one point is invisible without its dot; on a dense one dots would hide the line
         if mean.steps.size == 1 or (line.dots and len(groups) == 1 and mean.steps.size <= 40):
             axes.plot(*mean, "o", markersize=3.4, **style)
         _draw_band(axes, line, group, colour, alone=len(groups) == 1)
@@ -203,15 +204,15 @@ def _draw_stack(axes: Axes, panel: Panel, runs: Sequence[RunData], theme: Theme)
 
 def _show(value: float, panel: Panel) -> str:
     if panel.kind == "share":
-        return f"{100 * value:.{0 if value >= 0.1 or value == 0 else 1}f} %"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return percent(value, 0 if value >= 0.1 or value == 0 else 1)
+    return significant(value)
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
 
 
 def _set_steps(axes: Axes, panel: Panel, groups: Groups) -> None:
-    """As far as the runs went that are in the panel: a step of SFT is short, and a run has many."""
+    """The range of steps of the runs in the panel: a step of SFT is short, and a run has many."""
     shown = [run for group in groups for run in group if any(line.pick(run).steps.size for line in panel.lines)]
     axes.set_xlim(0, max([run.last_step for run in shown], default=0) or 1)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -237,11 +238,11 @@ def _set_values(axes: Axes, kind: str) -> None:
 
 
 def _tick(value: float, _: object) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+    return significant(value, 6, whole_from=1000)
 
 
 def _end_labels(axes: Axes, labels: Sequence[_Label], gap: float = 0.085) -> None:
-    """Puts each label beside the end of its line, moved up or down so that none covers another."""
+    """Put each label beside the end of its line, moved up or down so that none covers another."""
     to_axes = axes.transData + axes.transAxes.inverted()
     wanted = [float(np.clip(to_axes.transform((label.x, label.y))[1], 0.0, 1.0)) for label in labels]
     order = np.argsort(wanted, kind="stable")
@@ -254,7 +255,7 @@ def _end_labels(axes: Axes, labels: Sequence[_Label], gap: float = 0.085) -> Non
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights at least `gap` apart, moved as little as an upward pass and a shift of crowded ones need."""
+    """Ascending heights at least `gap` apart, moved as little as an upward pass and a shift of crowded ones allow."""
     spread: list[float] = []
     for height in heights:
         spread.append(max(height, spread[-1] + gap) if spread else height)

@@ -1,4 +1,4 @@
-"""The training dynamics in numbers: what changed between the base model and the trained one, on held-out problems."""
+"""Training dynamics in numbers: the change from the base model to the trained one, on held-out problems."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simplerl.formatting import NO_BREAK, points
 from simplerl.report.run_data import GREEDY, Row, RunData
 
 WINDOW = 3
@@ -14,7 +15,7 @@ QUICKSTART_MODEL, QUICKSTART_SET = "tiny-math-base", "arithmetic-test"
 
 
 class LengthDynamics(NamedTuple):
-    """How mean response length moved, in tokens; see `length_dynamics`."""
+    """Change of the mean response length, in tokens; see `length_dynamics`."""
 
     start: float
     lowest: float
@@ -23,24 +24,24 @@ class LengthDynamics(NamedTuple):
 
     @property
     def fall(self) -> float:
-        """Share of the start that was lost at the lowest point."""
+        """Share of the start lost at the lowest point."""
         return 1 - self.lowest / self.start
 
     @property
     def rise(self) -> float:
-        """Share of the lowest point that was gained by the end."""
+        """Share of the lowest point gained by the end."""
         return self.final / self.lowest - 1
 
 
 class Change(NamedTuple):
-    """A quantity of the first and of the last evaluation."""
+    """A quantity at the first and at the last evaluation."""
 
     first: float
     last: float
 
 
 class Check(NamedTuple):
-    """A number, what is claimed of it, and whether the claim holds."""
+    """A number, the claim about it, and True if the claim holds."""
 
     claim: str
     value: float
@@ -51,8 +52,8 @@ class Check(NamedTuple):
     @property
     def shown(self) -> str:
         """The value with its unit; shares in percent, gains in points."""
-        number = f"{100 * self.value:.1f}" if self.unit in ("%", "points") else f"{self.value:.0f}"
-        return f"{number}\N{NO-BREAK SPACE}{self.unit}"
+        number = points(self.value) if self.unit in ("%", "points") else f"{self.value:.0f}"
+        return f"{number}{NO_BREAK}{self.unit}"
 
 
 def length_dynamics(evals: Sequence[Row]) -> LengthDynamics | None:
@@ -74,31 +75,33 @@ def length_dynamics(evals: Sequence[Row]) -> LengthDynamics | None:
 
 
 def change(run: RunData, name: str, temperature: float | None = None) -> Change | None:
-    """First and last value of an evaluated quantity on the main set; None when it was not evaluated twice."""
+    """First and last value of an evaluated quantity on the main set. None: it was not evaluated twice."""
+    if name == "unboxed" and not run.counts_boxes:
+        return None
     values = run.evaluation(name, temperature).values
     return Change(float(values[0]), float(values[-1])) if len(values) >= 2 else None
 
 
 def training_seconds(run: RunData) -> float:
-    """Seconds spent in training steps (evaluations apart)."""
+    """Seconds spent in training steps, without evaluations."""
     return float(run.metric("time/total").values.sum())
 
 
 def is_quickstart(run: RunData) -> bool:
-    """Whether the claims are about a run like this one: reinforcement learning from the embedded base model."""
+    """True if the claims apply to the run: reinforcement learning from the embedded base model."""
     model = run.recipe.get("model", {}).get("path")
     return (run.kind, model, run.main_set) == ("train", QUICKSTART_MODEL, QUICKSTART_SET)
 
 
 def dynamics_table(run: RunData) -> dict[str, Check]:
-    """What `quickstart` claims to show, each number on the main held-out set; a number that is missing is not here."""
+    """Claims of `quickstart`, each with its number on the main held-out set; a claim without a number is left out."""
     checks = {"seconds": _at_most("Training takes at most 600 s", training_seconds(run), 600, "s")}
     if run.evals:
         held_out = min(row["n"] for row in run.evals if row["set"] == run.main_set)
         checks["problems"] = _at_least("At least 500 held-out problems", held_out, 500, "problems")
     for name, temperature, how, bound in (("greedy", GREEDY, "Greedy", 0.40), ("sampled", None, "Sampled", 0.35)):
         if found := change(run, "accuracy", temperature):
-            claim = f"{how} accuracy gains at least {100 * bound:.0f} points"
+            claim = f"{how} accuracy gains at least {points(bound, 0)} points"
             checks[name] = _at_least(claim, found.last - found.first, bound, "points")
     if code := change(run, "code"):
         checks["code_first"] = _at_least("Program code at first in at least 30 %", code.first, 0.30)
@@ -114,7 +117,7 @@ def dynamics_table(run: RunData) -> dict[str, Check]:
     return checks
 
 
-# Differences of shares carry rounding: 0.7 - 0.3 is 0.39999999999999997.
+# differences of shares carry rounding: 0.7 - 0.3 is 0.39999999999999997
 ROUNDING = 1e-9
 
 

@@ -1,21 +1,20 @@
-"""Reads evaluations, also while they are being written: the folder of `simplerl eval`, or a training run's own."""
+"""Evaluations, readable while they are being written: the folder of `simplerl eval`, or a training run's own."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
-
 from simplerl.errors import DataError
+from simplerl.formatting import did_you_mean
 from simplerl.report.published import published_rows, suite_average
-from simplerl.stats.scores import COLUMNS
-from simplerl.storage.files import read_lines
+from simplerl.stats.scores import COLUMNS, sorted_responses
+from simplerl.storage.folder import RecipeFolder
+from simplerl.storage.jsonl import read_lines
 from simplerl.storage.records import RunFolder
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 Row = Mapping[str, Any]
 SAMPLING = ("temperature", "top_p", "max_tokens")
@@ -23,22 +22,22 @@ SAMPLING = ("temperature", "top_p", "max_tokens")
 
 @dataclass(frozen=True)
 class EvalData:
-    """One evaluation of one model. Responses stay in their files until they are asked for."""
+    """One evaluation of one model. Responses are read on demand."""
 
     path: Path
     kind: Literal["eval", "run"]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """`eval.toml`, or of a run its recipe's."""
+    """`eval.toml`, or a run's recipe."""
 
     environments: tuple[Row, ...] = ()
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    """Files of responses by benchmark: Parquet, or JSON lines of what is being answered."""
+    """Files of responses by benchmark: Parquet, or JSON lines of an unfinished benchmark."""
 
     decoding: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By benchmark: template, engine, temperature, top_p and max_tokens, as far as they are known."""
 
     average: tuple[str, ...] = ()
-    """The benchmarks that the suite's average is over."""
+    """Benchmarks in the suite's average."""
 
     step: int | None = None
     finished: bool = True
@@ -47,15 +46,19 @@ class EvalData:
     def name(self) -> str:
         return self.path.name if self.step is None else f"{self.path.name}@{self.step}"
 
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier that judged the responses: `eval.toml` has it as text, a recipe as a table."""
+        named = self.settings.get("verifier", DEFAULT_VERIFIER)
+        return named if isinstance(named, str) else named.get("name", DEFAULT_VERIFIER)
+
     def responses(self, benchmark: str, columns: Sequence[str] = COLUMNS) -> list[Row]:
-        """The responses so far, one per problem and sample, by problem and sample."""
-        rows = (row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
-        unique = {(row["problem_id"], row["sample_index"]): row for row in rows}
-        return [unique[key] for key in sorted(unique)]
+        """Responses so far, sorted by problem and sample."""
+        return sorted_responses(row for path in self.files.get(benchmark, ()) for row in _read(path, columns))
 
 
 def read_evaluation(name: str | Path) -> EvalData:
-    """An eval folder, `RUN` (its last evaluation) or `RUN@STEP`. Raises `DataError` for what is neither."""
+    """An eval folder, `RUN` (its last evaluation) or `RUN@STEP`. Raises `DataError` for anything else."""
     path = Path(name)
     if path.exists():
         return read_run_evaluation(path) if RunFolder(path).exists else read_eval(path)
@@ -63,26 +66,26 @@ def read_evaluation(name: str | Path) -> EvalData:
     if at and step.isdigit() and RunFolder(folder).exists:
         return read_run_evaluation(Path(folder), int(step))
     raise DataError(
-        f"{name} is no folder{_near(str(name))} Give an eval folder of `simplerl eval`, RUN or RUN@STEP of a training "
-        "run, or paper:NAME"
+        f"{name} is not a folder{_near(str(name))} Give an eval folder of `simplerl eval`, RUN or RUN@STEP of a "
+        "training run, or paper:NAME"
     )
 
 
 def _near(name: str) -> str:
-    """Folders beside it and published rows with a name like it."""
+    """Neighbouring folders and published rows with a similar name."""
     parent = Path(name).parent
     beside = [str(parent / path.name) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     known = {**{path: path for path in beside}, **{row: f"paper:{row}" for row in published_rows()}}
-    close = difflib.get_close_matches(name.partition("@")[0], known, n=3, cutoff=0.7)
-    return f"; did you mean {', '.join(known[each] for each in close)}?" if close else "."
+    return did_you_mean(name.partition("@")[0], known, most=3, cutoff=0.7, show=known.__getitem__)
 
 
 # --- eval folders -----------------------------------------------------------------------------------------------------
 
 
 def read_eval(path: Path) -> EvalData:
-    """The folder of an evaluation. Raises `DataError` when it is none, or has no responses yet."""
-    settings, folder = _settings(path), path / "responses"
+    """The folder of an evaluation. Raises `DataError` if it is not one, or has no responses yet."""
+    stored, folder = RecipeFolder(path, "eval.toml"), path / "responses"
+    settings = stored.stored_recipe()
     if settings is None and not folder.is_dir():
         raise DataError(f"{path} is neither an eval folder (no eval.toml) nor a training run (no recipe.toml)")
     settings = settings or {}
@@ -93,7 +96,7 @@ def read_eval(path: Path) -> EvalData:
         path=path.resolve(),
         kind="eval",
         settings=settings,
-        environments=tuple(_environments(path)),
+        environments=tuple(stored.read_environments()),
         files=files,
         decoding={part["name"]: _known(settings | part) for part in _parts(settings)},
         average=tuple(settings.get("average") or suite_average(settings.get("suite"))),
@@ -102,17 +105,8 @@ def read_eval(path: Path) -> EvalData:
     )
 
 
-def _settings(path: Path) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads((path / "eval.toml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path / 'eval.toml'} is damaged: {error}") from error
-
-
 def _parts(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One table per benchmark: those listed as `parts`, or `benchmarks` that share one `sampling`."""
+    """One table per benchmark: those in `parts`, or `benchmarks` that share one `sampling`."""
     shared = settings.get("sampling", {})
     return settings.get("parts") or [{"name": name, **shared} for name in settings.get("benchmarks", ())]
 
@@ -121,16 +115,8 @@ def _known(part: Mapping[str, Any]) -> dict[str, Any]:
     return {key: part[key] for key in ("template", "engine", *SAMPLING) if key in part}
 
 
-def _environments(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = orjson.loads((path / "environment.json").read_bytes())
-    except (OSError, ValueError):
-        return []
-    return entries if isinstance(entries, list) else []
-
-
 def _response_files(folder: Path, planned: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Files by benchmark, in the plan's order: NAME/*.parquet, and NAME.jsonl while it is being answered."""
+    """Files by benchmark, in the plan's order: NAME/*.parquet, and NAME.jsonl of an unfinished one."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*/*.parquet")) + sorted(folder.glob("*.jsonl")):
         if not path.name.startswith("."):
@@ -143,9 +129,9 @@ def _response_files(folder: Path, planned: Sequence[str]) -> dict[str, tuple[Pat
 
 
 def read_run_evaluation(path: Path, step: int | None = None) -> EvalData:
-    """What a training run answered at a step, or last. Raises `DataError` with the steps there are.
+    """Responses of a training run at a step, or the last ones. Raises `DataError` with the steps that exist.
 
-    A set evaluated at several temperatures is a benchmark for each: the lowest has the set's own name.
+    A set evaluated at several temperatures is a benchmark for each; the lowest has the set's own name.
     """
     folder = RunFolder(path)
     steps = sorted({row["step"] for row in folder.read_evals()})
@@ -204,7 +190,7 @@ def _run_decoding(recipe: Mapping[str, Any], temperature: float) -> dict[str, An
 
 
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a file; none where it was cut back meanwhile and is gone. Columns it lacks are None."""
+    """Rows of a file; none if a resume removed it meanwhile. Missing columns are None."""
     if path.suffix == ".jsonl":
         return _read_journal(path, columns)
     try:
@@ -215,7 +201,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _read_journal(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """What is answered so far; the whole benchmark where it was finished meanwhile and the journal is gone."""
+    """Responses so far; the complete benchmark if it was finished meanwhile and the journal is gone."""
     rows = [{column: row.get(column) for column in columns} for row in read_lines(path)]
     return rows or [row for whole in sorted(path.with_suffix("").glob("*.parquet")) for row in _read(whole, columns)]
 

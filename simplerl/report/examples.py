@@ -1,4 +1,4 @@
-"""Responses before and after training, on the same problems, chosen by rule and cut into pieces to highlight."""
+"""Responses before and after training, to equal problems, chosen by rule and split into segments to highlight."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ MARKS = {
     "reflection": REFLECTION.pattern,
     "box": r"\\boxed\s*\{[^{}]*\}?",
 }
-"""Patterns of what is highlighted in a response; upper or lower case."""
+"""Patterns to highlight in a response, in upper or lower case."""
 
 _PIECES = re.compile("|".join(f"(?P<{kind}>{rule})" for kind, rule in MARKS.items()), re.IGNORECASE | re.DOTALL)
 
 
 class Pair(NamedTuple):
-    """The responses to one problem of the first and of the last evaluation."""
+    """Responses to one problem at the first and at the last evaluation."""
 
     before: Row
     after: Row
 
 
 class Example(NamedTuple):
-    """A pair and why it is shown."""
+    """A pair and the reason to show it."""
 
     reason: str
     pair: Pair
 
 
 class Piece(NamedTuple):
-    """A part of a response: `kind` is code, reflection, box, or nothing."""
+    """A segment of a response: `kind` is code, reflection, box, or empty."""
 
     kind: str
     text: str
 
 
 class Evolution(NamedTuple):
-    """First and last evaluation whose responses were kept, paired by problem."""
+    """First and last evaluation with stored responses, paired by problem."""
 
     run: RunData
     first_step: int
@@ -60,7 +60,7 @@ class Evolution(NamedTuple):
 
 
 def evolution(run: RunData) -> Evolution | None:
-    """The pairs of the main set, greedy where that was evaluated; None without responses of two evaluations."""
+    """Pairs of the main set, greedy if that was evaluated. None: no two evaluations have responses."""
     temperature = GREEDY if run.has_greedy else run.main_temperature
     steps = [int(row["step"]) for row in run.eval_rows(temperature)]
     if run.main_set is None or temperature is None or len(steps) < 2:
@@ -76,7 +76,7 @@ def _by_problem(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
 
 
 def transitions(pairs: Sequence[Pair]) -> dict[tuple[bool, bool], int]:
-    """How many problems were (solved before, solved after)."""
+    """Number of problems (solved before, solved after)."""
     return dict(Counter((_solved(pair.before), _solved(pair.after)) for pair in pairs))
 
 
@@ -101,7 +101,7 @@ def _gained(pair: Pair) -> bool:
 
 
 def pieces(text: str) -> list[Piece]:
-    """The response as pieces that add up to it, without the middle of a very long one."""
+    """The response as segments that add up to it, without the middle of a very long one."""
     shown, found, end = visible(text, LONGEST_SHOWN), [], 0
     for match in _PIECES.finditer(shown):
         found += [Piece("", shown[end : match.start()]), Piece(match.lastgroup or "", match.group())]

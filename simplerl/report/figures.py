@@ -1,4 +1,4 @@
-"""The figures of a report: what is shown of a run, in which words."""
+"""The figures of a report: their panels and their texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLES = {"code": ("program code", 1), "reflection": ("self-checks", 0), "unboxe
 
 
 def figures(runs: Sequence[RunData]) -> list[FigureSpec]:
-    """The figures that have something to show."""
+    """Figures that have something to show."""
     makers = (dynamics_figure, benchmarks_figure, passes_figure, responses_figure, optimisation_figure, cost_figure)
     return [spec for make in makers if (spec := make(runs)).panels]
 
@@ -35,7 +35,8 @@ def figures(runs: Sequence[RunData]) -> list[FigureSpec]:
 def dynamics_figure(runs: Sequence[RunData]) -> FigureSpec:
     """Accuracy, loss or reward, length, style against the step: held-out where it was evaluated, else in training."""
     held = held_out(runs)
-    panels = (_accuracy_panel(held), _loss_panel(runs), _reward_panel(), _length_panel(held), _style_panel(held))
+    panels = (_accuracy_panel(held), _loss_panel(runs), _reward_panel(), _length_panel(held))
+    panels = (*panels, _style_panel(held, _styles(runs)))
     return FigureSpec("dynamics", "How it learned", _captioned(_measured(runs, held), runs), filled(panels, runs))
 
 
@@ -77,11 +78,16 @@ def _length_panel(held: HeldOut | None) -> Panel:
     return Panel("Response length", words, (training, *_held(held, "length", 3)))
 
 
-def _style_panel(held: HeldOut | None) -> Panel:
+def _styles(runs: Sequence[RunData]) -> dict[str, tuple[str, int]]:
+    """Label and accent of the styles that the runs are about."""
+    return {key: style for key, style in STYLES.items() if key != "unboxed" or any(run.counts_boxes for run in runs)}
+
+
+def _style_panel(held: HeldOut | None, styles: Mapping[str, tuple[str, int]]) -> Panel:
     where = f"share of held-out responses, {sampling(held.heat)}" if held else "share of training responses"
     lines = (
         held.line(label, key, accent) if held else metric(label, f"style/{key}", accent)
-        for key, (label, accent) in STYLES.items()
+        for key, (label, accent) in styles.items()
     )
     return Panel("Style", where, tuple(lines), "share")
 
@@ -159,7 +165,7 @@ def responses_figure(runs: Sequence[RunData]) -> FigureSpec:
     """What the responses are like: verdicts, lengths, cuts, styles."""
     held = held_out(runs)
     cut = (metric("training", "length/clip_ratio", 1), *_held(held, "clip_ratio", 0))
-    styles = [_style_of(label.capitalize(), key, accent, held) for key, (label, accent) in STYLES.items()]
+    styles = [_style_of(label.capitalize(), key, accent, held) for key, (label, accent) in _styles(runs).items()]
     panels = (
         VERDICTS,
         LENGTHS,
@@ -201,14 +207,14 @@ OPTIMISATION = (
         metric("policy", "loss/policy", 0), metric("value", "loss/value", 1), metric("KL", "loss/kl", 3)), "free"),
     Panel("Learning rates", "mean of the step's updates", (
         metric("actor", "actor/lr", 0), metric("critic", "critic/lr", 1))),
-    Panel("Packing", "share of the token budget that is filled", (metric("filled", "pack/fill", 2),), "share"),
+    Panel("Packing", "share of the token budget in use", (metric("in use", "pack/token_utilization", 2),), "share"),
     Panel("Groups without a signal", "share of groups whose rewards are equal", (
         metric("equal", "group/equal_share", 4),), "share"),
 )  # fmt: skip
 
 
 def optimisation_figure(runs: Sequence[RunData]) -> FigureSpec:
-    """What tells a healthy run from a sick one, step by step."""
+    """Diagnostics that separate a healthy run from a sick one, step by step."""
     panels = filled(OPTIMISATION, runs)
     return FigureSpec(
         "diagnostics", "Training diagnostics", _captioned("Every training step.", runs), panels, 3, (3.9, 2.75)
@@ -218,7 +224,7 @@ def optimisation_figure(runs: Sequence[RunData]) -> FigureSpec:
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 COST = (
-    # Grading runs during the rollout, so its seconds are within those.
+    # grading runs during the rollout, so its seconds are part of the rollout's
     Panel("Time", "seconds per step, by phase", (
         metric("rollout", "time/rollout", 0), metric("score", "time/score", 3), metric("update", "time/update", 1)),
         stacked=True),

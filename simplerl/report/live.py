@@ -1,4 +1,4 @@
-"""A page that follows a run, served to this machine alone. It only reads, and only what a run folder holds."""
+"""A page that follows a run, served on this machine only. It only reads run folders."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from simplerl.errors import DataError, SimpleRLError
+from simplerl.formatting import to_utf8
 from simplerl.report.page import FRAME, render_page
 from simplerl.report.progress import progress
 from simplerl.report.report import render_report
@@ -25,9 +26,9 @@ from simplerl.storage.records import RunFolder
 
 HOST = "127.0.0.1"
 REST = 5.0
-"""Seconds between two versions of the page, at least."""
+"""Fewest seconds between two versions of the page."""
 SHARE = 0.25
-"""Share of one core that making pages may take, at most: the run needs the machine."""
+"""Largest share of one core spent on pages: the run needs the machine."""
 
 State = Literal["waiting", "training", "stopped", "finished"]
 _WATCHED = ("recipe.toml", "environment.json", "metrics.jsonl", "evals.jsonl", "validation.jsonl", "events.jsonl")
@@ -43,7 +44,7 @@ class Page:
 
 
 class LivePage:
-    """The newest page of a run, made when somebody asks and something has changed."""
+    """The newest page of a run, made on request and only if something has changed."""
 
     def __init__(self, run: Path, rest: float = REST) -> None:
         self.run, self.rest = run, rest
@@ -63,7 +64,7 @@ class LivePage:
             return self.made.body
 
     def status(self) -> dict[str, str]:
-        """The version that `page` would give now, and how the run is doing."""
+        """The version that `page` would return now, and the state of the run."""
         state, text = run_state(self.run)
         return {"version": self._version(), "state": state, "text": self.trouble or text}
 
@@ -73,13 +74,13 @@ class LivePage:
         return fingerprint(self.run)
 
     def _make(self, version: str) -> Page:
-        """The report; where it cannot be made now, the one before, or where there is none a page that says why."""
+        """The report. If it cannot be made now: the one before, or a page that says why."""
         try:
             page, self.trouble = Page(version, _packed(render_report([read_run(self.run)], live=version)), True), ""
         except DataError:
             self.trouble = ""
             page = self._excuse(version, run_state(self.run)[1])
-        # A resumed run takes files away while they are read.
+        # a resumed run removes files while they are read
         except (SimpleRLError, OSError, ValueError) as error:
             self.trouble = str(error)
             page = self._excuse(version, self.trouble)
@@ -92,11 +93,11 @@ class LivePage:
 
 
 def _packed(html: str) -> bytes:
-    return gzip.compress(html.encode("utf-8", "replace"), 5)
+    return gzip.compress(to_utf8(html), 5)
 
 
 def fingerprint(run: Path) -> str:
-    """Changes whenever a step, an evaluation or a session is added."""
+    """Changes with every new step, evaluation or session."""
     return sha256(repr([_stamp(run / name) for name in _WATCHED]).encode()).hexdigest()[:16]
 
 
@@ -112,7 +113,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def run_state(run: Path) -> tuple[State, str]:
-    """Whether a process is training, and how far the run is, in words."""
+    """True if a process is training, and the run's progress as text."""
     folder = RunFolder(run)
     try:
         where, finished = progress(folder.read_metrics(), folder.read_recipe() if folder.exists else {})
@@ -124,18 +125,18 @@ def run_state(run: Path) -> tuple[State, str]:
         return "training", f"Training: {where} done."
     if finished:
         return "finished", f"Finished: {where} done."
-    return "stopped", f"No process is training here; {where} done. This page goes on watching."
+    return "stopped", f"No process is training here; {where} done. This page keeps watching."
 
 
 def is_held(run: Path) -> bool:
-    """Whether a process holds the run's folder, see `simplerl.storage.files.locked`; it lets go however it dies."""
+    """True if a process locks the run's folder, see `simplerl.storage.files.locked`; the lock ends with the process."""
     try:
         file = open(run / ".lock", "rb")  # noqa: SIM115
     except OSError:
         return False
     with file:
         try:
-            # For a moment only, and shared; a run that starts right now waits longer than that.
+            # for a moment only, and shared; a run that starts right now waits longer than that
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
@@ -157,13 +158,13 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that has gone away is no error."""
+        """Ignore a browser that has disconnected."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/` is the page, `/status` its version; there is nothing else."""
+    """`/` is the page, `/status` its version; nothing else exists."""
 
     server: Server
     server_version, sys_version = "simplerl", ""
@@ -180,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", b"there is only / here\n")
 
     def _is_for_us(self) -> bool:
-        """A page of another site may have its name point here; its requests carry that name."""
+        """True for a request from another site, whose name may resolve to this address; its header shows that name."""
         wanted = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
         hosts = self.headers.get_all("Host", [])
         return len(hosts) == 1 and hosts[0] in wanted
@@ -196,4 +197,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not worth a line."""
+        """Log no requests."""

@@ -1,4 +1,4 @@
-"""The frame of a page: its style, its scripts, and a policy under which nothing else runs and nothing is loaded."""
+"""The frame of a page: its style, its scripts, and a policy that forbids any other script and any download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 import simplerl
 from simplerl.report.examples import pieces
 from simplerl.report.plain_text import visible
-from simplerl.report.summary import interval, percent
+from simplerl.report.summary import in_percent, interval
 
 FORMULAS = ("temml.min.js",)
 BROWSER = ("text.js", "browser.js")
@@ -27,11 +27,11 @@ FRAME = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Headers of a page that is served: none embeds it, reads it, or hears of it."""
+"""Headers of a served page: other sites cannot embed or read it, and get no referrer."""
 
 
 def render_page(template: str, *, live: str = "", scripts: bool = True, **context: Any) -> str:
-    """A page as HTML. `live` is the version of a page that follows its run; a page without scripts forbids them all."""
+    """A page as HTML. `live` is the version of a page that follows its run; without `scripts` the page forbids all."""
     wanted = [FORMULAS, (*BROWSER, *LIVE) if live else BROWSER] if scripts or live else []
     codes = ["".join(_asset(name) for name in names) for names in wanted]
     frame = {"version": simplerl.__version__, "style": Markup(_asset("report.css")), "live": live}
@@ -40,7 +40,7 @@ def render_page(template: str, *, live: str = "", scripts: bool = True, **contex
 
 
 def policy(codes: Sequence[str], *, live: bool) -> str:
-    """The content security policy of a page that runs these scripts; a live one may ask its own server."""
+    """The content security policy for a page with these scripts; a live one may request its own server."""
     hashes = " ".join(f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'" for code in codes)
     rules = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src {hashes or NOTHING}"]
     return "; ".join([*rules, *["connect-src 'self'"] * live, "base-uri 'none'", "form-action 'none'"])
@@ -60,6 +60,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "shown": partial(visible, most=200)}
+    environment.filters |= {"percent": in_percent, "interval": interval, "shown": partial(visible, most=200)}
     environment.globals["pieces"] = pieces
     return environment

@@ -1,4 +1,4 @@
-"""Panels of a report as data: which lines, in which words, on which axis. `drawing` draws them."""
+"""Panels of a report as data: their lines, texts and axes. `drawing` draws them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes. `kind` says what the y axis holds ("free" need not show zero); `stacked` fills between lines."""
+    """One set of axes. `kind` is the y axis ("free" need not show zero); `stacked` fills between lines."""
 
     title: str
     subtitle: str
@@ -41,7 +41,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure: its file name, its heading, what it is measured on, and its panels (inches)."""
+    """A figure: its file name, its heading, its source, and its panels (inches)."""
 
     name: str
     title: str
@@ -81,10 +81,10 @@ def validated(label: str, key: str, accent: int = 0) -> Line:
 
 
 class HeldOut(NamedTuple):
-    """What is shown of held-out responses, the same of every run: what one did not answer it is left out of.
+    """Panels of held-out responses, alike for every run; a run that did not evaluate a quantity is left out of it.
 
-    `heats` are the temperatures at which any run answered the set, from the lowest; `heat` is the highest that all of
-    them share, at which lengths and styles can be compared.
+    `heats` are the temperatures at which any run evaluated the set, ascending; `heat` is the highest that all share, at
+    which lengths and styles can be compared.
     """
 
     set: str
@@ -97,7 +97,7 @@ class HeldOut(NamedTuple):
 
 
 def held_out(runs: Sequence[RunData]) -> HeldOut | None:
-    """The main set of the first run that has one; None where nothing was evaluated."""
+    """The main set of the first run that has one. None: nothing was evaluated."""
     lead = next((run for run in runs if run.main_set is not None), None)
     if lead is None or lead.main_set is None or lead.main_temperature is None:
         return None
@@ -108,12 +108,12 @@ def held_out(runs: Sequence[RunData]) -> HeldOut | None:
 
 
 def filled(panels: Sequence[Panel], runs: Sequence[RunData]) -> tuple[Panel, ...]:
-    """The panels that have something to show: what a run does not record leaves no empty axes."""
+    """Panels that have something to show: a quantity that was not recorded leaves no empty axes."""
     return tuple(panel for panel in panels if any(line.pick(run).steps.size for line in panel.lines for run in runs))
 
 
 def overlaid(runs: Sequence[RunData]) -> str:
-    """How to read several runs in one panel; nothing for a single one."""
+    """A note on several runs in one panel; empty for a single run."""
     groups = experiments(runs)
     words = []
     if len(groups) > 1:
@@ -126,7 +126,7 @@ def overlaid(runs: Sequence[RunData]) -> str:
 
 
 def describe(panel: Panel, runs: Sequence[RunData]) -> str:
-    """The panel in words: each line's first and last value, of each recipe."""
+    """The panel as text: each line's first and last value, of each recipe."""
     groups = experiments(runs)
     found = [(group_name(group), moves) for group in groups if (moves := _moves(panel, group))]
     words = "; ".join(f"{name}: {moves}" if len(groups) > 1 else moves for name, moves in found)

@@ -1,4 +1,4 @@
-"""pass@k across checkpoints, from the verdicts of evaluations that sampled several responses to a problem."""
+"""pass@k across checkpoints, from verdicts of evaluations with several responses per problem."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Counts = dict[EvalKey, list[tuple[int, int]]]
 
 
 def pass_curves(run: RunData) -> dict[EvalKey, dict[int, Series]]:
-    """pass@k against the step for k = 1, 2, 4, ..., of every set that was ever sampled more than once a problem."""
+    """pass@k against the step for k = 1, 2, 4, ..., of every set that was sampled more than once per problem."""
     points: dict[EvalKey, dict[int, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for file in eval_files(run):
         for key, counts in _counts(file).items():
@@ -41,7 +41,7 @@ def _series(pairs: list[tuple[int, float]]) -> Series:
 
 @lru_cache(maxsize=4096)
 def _counts(file: ResponseFile) -> Counts:
-    """Responses and right ones, problem by problem."""
+    """Responses and correct responses of each problem."""
     table = file.read(("set", "temperature", "problem_id", "verdict"))
     columns = (table[name].to_pylist() for name in ("set", "temperature", "problem_id", "verdict"))
     found: dict[EvalKey, dict[str, tuple[int, int]]] = defaultdict(dict)

@@ -1,4 +1,4 @@
-"""The browser's responses as one compressed block that a page carries."""
+"""The response browser's data as one compressed block inside a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Name = TypeVar("Name")
 
 
 class _Index(Generic[Name]):
-    """Numbers for things, in the order of their first appearance."""
+    """Indices of values, in order of first appearance."""
 
     def __init__(self) -> None:
         self.numbers: dict[Name, int] = {}
@@ -36,12 +36,12 @@ def pack(responses: Sequence[Response], runs: Iterable[str]) -> str:
 
 
 def table(responses: Sequence[Response], runs: Iterable[str]) -> dict[str, Any]:
-    """Columns of responses; names that repeat are numbers into lists."""
+    """Columns of responses; repeated names are indices into lists."""
     problems: dict[tuple[str, str], int] = {}
     descriptions: list[dict[str, Any]] = []
     samplings, methods = _Index[str](), _Index[str]()
     rows: list[dict[str, Any]] = []
-    # Responses to one problem stand together: they are alike, and compression finds it.
+    # responses to one problem are neighbours: they are alike, which compresses well
     for response in sorted(responses, key=_place):
         key = response.source, response.row["problem_id"]
         if key not in problems:

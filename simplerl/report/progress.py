@@ -1,4 +1,4 @@
-"""How far a run is, from its numbers and its recipe."""
+"""Progress of a run, from its numbers and its recipe."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ ROUNDING = 1e-9
 
 
 class Progress(NamedTuple):
-    """In words, and whether it is all that was asked for; None where the recipe does not say in steps or passes."""
+    """Progress as text, and True if the run is complete. None: the recipe gives neither steps nor passes."""
 
     words: str
     finished: bool | None
 
 
 def progress(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], step: int = 0) -> Progress:
-    """`step` is one that was reached otherwise, such as by an evaluation."""
+    """`step` was reached otherwise, such as by an evaluation."""
     train = recipe.get("train", {})
     done = max([step, *(int(row["step"]) for row in metrics)])
     if planned := train.get("steps"):
         return Progress(f"step {done} of {planned}", done >= planned)
-    # In reinforcement learning `ppo_epochs` are passes over each batch, not over the data.
+    # in reinforcement learning `ppo_epochs` are passes over each batch, not over the data
     if recipe.get("kind") == "sft" and (wanted := train.get("data_epochs", train.get("epochs"))):
         passes = max((row.get("epoch") or 0.0 for row in metrics), default=0.0)
         return Progress(f"step {done} ({passes:.2f} of {wanted} passes)", _is_last(done, passes, wanted))
@@ -29,5 +29,5 @@ def progress(metrics: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], st
 
 
 def _is_last(step: int, passes: float, wanted: int) -> bool:
-    """Whether one more batch would be more than the passes that are wanted: such a batch is not trained on."""
+    """True if one more batch would exceed the passes of the recipe: such a batch is not trained on."""
     return step > 0 and passes * (step + 1) / step > wanted + ROUNDING

@@ -1,8 +1,7 @@
-"""The published tables of SimpleRL-Zero and SimpleRL-Zoo: accuracies alone, there are no responses to them."""
+"""Published tables of SimpleRL-Zero and SimpleRL-Zoo: accuracies only, without responses."""
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,17 +10,18 @@ from importlib import resources
 from typing import Any
 
 from simplerl.errors import DataError
+from simplerl.formatting import did_you_mean
 from simplerl.stats.intervals import Estimate, share
 
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """An accuracy, 0 to 1, as it was printed, and how it was measured."""
+    """An accuracy, 0 to 1, as printed, and how it was measured."""
 
     accuracy: float
     problems: int
     settings: Mapping[str, Any]
-    """template, temperature, top_p, max_tokens, samples: those of the whole table."""
+    """template, temperature, top_p, max_tokens, samples: settings of the whole table."""
 
     @property
     def samples(self) -> int:
@@ -29,7 +29,7 @@ class PublishedScore:
 
     @property
     def estimate(self) -> Estimate:
-        """With Wilson's interval on the problems: several samples count as one, their spread was not published."""
+        """With Wilson's interval over the problems. Several samples count as one: their spread was not published."""
         return share(self.accuracy * self.problems, self.problems)
 
 
@@ -42,10 +42,10 @@ class Published:
     table: str
     suite: str
     scores: Mapping[str, PublishedScore]
-    """By benchmark; those that were left blank are missing."""
+    """Accuracies by benchmark, without those left blank."""
 
     average: tuple[str, ...]
-    """The benchmarks the table's average is over."""
+    """Benchmarks in the table's average."""
 
     printed_average: float | None
     note: str = ""
@@ -55,22 +55,21 @@ def published(name: str) -> Published:
     """The row of this name. Raises `DataError` with the nearest names."""
     rows = published_rows()
     if name not in rows:
-        close = difflib.get_close_matches(name, rows, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(close)}?" if close else "."
+        hint = did_you_mean(name, rows, most=3, cutoff=0.4, show=str)
         raise DataError(f"no published row {name!r}{hint} There are {', '.join(rows)}")
     return rows[name]
 
 
 @lru_cache(maxsize=1)
 def published_rows() -> dict[str, Published]:
-    """Every row by its name, in the order of the tables."""
+    """Every row by name, in the order of the tables."""
     text = (resources.files("simplerl.report") / "published.toml").read_text(encoding="utf-8")
     data = tomllib.loads(text)
     return {row.name: row for table in data["tables"].values() for row in _rows(table, data["problems"])}
 
 
 def suite_average(suite: str | None) -> tuple[str, ...]:
-    """The benchmarks that a published suite's average is over; empty for others."""
+    """Benchmarks in a published suite's average; empty for other suites."""
     return next((row.average for row in published_rows().values() if row.suite == suite), ())
 
 

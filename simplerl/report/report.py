@@ -1,4 +1,4 @@
-"""One self-contained page about one run or several: it loads nothing from anywhere."""
+"""A self-contained page about one run or several: it loads nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from simplerl.formatting import Grid
+from simplerl.formatting import Grid, to_utf8
 from simplerl.report import examples, responses
 from simplerl.report.caveats import caveats
 from simplerl.report.compare_output import paper_differences, paper_table
@@ -29,7 +29,7 @@ from simplerl.storage import atomic
 
 
 class Picture(NamedTuple):
-    """A panel as data URIs, light and dark, with its words."""
+    """A panel as data URIs, light and dark, with its text."""
 
     title: str
     alt: str
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A figure of the page; `legend` says which run is which where that needs saying."""
+    """A figure of the page; `legend` explains the dash patterns if there are several runs."""
 
     spec: FigureSpec
     pictures: list[Picture]
@@ -56,7 +56,7 @@ class EvalChange(NamedTuple):
 
 
 class SideBySide(NamedTuple):
-    """A comparison of models as the page shows it: tables whose first row is the head, and what to bear in mind."""
+    """A comparison of models for the page: tables whose first row is the head, and warnings."""
 
     first: str
     table: Grid
@@ -65,14 +65,14 @@ class SideBySide(NamedTuple):
 
 
 def write_report(runs: Sequence[RunData], path: Path, comparison: Comparison | None = None) -> Path:
-    """Writes the page, whole or not at all; with a comparison of models, or of that alone where there are no runs."""
-    # A name of a file may hold bytes that are no UTF-8; all else is text already.
-    atomic.write_bytes(path, render_report(runs, comparison=comparison).encode("utf-8", "replace"))
+    """Write the page atomically, with a comparison of models, or of the comparison alone if there are no runs."""
+    # a file name may hold bytes that are not UTF-8; everything else is text already
+    atomic.write_bytes(path, to_utf8(render_report(runs, comparison=comparison)))
     return path
 
 
 def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:
-    """NAME.png, NAME.svg, NAME-dark.png and NAME-dark.svg of each figure."""
+    """Write NAME.png, NAME.svg, NAME-dark.png and NAME-dark.svg of each figure."""
     written = []
     for spec in figures(runs):
         for suffix, theme in (("", LIGHT), ("-dark", DARK)):
@@ -99,7 +99,7 @@ def side_by_side(comparison: Comparison) -> SideBySide:
 
 
 def context(runs: Sequence[RunData]) -> dict[str, Any]:
-    """Everything the template shows of the runs."""
+    """Everything that the template shows of the runs."""
     return _about(runs) | _numbers(runs) | _texts(runs) | {"runs": runs, "sections": sections(runs)}
 
 
@@ -120,6 +120,7 @@ def _numbers(runs: Sequence[RunData]) -> dict[str, Any]:
     methods = method_rows(runs)
     return {
         "evals": [row for each in runs for row in eval_changes(each)],
+        "boxes": any(each.counts_boxes for each in runs),
         "events": [(each, event) for each in runs for event in each.events],
         "checks": [(each, dynamics_table(each)) for each in runs if is_quickstart(each)],
         "lengths": [(each, found) for each in runs if (found := length_dynamics(each.eval_rows()))],
@@ -143,7 +144,7 @@ def _texts(runs: Sequence[RunData]) -> dict[str, Any]:
 
 
 def sections(runs: Sequence[RunData]) -> list[Section]:
-    """The figures as the page shows them."""
+    """The figures for the page."""
     several = len(experiments(runs)) > 1
     legend = _picture("Runs", "Dash patterns of the runs", render_legend(runs)) if several else None
     return [Section(spec, [_panel_picture(panel, runs) for panel in spec.panels], legend) for spec in figures(runs)]
@@ -162,7 +163,7 @@ def _data_uri(svg: bytes) -> str:
 
 
 def eval_changes(run: RunData) -> list[EvalChange]:
-    """First against last evaluation of everything that was evaluated twice."""
+    """First against last evaluation of everything evaluated twice."""
     changes = [(key, run.eval_rows(key.temperature, key.set)) for key in run.keys]
     return [EvalChange(run, *key, rows[0], rows[-1]) for key, rows in changes if len(rows) >= 2]
 
@@ -176,7 +177,7 @@ def recipe_differences(runs: Sequence[RunData]) -> dict[str, list[Any]]:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested table as dotted keys, without what is empty."""
+    """A nested table as dotted keys, without empty values."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):

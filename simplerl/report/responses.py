@@ -1,4 +1,4 @@
-"""Which responses a report shows, chosen by rule: the same run gives the same ones, and a growing run keeps most."""
+"""Responses that a report shows, chosen by rule: equal runs give equal choices, and a growing run keeps most."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
+from simplerl.formatting import to_utf8
 from simplerl.report.plain_text import visible
 from simplerl.report.response_files import ResponseFile, draw, eval_files, eval_key, spread_out, training_files
 from simplerl.report.run_data import EvalKey, Row, RunData, sampling
@@ -17,10 +18,10 @@ SAMPLES = 8
 TRAINING_STEPS = 64
 PROBLEMS_PER_STEP = 2
 LONGEST = 10_000
-"""Characters of a response that is shown whole; of longer ones the beginning and the end."""
+"""Characters of a response shown in full; longer ones show the beginning and the end."""
 LONGEST_ANSWER = 500
 EVAL_BYTES, TRAINING_BYTES = 11_000_000, 3_000_000
-"""Where these are used up, the last problems are left out. A page stays under 25 MB even if nothing compresses."""
+"""Bytes of text; beyond them the last problems are left out. A page stays under 25 MB even if nothing compresses."""
 
 TRAINING = "training"
 COLUMNS = (
@@ -30,7 +31,7 @@ COLUMNS = (
 
 
 class Response(NamedTuple):
-    """A response and where it comes from; `source` is the name of a set, or `TRAINING`."""
+    """A response and its origin; `source` is the name of a set, or `TRAINING`."""
 
     run: int
     source: str
@@ -50,7 +51,7 @@ RULE = (
 
 
 def select(runs: Sequence[RunData]) -> list[Response]:
-    """The responses that are shown, problem by problem."""
+    """The chosen responses, problem by problem."""
     evaluations = _within(_interleaved(_evaluated(runs)), EVAL_BYTES)
     training = _within(_interleaved({run.path: _trained(i, run) for i, run in enumerate(runs)}), TRAINING_BYTES)
     return [response for group in (*evaluations, *training) for response in group]
@@ -62,7 +63,7 @@ def _interleaved(groups: Mapping[Any, list[list[Response]]]) -> list[list[Respon
 
 
 def _within(groups: Sequence[list[Response]], most: int) -> list[list[Response]]:
-    """The first groups whose texts together have so many bytes."""
+    """The first groups whose texts together stay within `most` bytes."""
     kept = []
     for group in groups:
         most -= sum(_bytes(response.row) for response in group)
@@ -91,7 +92,7 @@ def _evaluated(runs: Sequence[RunData]) -> dict[str, list[list[Response]]]:
 
 
 def eval_problems(runs: Sequence[RunData]) -> dict[str, list[str]]:
-    """Problems that are shown of each set; the same ones of every run."""
+    """The chosen problems of each set, equal for every run."""
     chosen: dict[str, list[str]] = {}
     for run in runs:
         files: dict[str, list[tuple[float, ResponseFile]]] = defaultdict(list)
@@ -105,7 +106,7 @@ def eval_problems(runs: Sequence[RunData]) -> dict[str, list[str]]:
 
 
 def choose(first: Mapping[str, str], last: Mapping[str, str], most: int = PROBLEMS_PER_SET) -> list[str]:
-    """Problems in turn from each kind, given how each ended at the first and at the last evaluation."""
+    """Problems in turn from each kind, by how each ended at the first and at the last evaluation."""
     kinds: dict[tuple[bool, bool, str], list[str]] = defaultdict(list)
     for problem in sorted(last, key=draw):
         before, after = first.get(problem, ""), last[problem]
@@ -117,7 +118,7 @@ def choose(first: Mapping[str, str], last: Mapping[str, str], most: int = PROBLE
 
 @lru_cache(maxsize=64)
 def _ends(file: ResponseFile) -> dict[str, str]:
-    """How each problem's first response ended: its verdict, with a note if it was cut."""
+    """The verdict on each problem's first response, with a note if it was truncated."""
     names = ("problem_id", "verdict", "finish_reason")
     table = file.read(names)
     ends: dict[str, str] = {}
@@ -136,7 +137,7 @@ def _eval_files(run: RunData) -> Iterator[tuple[EvalKey, ResponseFile]]:
 
 
 def _trained(index: int, run: RunData) -> list[list[Response]]:
-    """Responses by step and problem; steps by lot, so that those left out are not the last."""
+    """Responses by step and problem; steps are drawn, so that the omitted ones are not the last."""
     groups = []
     for file in sorted(spread_out(training_files(run), TRAINING_STEPS), key=lambda file: draw(file.step)):
         problems = set(file.read(("problem_id",))["problem_id"].to_pylist())
@@ -156,4 +157,4 @@ def _shown(row: Row) -> Row:
 
 
 def _bytes(row: Row) -> int:
-    return sum(len((row[name] or "").encode("utf-8", "replace")) for name in ("text", "extracted"))
+    return sum(len(to_utf8(row[name] or "")) for name in ("text", "extracted"))

@@ -1,4 +1,4 @@
-"""Reads a run folder, also while it is being written. Files only; nothing here imports torch."""
+"""A run folder, readable while it is being written. Files only; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from simplerl.errors import DataError
 from simplerl.storage.records import RunFolder
+from simplerl.verifiers.base import DEFAULT_VERIFIER
 
 Row = Mapping[str, Any]
 GREEDY = 0.0
@@ -28,24 +29,24 @@ EMPTY = Series(np.array([]), np.array([]))
 
 
 class EvalKey(NamedTuple):
-    """What an evaluation row is of."""
+    """Set and temperature of an evaluation row."""
 
     set: str
     temperature: float
 
 
 def sampling(temperature: float) -> str:
-    """A temperature in words."""
+    """A temperature as text."""
     return "greedy" if temperature == GREEDY else f"temperature {temperature:g}"
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run folder holds so far. Rows are in the order of their steps, one per step (and set, temperature).
+    """Contents of a run folder so far. Rows are in the order of their steps, one per step (and set, temperature).
 
-    `validation` is of SFT: the loss on the problems kept from training. `environments` has one entry per session: a run
-    that was resumed has several. `events` are what was lost and taken up again, in the order of time. `added` are
-    response files, with their steps, of evaluations made afterwards.
+    `validation` belongs to SFT: the loss on the problems held out from training. `environments` has one entry per
+    session; a resumed run has several. `events` are losses and resumes, in order of time. `added` are response files,
+    with their steps, of evaluations made later.
     """
 
     path: Path
@@ -64,8 +65,22 @@ class RunData:
 
     @property
     def kind(self) -> str:
-        """The recipe's: "train" or "sft"."""
+        """Kind of the recipe: "train" or "sft"."""
         return self.recipe.get("kind", "train")
+
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier that judged the responses."""
+        named = self.recipe.get("verifier", DEFAULT_VERIFIER)
+        return named if isinstance(named, str) else named.get("name", DEFAULT_VERIFIER)
+
+    @cached_property
+    def counts_boxes(self) -> bool:
+        r"""False for a run of another domain than mathematics in which no response has a `\boxed{`."""
+        shares = [row.get("unboxed", 1.0) for row in self.evals] + [
+            row.get("style/unboxed", 1.0) for row in self.metrics
+        ]
+        return self.verifier == DEFAULT_VERIFIER or any(share < 1 for share in shares)
 
     @property
     def last_step(self) -> int:
@@ -73,17 +88,17 @@ class RunData:
 
     @cached_property
     def keys(self) -> tuple[EvalKey, ...]:
-        """What was evaluated, in the order of its first appearance."""
+        """Sets and temperatures evaluated, in order of first appearance."""
         return tuple(dict.fromkeys(EvalKey(row["set"], float(row["temperature"])) for row in self.evals))
 
     @property
     def main_set(self) -> str | None:
-        """The held-out set the summary is about: the first one evaluated."""
+        """The held-out set of the summary: the first one evaluated."""
         return self.keys[0].set if self.keys else None
 
     @property
     def main_temperature(self) -> float | None:
-        """The temperature at which length and styles are followed: the highest one evaluated on the main set."""
+        """The temperature for length and styles: the highest one evaluated on the main set."""
         return max((key.temperature for key in self.keys if key.set == self.main_set), default=None)
 
     @property
@@ -108,16 +123,16 @@ class RunData:
         return _series(self.eval_rows(temperature, set_name), name)
 
     def sets(self, temperature: float) -> list[str]:
-        """The sets that were evaluated at a temperature."""
+        """Sets evaluated at a temperature."""
         return [key.set for key in self.keys if key.temperature == temperature]
 
     def average(self, name: str, temperature: float, sets: Sequence[str] | None = None) -> Series:
-        """Mean over sets (default all of a temperature), each counted once whatever its size, where all have one."""
+        """Mean over sets (default all of a temperature) at steps that have all of them; each set counts once."""
         return mean_of([self.evaluation(name, temperature, each) for each in sets or self.sets(temperature)])
 
 
 def read_run(path: Path) -> RunData:
-    """Reads a run folder. Raises `DataError` when it is none or has no finished step, `SimpleRLError` when damaged."""
+    """Read a run folder. Raises `DataError` if it is none or has no finished step, `SimpleRLError` for damage."""
     folder = RunFolder(path)
     if not folder.exists:
         raise DataError(f"{path} is not a run folder: it has no recipe.toml; give one of `simplerl train` or `sft`")
@@ -157,24 +172,24 @@ def mean_of(series: Sequence[Series]) -> Series:
 
 
 def extremes_of(series: Sequence[Series]) -> tuple[Series, Series]:
-    """The lowest and the highest of the runs at the steps that all of them have."""
+    """Lowest and highest of the runs at the steps that all of them have."""
     steps = mean_of(series).steps
     rows = np.array([one.values[np.isin(one.steps, steps)] for one in series])
     return Series(steps, rows.min(axis=0)), Series(steps, rows.max(axis=0))
 
 
-# Settings that do not change what is learned.
+# settings that do not change what is learned
 _ASIDE = ("seed", "description", "checkpoint", "track")
 
 
 def same_experiment(runs: Sequence[RunData]) -> bool:
-    """Whether the runs differ in nothing but their seed, so that their mean means something."""
+    """True if the runs differ in their seed alone, so that their mean is meaningful."""
     recipes = [{key: value for key, value in run.recipe.items() if key not in _ASIDE} for run in runs]
     return all(recipe == recipes[0] for recipe in recipes)
 
 
 def experiments(runs: Sequence[RunData]) -> list[list[RunData]]:
-    """Runs of one recipe together, in the order of their first appearance."""
+    """Runs grouped by recipe, in order of first appearance."""
     groups: list[list[RunData]] = []
     for run in runs:
         home = next((group for group in groups if same_experiment([group[0], run])), None)
@@ -185,5 +200,5 @@ def experiments(runs: Sequence[RunData]) -> list[list[RunData]]:
 
 
 def group_name(group: Sequence[RunData]) -> str:
-    """Runs of one recipe in a legend."""
+    """Name of a recipe's runs in a legend."""
     return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
+from simplerl.formatting import NO_BREAK, bounds, duration, percent
 from simplerl.report.dynamics import Change, change, length_dynamics, training_seconds
 from simplerl.report.progress import progress
 from simplerl.report.run_data import GREEDY, Row, RunData, Series
@@ -14,37 +15,29 @@ STYLE_WORDS = {"code": "with program code", "unboxed": "without a boxed answer",
 PHASES = ("rollout", "score", "update")
 Show = Callable[[float], str]
 LOSS: Show = "{:.3f}".format
-# Smaller moves of the mean length are not worth a sentence.
+# smaller changes of the mean length get no sentence
 NOTABLE = 0.02
 
 
 class Fact(NamedTuple):
-    """A headline: what it is of, where it began, where it ended."""
+    """A headline: its quantity, its start, its end."""
 
     label: str
     first: str
     last: str
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """0.0523 as "5.2 %"; shares that are exactly 0 or 1 without decimals."""
-    return f"{100 * share:.{0 if share in (0, 1) else digits}f}\N{NO-BREAK SPACE}%"
-
-
-def duration(seconds: float) -> str:
-    """547.3 as "9 min 7 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
-    return "\N{NO-BREAK SPACE}".join(f"{value}\N{NO-BREAK SPACE}{unit}" for value, unit in parts if value) or "0 s"
+def in_percent(share: float, digits: int = 1) -> str:
+    """A share as "5.2 %" with a non-breaking space; exactly 0 and 1 without decimals."""
+    return percent(share, 0 if share in (0, 1) else digits, NO_BREAK)
 
 
 def interval(row: Row) -> str:
     """The accuracy of an evaluation with its 95 % interval: "5.8 % [4.1, 8.2]"."""
-    return f"{percent(row['accuracy'])} [{100 * row['accuracy_low']:.1f}, {100 * row['accuracy_high']:.1f}]"
+    return f"{in_percent(row['accuracy'])} {bounds(row['accuracy_low'], row['accuracy_high'])}"
 
 
-def spread(values: Sequence[float], show: Show = percent) -> str:
+def spread(values: Sequence[float], show: Show = in_percent) -> str:
     """One value, or the lowest and the highest of several runs."""
     words = list(dict.fromkeys(show(value) for value in sorted(values)))
     return words[0] if len(words) == 1 else f"{words[0]}\N{EN DASH}{words[-1]}"
@@ -79,7 +72,7 @@ def _progress(runs: Sequence[RunData]) -> list[str]:
 
 
 def _losses(runs: Sequence[RunData]) -> list[str]:
-    """Of fine-tuning: where the loss began and ended, and the step at which more training began to harm."""
+    """Summary of fine-tuning: the loss at start and end, and the step after which validation got worse."""
     sentences = []
     if moved := _from_to([run.metric("loss/sft") for run in runs], LOSS):
         sentences.append(f"Training loss {moved} nats per response token.")
@@ -92,7 +85,7 @@ def _losses(runs: Sequence[RunData]) -> list[str]:
 
 
 def _from_to(series: Sequence[Series], show: Show) -> str:
-    """The first and the last value of every run; nothing where one has none."""
+    """First and last value of every run; empty if a run has none."""
     if not all(one.steps.size for one in series):
         return ""
     if max(one.steps.size for one in series) == 1:
@@ -198,7 +191,7 @@ def _length(runs: Sequence[RunData]) -> list[str]:
 
 
 def _whole(share: float) -> str:
-    return percent(share, 0)
+    return in_percent(share, 0)
 
 
 def _training_reward(runs: Sequence[RunData]) -> list[str]:
@@ -218,7 +211,9 @@ def _errors(runs: Sequence[RunData]) -> list[str]:
     worst = max((run.metric("verdict/error").values.max(initial=0) for run in runs), default=0)
     if not worst:
         return []
-    return [f"The verifier failed on up to {percent(worst)} of a step's responses; they are counted apart from wrong."]
+    return [
+        f"The verifier failed on up to {in_percent(worst)} of a step's responses; they are counted apart from wrong."
+    ]
 
 
 def _time(runs: Sequence[RunData]) -> list[str]:

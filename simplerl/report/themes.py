@@ -38,7 +38,7 @@ def recoloured(svg: bytes, old: Theme, new: Theme) -> bytes:
 
 
 def settings(theme: Theme) -> dict[Any, Any]:
-    """What matplotlib is told."""
+    """Settings for matplotlib."""
     return {
         "svg.hashsalt": "simplerl",
         "font.size": 9.5,

@@ -13,6 +13,8 @@ from simplerl.verifiers.math.audit import Finding, Judged, audit
 
 LABELS = ("correct", "wrong", "no_answer", "error")
 NOT_RIGHT = ("wrong", "no_answer")
+AUDITED = "math"
+"""The verifier whose answers the audit can compare."""
 MOST_FILES = 32
 MOST_JUDGED = 60
 """Training steps looked at, and wrong verdicts of each and of each set of the last evaluation."""
@@ -40,11 +42,17 @@ class Pair(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """What a sample of wrong verdicts holds that a person should look at, the most frequent first."""
+    """What a sample of wrong verdicts holds that a person should look at, the most frequent first.
+
+    `left_out`: verifiers of the runs that are not audited, because the audit compares mathematical answers. None of the
+    runs is audited if `possible` is false.
+    """
 
     judged: int
     found: int
     pairs: list[Pair]
+    left_out: list[str]
+    possible: bool
 
 
 def method_rows(runs: Sequence[RunData]) -> list[MethodRow]:
@@ -67,15 +75,17 @@ def _verdicts(file: ResponseFile) -> Verdicts:
 
 
 def audit_sample(runs: Sequence[RunData]) -> Audit:
-    """Audits wrong verdicts: by lot, of some training steps spread over each run and of its last evaluation."""
+    """Audits wrong verdicts of mathematics: by lot, of some training steps of each run and of its last evaluation."""
     judged, findings = 0, []
-    for run in runs:
+    mathematical = [run for run in runs if run.verifier == AUDITED]
+    for run in mathematical:
         where = f"{run.name}, " if len(runs) > 1 else ""
         for file in _audited_files(run):
             count, found = _audited(file)
             judged += count
             findings += [(where, finding) for finding in found]
-    return Audit(judged, len(findings), _pairs(findings))
+    left_out = sorted({run.verifier for run in runs} - {AUDITED})
+    return Audit(judged, len(findings), _pairs(findings), left_out, bool(mathematical))
 
 
 def _audited_files(run: RunData) -> list[ResponseFile]:

@@ -28,7 +28,7 @@ class HttpReward:
 
     def __call__(self, rollout: Rollout, verdict: Verdict) -> float:
         """Raise `RemoteError` if the service gives no number within its time limits."""
-        return self._client.ask(question(rollout, verdict), _number)
+        return self._client.post(question(rollout, verdict), _number)
 
     def close(self) -> None:
         self._client.close()

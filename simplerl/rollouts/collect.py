@@ -1,8 +1,7 @@
-"""A rollout batch: prompts answered, graded, and where an algorithm asks for it replaced by others."""
+"""Collect a rollout batch: prompts answered and graded; groups without a learning signal replaced if asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from simplerl.algorithms.base import Algorithm
@@ -10,7 +9,7 @@ from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
 from simplerl.rewards.base import Reward
-from simplerl.rollouts.grade import graded_rollouts, grouped, make_requests
+from simplerl.rollouts.grade import generate_and_grade, make_requests, split_into_groups
 from simplerl.types import GradedRollout, Phase, Prompt, Sampling
 from simplerl.verifiers.base import Verifier
 
@@ -18,8 +17,8 @@ Groups = list[list[GradedRollout]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampler:
-    """Rollout batches by the weights that the engine holds. A batch depends on its number and on them alone."""
+class RolloutCollector:
+    """Collects rollout batches. A batch depends on its number and on the engine's weights alone."""
 
     recipe: Recipe
     stream: PromptStream[Prompt]
@@ -28,16 +27,21 @@ class Sampler:
     reward: Reward
     algorithm: Algorithm
 
-    def __call__(self, step: int, phase: Phase) -> Groups:
-        """Graded groups of batch `step` (from 1) [P][G]; groups that teach nothing are replaced as often as asked."""
+    def collect(self, step: int, phase: Phase) -> Groups:
+        """Graded groups [P][G] of batch number `step` (from 1).
+
+        Groups without a learning signal are replaced by groups of fresh prompts, at most `dynamic_sampling_rounds`
+        times (DAPO, arXiv:2503.14476, section 3.2).
+        """
         groups = self._round(self.stream.take(step - 1, self.recipe.rollout.prompts_per_step), phase, "sample", step)
         for attempt in range(1, self.algorithm.dynamic_sampling_rounds + 1):
-            dull = [i for i, g in enumerate(groups) if not self.algorithm.has_learning_signal([x.reward for x in g])]
-            if not dull:
+            signals = [self.algorithm.has_learning_signal([each.reward for each in group]) for group in groups]
+            without = [index for index, signal in enumerate(signals) if not signal]
+            if not without:
                 break
-            fresh = self._round(self.stream.extra(step, attempt, len(dull)), phase, "resample", step, attempt)
-            for i, group in zip(dull, fresh, strict=True):
-                groups[i] = group
+            fresh = self._round(self.stream.extra(step, attempt, len(without)), phase, "resample", step, attempt)
+            for index, group in zip(without, fresh, strict=True):
+                groups[index] = group
         return groups
 
     def _round(self, prompts: list[Prompt], phase: Phase, *purpose: str | int) -> Groups:
@@ -52,8 +56,5 @@ class Sampler:
         )
         requests = make_requests(prompts, sampling, self.recipe.seed, *purpose)
         with phase("rollout", len(requests)) as progress:
-            graded = graded_rollouts(self.engine, requests, self.verifier, self.reward, progress or _nothing)
-        return list(grouped(graded, rollout.samples_per_prompt))
-
-
-_nothing: Callable[[GradedRollout], None] = lambda _: None  # noqa: E731
+            graded = generate_and_grade(self.engine, requests, self.verifier, self.reward, progress)
+        return list(split_into_groups(graded, rollout.samples_per_prompt))

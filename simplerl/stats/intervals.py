@@ -12,8 +12,7 @@ Differences of two models on the same problems: `simplerl.stats.paired`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from math import cos, pi, sin, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +40,7 @@ def wilson(successes: float, n: float, z: float = Z_95) -> Interval:
     Unlike p̂ +- z sqrt(p̂ (1 - p̂) / n) it stays within [0, 1] and has a width at 0 and n successes.
     Neither count has to be whole. Raises `ValueError` unless 0 <= successes <= n and n >= 1.
     """
+    # Not scipy's `binomtest`: it takes whole counts only, and scipy.stats takes 0.5 s to import.
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"wilson: {successes} successes of {n}; needs n >= 1 and 0 <= successes <= n")
     share = successes / n
@@ -113,27 +113,11 @@ def difference(after: Estimate, before: Estimate) -> Estimate:
 # --- Student's t ------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
 def t_quantile(degrees: int, level: float = 0.95) -> float:
-    """The t with P(|T| <= t) = level for a whole number of degrees of freedom, to 1e-9."""
+    """The t with P(|T| <= t) = level."""
+    # Imported here: scipy.special takes 0.15 s, and most reports need no t.
+    from scipy.special import stdtrit
+
     if degrees < 1:
         raise ValueError(f"t_quantile: {degrees} degrees of freedom; needs 1 at least")
-    # In the angle atan(t / sqrt(degrees)), which is bounded.
-    low, high = 0.0, pi / 2
-    while high - low > 1e-15:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, degrees) < level else (low, middle)
-    return sqrt(degrees) * sin(low) / cos(low)
-
-
-def _t_within(angle: float, degrees: int) -> float:
-    """P(|T| <= sqrt(degrees) tan(angle)); Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    odd = degrees % 2
-    term = total = cos(angle) if odd else 1.0
-    square = cos(angle) ** 2
-    for k in range(2 + odd, degrees - 1, 2):
-        term *= square * (k - 1) / k
-        total += term
-    if not odd:
-        return sin(angle) * total
-    return 2 / pi * (angle + (sin(angle) * total if degrees > 1 else 0.0))
+    return float(stdtrit(degrees, (1 + level) / 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import comb, inf, sqrt
+from math import inf, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -19,9 +19,9 @@ def mcnemar(gained: int, lost: int) -> float:
 
     Problems that both models solve, or neither, do not count.
     """
-    n, fewer = gained + lost, min(gained, lost)
-    tail = sum(comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n)
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def paired_shares(gained: int, lost: int, n: int) -> Estimate:
@@ -41,6 +41,7 @@ def paired_shares(gained: int, lost: int, n: int) -> Estimate:
 
 def _crossing(inside: Callable[[float], bool], start: float) -> float:
     """The end, in [start, 1], of the stretch that is inside."""
+    # Not scipy.optimize: it takes another 0.12 s to import, and the score is infinite at an end.
     low, high = start, 1.0
     while high - low > 1e-12:
         middle = (low + high) / 2
@@ -64,6 +65,7 @@ def bootstrap(differences: Sequence[float] | np.ndarray, seed: int = 0, resample
     here, Phi(+- sqrt(n / (n - 1)) t), give the width of the t interval (Hesterberg, American Statistician 69, 2015).
     The same differences in any order give the same bounds. Raises `ValueError` for fewer than two problems.
     """
+    # Not scipy's `bootstrap`: it draws problems one by one, 330 ms instead of 4 for 1,319 of them, and in their order.
     n = len(differences)
     if n < 2:
         raise ValueError(f"bootstrap: {n} problems; needs 2 at least")

@@ -8,6 +8,7 @@ from math import sqrt
 
 import numpy as np
 
+from simplerl.formatting import points
 from simplerl.stats.intervals import Z_95
 
 POWER = 0.80
@@ -15,7 +16,8 @@ ALPHA = 0.05
 Z_POWER = 0.8416212335729143
 """The 80 % point of the standard normal distribution."""
 
-_NEGLIGIBLE = 1e-10
+FEWEST = 6
+"""Discordant problems that a significant result takes: all of 6 have p = 2 / 2^6 < 5 %, all of 5 have 2 / 2^5 > 5 %."""
 
 
 @lru_cache(maxsize=1024)
@@ -34,41 +36,24 @@ def power_paired(problems: int, delta: float, discordant: float) -> float:
 
     Exact: over the number of discordant problems, and how many of them the better model solves.
     """
+    from scipy.special import bdtr, bdtrc
+
     p_better = 0.5 * (1 + delta / discordant)
-    chances = _binomial(problems, discordant)
-    numbers = np.flatnonzero(chances > _NEGLIGIBLE)
-    return float(sum(chances[number] * _rejection(int(number), p_better) for number in numbers))
+    numbers, significant = np.arange(FEWEST, problems + 1), _significant(problems)
+    chances = np.diff(bdtr(np.arange(FEWEST - 1, problems + 1), problems, discordant))
+    rejected = bdtr(significant - 1, numbers, p_better) + bdtrc(numbers - significant, numbers, p_better)
+    return float(chances @ rejected)
 
 
-def _rejection(n: int, p: float) -> float:
-    """Chance that `k` of `n` tosses, each with chance `p`, are significant at 5 % for a fair coin."""
-    significant = _significant(n)
-    outcome = _binomial(n, p)
-    return float(outcome[:significant].sum() + outcome[n - significant + 1 :].sum())
+@lru_cache(maxsize=256)
+def _significant(most: int) -> np.ndarray:
+    """How many counts of the rarer side, from 0 on, are significant in FEWEST ... `most` tosses of a fair coin.
 
+    Significant are those with a tail of ALPHA / 2 at most.
+    """
+    from scipy.special import bdtrik
 
-@lru_cache(maxsize=4096)
-def _significant(n: int) -> int:
-    """How many counts of the rarer side, from 0 on, are significant: those with a tail of ALPHA / 2 at most."""
-    return int(np.searchsorted(np.cumsum(_binomial(n, 0.5)), ALPHA / 2, side="right"))
-
-
-def _binomial(n: int, p: float) -> np.ndarray:
-    """Probabilities of 0 ... n successes."""
-    k, logs = np.arange(n + 1), _log_factorials(n)
-    if p <= 0 or p >= 1:
-        return (k == (n if p >= 1 else 0)).astype(float)
-    return np.exp(logs[n] - logs - logs[::-1] + k * np.log(p) + (n - k) * np.log1p(-p))
-
-
-def _log_factorials(n: int) -> np.ndarray:
-    """Of 0 ... n."""
-    return _table(max(n, 1).bit_length())[: n + 1]
-
-
-@lru_cache(maxsize=32)
-def _table(bits: int) -> np.ndarray:
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 1 << bits)))])
+    return np.floor(bdtrik(ALPHA / 2, np.arange(FEWEST, most + 1), 0.5)) + 1
 
 
 def detectable_unpaired(problems: int, others: int, accuracy: float) -> float | None:
@@ -112,8 +97,9 @@ def size_in_words(name: str, problems: int) -> str:
     size = f"{name}: {problems:,} problems, so one problem is {100 / problems:.1f} points"
     if paired is None:
         return f"{size}; too few to show any difference at the 5 % level"
-    apart = "none" if unpaired is None else f"{100 * unpaired:.0f} points"
+    apart = "none" if unpaired is None else f"{points(unpaired, 0)} points"
     return (
-        f"{size}; with one response each, two models that differ by less than {100 * paired:.0f} points cannot be told "
-        f"apart reliably (80 % power, 5 % level, paired at best; {apart} around 50 % where only accuracies are known)"
+        f"{size}; with one response each, two models that differ by less than {points(paired, 0)} points cannot be "
+        f"told apart reliably (80 % power, 5 % level, paired at best; {apart} around 50 % where only accuracies are "
+        "known)"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from simplerl.errors import DataError
 from simplerl.stats import intervals
 from simplerl.stats.intervals import Estimate, mean_by_problem
-from simplerl.stats.majority import candidates, majority_is_correct
+from simplerl.stats.majority import Same, candidates, majority_is_correct
 from simplerl.stats.power import detectable_paired, detectable_unpaired
 from simplerl.stats.repetition import ends_in_loop
 from simplerl.stats.styles import REFLECTION, has_code, is_unboxed
@@ -97,8 +97,11 @@ def _group_dict(group: Group) -> dict[str, Any]:
     return {"problems": group.problems, "responses": group.responses, "accuracy": group.accuracy._asdict()}
 
 
-def score(rows: Iterable[Row]) -> Scores:
-    """The numbers of one benchmark from its responses in any order. Raises `DataError` without any."""
+def score(rows: Iterable[Row], same: Same) -> Scores:
+    """The numbers of one benchmark from its responses in any order; `same` tells which answers vote together.
+
+    Raises `DataError` without any.
+    """
     problems = by_problem(rows)
     if not problems:
         raise DataError("there are no responses to count yet")
@@ -112,7 +115,7 @@ def score(rows: Iterable[Row]) -> Scores:
         samples=samples,
         accuracy=accuracy(problems),
         pass_at={k: pass_at(problems, k) for k in powers(samples)},
-        maj_at=_majorities(problems, [k for k in powers(samples) if k > 1]),
+        maj_at=_majorities(problems, [k for k in powers(samples) if k > 1], same),
         shares=_shares(everything, texts) | {"reflection": fmean(count > 0 for count in keywords)},
         tokens=_tokens(everything),
         reflection_keywords=fmean(keywords),
@@ -128,9 +131,13 @@ def average(scores: Sequence[Scores]) -> dict[str, float]:
 
 def by_problem(rows: Iterable[Row]) -> list[list[Row]]:
     """Responses of each problem by sample, in the order of problem ids; one that is there twice counts once."""
+    return [list(group) for _, group in groupby(sorted_responses(rows), key=lambda row: row["problem_id"])]
+
+
+def sorted_responses(rows: Iterable[Row]) -> list[Row]:
+    """Responses by problem and sample; the last of several with the same problem and sample counts."""
     unique = {(row["problem_id"], row["sample_index"]): row for row in rows}
-    ordered = [unique[key] for key in sorted(unique)]
-    return [list(group) for _, group in groupby(ordered, key=lambda row: row["problem_id"])]
+    return [unique[key] for key in sorted(unique)]
 
 
 def powers(samples: int) -> list[int]:
@@ -158,10 +165,10 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1 - comb(n - correct, k) / comb(n, k)
 
 
-def _majorities(problems: Sequence[Sequence[Row]], sizes: Sequence[int]) -> dict[int, Estimate]:
+def _majorities(problems: Sequence[Sequence[Row]], sizes: Sequence[int], same: Same) -> dict[int, Estimate]:
     if not sizes:
         return {}
-    votes = [candidates(rows) for rows in problems]
+    votes = [candidates(rows, same) for rows in problems]
     right = {
         k: sum(majority_is_correct(rows[:k], given[:k]) for rows, given in zip(problems, votes, strict=True))
         for k in sizes

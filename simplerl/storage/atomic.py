@@ -1,7 +1,7 @@
-"""Files that exist whole or not at all: temporary name, flush, fsync, rename, fsync of the folder.
+"""Atomic file writes: temporary name, flush, fsync, rename, fsync of the folder.
 
-Whatever stops the process, a reader finds either the old content or the new. What a killed process leaves behind
-carries a name that starts with `.tmp-` and is removed by `remove_leftovers`.
+However the process stops, a reader finds either the old content or the new. Leftovers of a killed process have names
+that start with `.tmp-`; `remove_leftovers` removes them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(SimpleRLError, OSError):
-    """There was no room for a file; it was not written and nothing of it was left behind."""
+    """The disk had no room for a file; the file was not written and no part of it remains."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, replacing one of that name. Raises `DiskFullError`."""
+    """Write a file, replacing one of that name. Raises `DiskFullError`."""
     with new_file(path, wanted=len(data)) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes plain JSON; floats come back with the same bits. Raises `ValueError` for NaN and Inf."""
+    """Write plain JSON; floats are read back with equal bits. Raises `ValueError` for NaN and Inf."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -53,7 +53,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def new_file(path: Path, wanted: int | None = None) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed on any error."""
+    """A temporary name beside `path` to write to: renamed to `path` at the end, removed on any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path)
@@ -66,10 +66,10 @@ def new_file(path: Path, wanted: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, wanted: int | None = None) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill; renamed to `path` at the end, removed on any error.
+    """A temporary folder beside `path` to fill: renamed to `path` at the end, removed on any error.
 
-    A folder that stands at `path` is replaced. Folders cannot be exchanged in one portable call, so the old one is
-    called `.old-NAME` between two renames; a reader that finds no NAME looks there.
+    An existing folder at `path` is replaced. No portable call exchanges two folders, so between two renames the old one
+    is named `.old-NAME`; a reader that finds no NAME looks there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,9 @@ def new_folder(path: Path, wanted: int | None = None) -> Iterator[Path]:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Appends one line and makes it durable; a torn line that a killed process left at the end is dropped first.
+    """Append one line durably. A torn line that a killed process left at the end is dropped first.
 
-    When the disk is full the file is cut back to what it held before, so no half line remains.
+    If the disk is full, the file is truncated to its old content, so no half line remains.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -102,7 +102,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder that may already be gone. A folder is renamed first: it never looks half whole."""
+    """Remove a file or folder that may already be gone. A folder is renamed first, so no reader sees a part of it."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
         doomed = path if path.name.startswith(TEMPORARY) else _temporary_name(path)
@@ -114,7 +114,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> list[str]:
-    """Removes what killed writers left directly in `folder`; returns the names."""
+    """Remove leftovers of killed writers directly in `folder`; return their names."""
     stale = sorted(Path(folder).glob(f"{TEMPORARY}*"))
     for path in stale:
         remove(path)
@@ -134,16 +134,16 @@ def _cleaned_up(temporary: Path, path: Path, wanted: int | None) -> Iterator[Non
 
 
 def _explained(error: BaseException, path: Path, wanted: int | None) -> BaseException:
-    """`DiskFullError` where the disk, or the user's share of it, was full; otherwise the error itself."""
-    # safetensors writes in Rust and reports the system's error as text.
+    """`DiskFullError` if the disk, or the user's quota on it, was full; otherwise the error itself."""
+    # safetensors writes in Rust and reports the system's error as text
     in_rust = type(error).__name__ == "SafetensorError" and f"os error {errno.ENOSPC}" in str(error)
     if isinstance(error, DiskFullError) or not (in_rust or (isinstance(error, OSError) and error.errno in _FULL)):
         return error
     free = shutil.disk_usage(Path(path).parent).free
     need = "more bytes than there are" if wanted is None else f"{wanted:,} bytes"
     return DiskFullError(
-        f"disk full: {path} wants {need} and {free:,} are free there. Nothing of it was left behind; "
-        "make room and run the same command again, it goes on from the last complete checkpoint"
+        f"disk full: {path} needs {need}, {free:,} are free. No part of it remains; "
+        "make room and run the same command again: it resumes from the last complete checkpoint"
     )
 
 
@@ -158,7 +158,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _end_of_last_line(descriptor: int, block: int = 1 << 16) -> int:
-    """Offset just behind the last newline; 0 where there is none."""
+    """Offset just after the last newline; 0 if there is none."""
     end = os.lseek(descriptor, 0, os.SEEK_END)
     while end > 0:
         start = max(0, end - block)
@@ -191,7 +191,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems have no fsync for folders.
+        # some network file systems have no fsync for folders
         if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:

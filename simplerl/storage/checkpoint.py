@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and plain JSON in `checkpoints/step-000012/`, with a manifest of checksums.
 
-A checkpoint exists whole or not at all (see `simplerl.storage.atomic`), and is believed only while every checksum
-holds. Nothing is ever pickled. torch is imported inside the functions that need it.
+Checkpoints are written atomically (`simplerl.storage.atomic`) and trusted only if every checksum matches. Nothing is
+ever pickled. torch is imported inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from simplerl.storage import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
 
     Tensors = Mapping[str, Tensor]
 
@@ -31,9 +30,9 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
-    """Writes the checkpoint of a step into the run folder and returns its path.
+    """Write the checkpoint of a step into the run folder and return its path.
 
-    `tensors` holds named sets of tensors ("actor", "critic", "actor_optimiser"), each one safetensors file on any
+    `tensors` holds named sets of tensors ("actor", "critic", "actor_optimizer"), each one safetensors file, on any
     device; `state` is plain JSON. Raises `DiskFullError`, and `CheckpointError` for a state that is not JSON.
     """
     wanted = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
@@ -48,10 +47,10 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping
 
 
 def write(folder: Path, step: int, fill: Callable[[Path], Mapping[str, Any]], wanted: int | None = None) -> Path:
-    """The same for a caller that puts files of tensors into a temporary folder itself and returns the state.
+    """Write a checkpoint whose files `fill` puts into a temporary folder; `fill` returns the state.
 
-    A set of tensors is a safetensors file, or a folder of them, see `simplerl.storage.sharded`. `wanted` are bytes, for
-    the error of a full disk.
+    A set of tensors is a safetensors file, or a folder of them, see `simplerl.storage.sharded`. `wanted` is the size in
+    bytes, for the error of a full disk.
     """
     path = checkpoint_path(folder, step)
     with atomic.new_folder(path, wanted) as temporary:
@@ -67,10 +66,10 @@ def write(folder: Path, step: int, fill: Callable[[Path], Mapping[str, Any]], wa
 
 
 def latest(folder: Path) -> tuple[Path, list[str]] | None:
-    """The newest checkpoint whose every checksum holds, and a notice for each newer one that was passed over.
+    """The newest complete checkpoint, and a notice for each newer one that is damaged.
 
-    None where there is no checkpoint at all. Raises `CheckpointError` where there are some and none is whole: to
-    start such a run over from nothing is for the user to decide.
+    None if there is no checkpoint at all. Raises `CheckpointError` if there are some and none is complete: the user
+    decides whether to start again from step 1.
     """
     faults = []
     for path in reversed(checkpoints(folder).values()):
@@ -80,20 +79,20 @@ def latest(folder: Path) -> tuple[Path, list[str]] | None:
         faults.append(f"checkpoint {path.name} is torn: {fault}")
     if faults:
         raise CheckpointError(
-            f"no checkpoint in {Path(folder) / 'checkpoints'} is whole:\n  " + "\n  ".join(faults) + "\n"
-            "Restore one from a copy, or delete that folder to train this run again from its first step."
+            f"no checkpoint in {Path(folder) / 'checkpoints'} is complete:\n  " + "\n  ".join(faults) + "\n"
+            "Restore one from a copy, or delete that folder to train this run again from step 1."
         )
     return None
 
 
 def load(path: Path, device: str = "cpu") -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors, by set, and the state of a checkpoint, bit for bit as saved. Checksums are `latest`'s business."""
+    """The tensors, by set, and the state of a checkpoint, bit for bit as saved. Checks no checksum; `latest` does."""
     state = load_state(path)
     return {name: load_tensors(Path(path), name, device) for name in sets(path)}, state
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """The state alone. Raises `CheckpointError` for a torn checkpoint."""
+    """The state alone. Raises `CheckpointError` for a damaged checkpoint."""
     sets(path)
     try:
         return json.loads((Path(path) / STATE).read_text(encoding="utf-8"))
@@ -102,7 +101,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def sets(path: Path) -> list[str]:
-    """The names of a checkpoint's sets of tensors."""
+    """Names of a checkpoint's sets of tensors."""
     manifest = _manifest(Path(path))
     if isinstance(manifest, str):
         raise CheckpointError(f"checkpoint {path} is torn: {manifest}")
@@ -111,7 +110,7 @@ def sets(path: Path) -> list[str]:
 
 
 def shapes(path: Path, name: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of a set's tensors; reads no tensor."""
+    """Shapes of a set's tensors. Reads no tensor."""
     from safetensors import SafetensorError, safe_open
 
     from simplerl.storage import sharded as shards
@@ -127,7 +126,7 @@ def shapes(path: Path, name: str) -> dict[str, tuple[int, ...]]:
 
 
 def load_tensors(path: Path, name: str, device: str = "cpu") -> dict[str, Tensor]:
-    """A set's tensors, whole also where ranks wrote their parts."""
+    """A set's tensors, complete even if ranks wrote shards."""
     from simplerl.storage import sharded as shards
 
     if (path / name).is_dir():
@@ -144,9 +143,9 @@ def step_of(path: Path) -> int:
 
 
 def find_fault(path: Path, *, checksums: bool = True) -> str | None:
-    """Why a checkpoint cannot be trusted, in plain words; None when it is whole.
+    """Why a checkpoint cannot be trusted, as text; None if it is complete.
 
-    Without `checksums` only the manifest and the sizes are compared, which finds what was cut short.
+    Without `checksums` only the manifest and the sizes are compared, which finds truncated files.
     """
     manifest = _manifest(path)
     if isinstance(manifest, str):
@@ -159,9 +158,9 @@ def find_fault(path: Path, *, checksums: bool = True) -> str | None:
 
 
 def prune(folder: Path, keep: int) -> list[str]:
-    """Deletes all but the newest `keep` complete checkpoints, torn ones, and what killed writers left.
+    """Delete all but the newest `keep` complete checkpoints, damaged ones, and leftovers of killed writers.
 
-    Returns the names deleted. Sizes alone are compared here: a full check after every save would read everything.
+    Returns the names deleted. Compares sizes only: checksums after every save would read every byte.
     """
     whole, doomed = [], []
     for path in checkpoints(folder).values():
@@ -174,74 +173,6 @@ def prune(folder: Path, keep: int) -> list[str]:
     return [path.name for path in doomed] + atomic.remove_leftovers(_folder(folder))
 
 
-# --- optimisers -------------------------------------------------------------------------------------------------------
-
-
-def flatten_optimiser(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors named "INDEX.exp_avg" and scalars that fit in JSON.
-
-    INDEX counts the parameters over all groups, as torch's own `state_dict` does. Moments in 8 bits are their codes
-    ("INDEX.state1"), the blocks' scales ("INDEX.absmax1") and the values of the codes ("INDEX.qmap1").
-    """
-    import torch
-
-    # bitsandbytes hides its tensors from FSDP in a dict of its own.
-    state = torch.optim.Optimizer.state_dict(optimizer)
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {"groups": [], "state": {}}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                scalars["state"][f"{index}.{key}"] = value
-    for group in state["param_groups"]:
-        scalars["groups"].append({k: v.item() if isinstance(v, torch.Tensor) else v for k, v in group.items()})
-    return tensors, scalars
-
-
-def restore_optimiser(optimizer: Optimizer, tensors: Tensors, scalars: Mapping[str, Any]) -> None:
-    """Puts back what `flatten_optimiser` took. Raises `CheckpointError` where the parameters differ in number or shape.
-
-    The next step is bit-identical as long as the state has its parameter's dtype, which torch's AdamW sees to.
-    """
-    current = optimizer.state_dict()["param_groups"]
-    expected, stored = ([len(group["params"]) for group in groups] for groups in (current, scalars["groups"]))
-    if expected != stored:
-        raise CheckpointError(
-            f"the stored optimiser state has groups of {stored} parameters, this model {expected}: another model?"
-        )
-    state: dict[int, dict[str, Any]] = {}
-    # torch adopts tensors that have the right dtype already: without a copy the next step would change the caller's.
-    for name, value in [*((k, t.clone()) for k, t in tensors.items()), *scalars["state"].items()]:
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    _check_shapes(optimizer, state)
-    groups = [
-        {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in group.items()}
-        for now, group in zip(current, scalars["groups"], strict=True)
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _check_shapes(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state.items():
-        for key, value in values.items():
-            shape, parameter = getattr(value, "shape", ()), parameters[index]
-            if len(shape) > 0 and tuple(shape) != _shape(key, parameter):
-                raise CheckpointError(
-                    f"optimiser state {index}.{key} has shape {list(shape)}, its parameter {list(parameter.shape)}"
-                )
-
-
-def _shape(key: str, parameter: Tensor) -> tuple[int, ...]:
-    """Of a moment, of the scales of one in 8 bits, or of its codes' values."""
-    if key.startswith("absmax"):
-        return (-(-parameter.numel() // 256),)
-    return (256,) if key.startswith("qmap") else tuple(parameter.shape)
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +181,7 @@ def _folder(folder: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """Checkpoint folders by step, oldest first. A replaced one counts only while nothing stands in its place."""
+    """Checkpoint folders by step, oldest first. A replaced one counts only until its replacement exists."""
     found: dict[int, Path] = {}
     for path in sorted(_folder(folder).glob("*")):  # ".old-step-..." sorts before "step-..."
         match = _NAME.fullmatch(path.name)
@@ -296,7 +227,7 @@ def _file_fault(file: Path, entry: Mapping[str, Any], checksums: bool) -> str | 
 
 
 def save_tensors(path: Path, tensors: Tensors) -> None:
-    """One safetensors file. A tensor of several names (tied weights) is stored once, its other names in the header."""
+    """Write one safetensors file. A tensor of several names (tied weights) is stored once; the header has the rest."""
     from safetensors.torch import save_file
 
     stored: dict[str, Tensor] = {}
@@ -311,7 +242,7 @@ def save_tensors(path: Path, tensors: Tensors) -> None:
             continue
         names[view] = name
         tensor = tensor.detach().contiguous()
-        # safetensors refuses two tensors of one storage; a copy of the second view is what a loader would get.
+        # safetensors refuses two tensors of one storage; a copy of the second view is what a loader would get
         stored[name] = tensor.clone() if storage in storages else tensor
         storages.add(storage)
     save_file(stored, path, metadata={"format": "pt", "aliases": json.dumps(aliases)})

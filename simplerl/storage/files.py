@@ -1,7 +1,4 @@
-"""Tables of responses, lines of numbers, and the lock of a folder: what run folders and evaluations are made of.
-
-Readers may come at any moment: files appear whole, and a torn last line is not read.
-"""
+"""Tables of responses, and the lock of a folder."""
 
 from __future__ import annotations
 
@@ -14,41 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from simplerl.errors import SimpleRLError
+from simplerl.formatting import replace_surrogates
 from simplerl.storage import atomic
+from simplerl.storage.jsonl import Row
 
 if TYPE_CHECKING:
     import pyarrow
 
-Row = Mapping[str, Any]
 
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def line(row: Row) -> bytes:
-    # Names in a fixed order: where a row was gathered through a set, Python's hash seed would decide it.
-    first = {key: row[key] for key in ("step", "set", "temperature") if key in row}
-    return orjson.dumps(first | dict(sorted(row.items())), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file; a last line without its newline is still being written and is not read."""
-    if not path.exists():
-        return
-    lines = path.read_bytes().split(b"\n")[:-1]
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield orjson.loads(line)
-        except ValueError as error:
-            # A crash can leave a last line of zeros; anywhere else the file is damaged and the user should know.
-            if number < len(lines):
-                raise SimpleRLError(f"{path}, line {number} is damaged: {error}") from error
+# --- tables of responses ----------------------------------------------------------------------------------------------
 
 
 def write_parquet(path: Path, rows: Sequence[Row], columns: Mapping[str, str]) -> Path:
+    """Write a table, whole or not at all. `columns` maps names to Arrow's types; a column that a row lacks is null."""
     import pyarrow.parquet
 
     with atomic.new_file(path) as temporary:
@@ -63,14 +39,14 @@ def _table(rows: Sequence[Row], kinds: Mapping[str, str]) -> pyarrow.Table:
     if unknown:
         raise ValueError(f"responses have no column {', '.join(unknown)}; known: {', '.join(kinds)}")
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
-    columns = [[_encodable(row.get(name)) for row in rows] for name in kinds]
+    columns = [[encodable(row.get(name)) for row in rows] for name in kinds]
     arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pyarrow.Table.from_arrays(arrays, schema=schema)
 
 
-def _encodable(value: Any) -> Any:
-    """Text without lone surrogates, which UTF-8 cannot hold and a byte-level tokenizer may produce."""
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+def encodable(value: Any) -> Any:
+    """A cell that UTF-8 can encode, see `replace_surrogates`."""
+    return replace_surrogates(value) if isinstance(value, str) else value
 
 
 # --- the lock ---------------------------------------------------------------------------------------------------------
@@ -93,13 +69,13 @@ def _close_held() -> None:
 
 @contextmanager
 def locked(folder: Path, timeout: float = 3.0) -> Iterator[None]:
-    """Holds a folder for this process; the kernel lets go of it when the process dies, however it dies.
+    """Lock a folder for this process. The kernel releases the lock when the process dies, however it dies.
 
-    Waits `timeout` seconds, because a killed process with much memory takes a moment to be gone.
+    Waits `timeout` seconds: a killed process with much memory takes a moment to disappear.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    # A forked worker would keep the lock after its parent has died.
+    # a forked worker would keep the lock after its parent's death
     inherited = _closed_in_children(descriptor)
     try:
         _acquire(descriptor, folder, timeout)

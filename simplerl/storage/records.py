@@ -1,38 +1,36 @@
-"""A run folder: what was asked, where it ran, every number and every response.
+"""A run folder: the recipe, the environments, every number and every response.
 
     recipe.toml            the resolved recipe
-    environment.json       one entry per session (a run that was resumed has several)
+    environment.json       one entry per session (a resumed run has several)
     metrics.jsonl          one line per training step
     evals.jsonl            one line per evaluation: step, set, temperature
     validation.jsonl       SFT: the loss on the validation problems, one line per evaluation
-    events.jsonl           one line for everything lost, and for every time the run was taken up again; never cut
+    events.jsonl           one line for everything lost and for every resume; never truncated
     rollouts/step-000012.parquet            every training response
     evals/step-000012-SET-t0.parquet        every evaluation response
     checkpoints/step-000012/                see `simplerl.storage.checkpoint`
 
-Readers may come at any moment: files appear whole, and a torn last line is not read.
+Readers may come at any moment: files appear complete, and a torn last line is not read.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from simplerl.config import AnyRecipe, TrainingRecipe
+from simplerl.config import RENAMED, TrainingRecipe
 from simplerl.errors import ConfigError
 from simplerl.storage import atomic
-from simplerl.storage.files import Row, line, locked, read_lines, write_parquet
+from simplerl.storage.files import write_parquet
+from simplerl.storage.folder import RecipeFolder, differences, flat, recipe_table
+from simplerl.storage.jsonl import Row, line, read_lines
 from simplerl.types import GradedRollout
 
 MAY_CHANGE = ("track.", "checkpoint.")
-"""Settings that a resumed run may change: they do not touch what is computed."""
+"""Settings that a resumed run may change: they cannot change any number."""
 
 COLUMNS = {
     "step": "int32",
@@ -58,6 +56,13 @@ COLUMNS = {
 
 EVAL_COLUMNS = COLUMNS | {"set": "string", "temperature": "float64"}
 """Columns of the responses of an evaluation."""
+
+RENAMED_METRICS = {
+    "ratio/clip_share": "ratio/clip_fraction",
+    "length/cut": "length/truncated",
+    "pack/fill": "pack/token_utilization",
+}
+"""Metrics of runs written before 0.2, and their names today."""
 
 _STEP_NAME = re.compile(r"step-(\d+)")
 
@@ -87,83 +92,72 @@ def rollout_row(step: int, graded: GradedRollout, sample_index: int, advantage_m
     }
 
 
-class RunFolder:
+class RunFolder(RecipeFolder):
     """Reads and writes one run folder."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
-    @property
-    def exists(self) -> bool:
-        """Whether a run was started here."""
-        return (self.path / "recipe.toml").exists()
-
     def prepare(self, recipe: TrainingRecipe, environment: Row) -> bool:
-        """Creates the run, or opens the one that is here. Returns whether there was one."""
+        """Create the run, or open the existing one. Returns True if there was one."""
         existed = self.exists
         (self.open if existed else self.create)(recipe, environment)
         return existed
 
     def create(self, recipe: TrainingRecipe, environment: Row) -> None:
-        """Starts a run in this folder, which may exist but holds no run yet."""
+        """Start a run in this folder, which may exist but holds no run yet."""
         if self.exists:
             raise ConfigError(f"{self.path} already holds a run; name another folder with --run-dir")
-        # The recipe comes last: with it the run exists.
-        atomic.write_json(self.path / "environment.json", [dict(environment)])
-        self._write_recipe(recipe)
+        self.write_session(recipe_table(recipe), environment)
 
     def open(self, recipe: TrainingRecipe, environment: Row) -> None:
-        """Goes on with the run of this folder. Raises `ConfigError` where the recipe is another one."""
-        difference = recipe_difference(self.read_recipe(), recipe_table(recipe))
-        if difference:
+        """Open this folder's run to resume it. Raises `ConfigError` if its recipe differs, or is older than 0.2."""
+        stored = self.read_recipe()
+        if old := renamed_keys(stored):
             raise ConfigError(
-                f"{self.path} holds a run of another recipe:\n  " + "\n  ".join(difference) + "\n"
-                "Name another folder with --run-dir, or continue this run without the --set that differs "
-                "(only track.* and checkpoint.* may change)"
+                f"{self.path} was written before 0.2 ({old[0]}) and cannot be resumed; its report and its exports can "
+                "be read. Name another folder with --run-dir"
             )
-        atomic.write_json(self.path / "environment.json", [*self.read_environments(), dict(environment)])
-        self._write_recipe(recipe)
-
-    def lock(self, timeout: float = 3.0) -> AbstractContextManager[None]:
-        """Holds the folder for this process, see `simplerl.storage.files.locked`."""
-        return locked(self.path, timeout)
+        self.refuse(
+            differences(stored, recipe_table(recipe), MAY_CHANGE),
+            "a run of another recipe",
+            "Name another folder with --run-dir, or continue this run without the --set that differs "
+            "(only track.* and checkpoint.* may change)",
+        )
+        self.write_session(recipe_table(recipe), environment)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Row) -> None:
-        """One durable line of `metrics.jsonl`; `row` has "step". NaN and Inf are written as null."""
+        """Append a durable line to `metrics.jsonl`; `row` has "step". NaN and Inf become null."""
         atomic.append_line(self.path / "metrics.jsonl", line(row))
 
     def append_eval(self, row: Row) -> None:
-        """One durable line of `evals.jsonl`; `row` has "step", "set" and "temperature"."""
+        """Append a durable line to `evals.jsonl`; `row` has "step", "set" and "temperature"."""
         atomic.append_line(self.path / "evals.jsonl", line(row))
 
     def append_validation(self, row: Row) -> None:
-        """One durable line of `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
+        """Append a durable line to `validation.jsonl`; `row` has "step", "loss", "tokens" and "sequences"."""
         atomic.append_line(self.path / "validation.jsonl", line(row))
 
     def append_event(self, step: int, kind: str, text: str) -> None:
-        """One durable line of `events.jsonl`: what happened after so many steps, `time` in UTC."""
+        """Append a durable line to `events.jsonl`: the event after `step` steps, `time` in UTC."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         atomic.append_line(self.path / "events.jsonl", line({"time": now, "step": step, "kind": kind, "text": text}))
 
     def write_rollouts(self, step: int, rows: Sequence[Row]) -> Path:
-        """Every response of a training step, see `rollout_row`."""
+        """Write every response of a training step, see `rollout_row`."""
         return write_parquet(self.path / "rollouts" / f"step-{step:06d}.parquet", rows, COLUMNS)
 
     def write_eval_responses(self, step: int, set_name: str, temperature: float, rows: Sequence[Row]) -> Path:
-        """Every response of one evaluation, see `rollout_row`; set and temperature are added to each."""
+        """Write every response of one evaluation, see `rollout_row`; set and temperature are added to each."""
         name = re.sub(r"[^\w.-]", "_", set_name)
         path = self.path / "evals" / f"step-{step:06d}-{name}-t{temperature:g}.parquet"
         return write_parquet(path, [{**row, "set": set_name, "temperature": temperature} for row in rows], EVAL_COLUMNS)
 
     def truncate_after(self, step: int) -> None:
-        """Forgets all that came after a step: lines, files of responses, checkpoints, torn lines, leftovers.
+        """Remove everything after a step: lines, files of responses, checkpoints, torn lines, leftovers.
 
-        What is not in a complete checkpoint never happened. A run without one goes back to before its first
-        evaluation with `truncate_after(-1)`.
+        Only what a complete checkpoint holds counts. `truncate_after(-1)` also removes the evaluation before step 1.
         """
         for name in ("metrics.jsonl", "evals.jsonl", "validation.jsonl"):
             _truncate_lines(self.path / name, step)
@@ -177,25 +171,16 @@ class RunFolder:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read_recipe(self) -> dict[str, Any]:
-        """The stored recipe as a table; settings that are None are absent."""
-        path = self.path / "recipe.toml"
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it") from None
-        except ValueError as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
-
-    def read_environments(self) -> list[dict[str, Any]]:
-        """One entry per session, oldest first; empty where the file is missing or damaged."""
-        try:
-            entries = orjson.loads((self.path / "environment.json").read_bytes())
-        except (OSError, ValueError):
-            return []
-        return entries if isinstance(entries, list) else []
+        """The stored recipe as a table, without settings that are None. Raises `ConfigError` if there is no run."""
+        stored = self.stored_recipe()
+        if stored is None:
+            raise ConfigError(f"{self.path} holds no run: there is no recipe.toml in it")
+        return stored
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return list(read_lines(self.path / "metrics.jsonl"))
+        """Metrics of every step, under today's names."""
+        rows = read_lines(self.path / "metrics.jsonl")
+        return [{RENAMED_METRICS.get(name, name): value for name, value in row.items()} for row in rows]
 
     def read_evals(self) -> list[dict[str, Any]]:
         return list(read_lines(self.path / "evals.jsonl"))
@@ -214,36 +199,10 @@ class RunFolder:
         """Complete files of evaluation responses as (step, path), in order."""
         return _named_by_step(self.path / "evals")
 
-    def _write_recipe(self, recipe: TrainingRecipe) -> None:
-        import tomli_w
 
-        atomic.write_text(self.path / "recipe.toml", tomli_w.dumps(recipe_table(recipe)))
-
-
-# --- recipes ----------------------------------------------------------------------------------------------------------
-
-
-def recipe_table(recipe: AnyRecipe | TrainingRecipe) -> dict[str, Any]:
-    """The resolved recipe as TOML can hold it: None is left out."""
-    return recipe.model_dump(mode="json", exclude_none=True)
-
-
-def recipe_difference(stored: Row, given: Row) -> list[str]:
-    """One line per setting that differs and may not, in the order of their names."""
-    old, new = _flat(stored), _flat(given)
-    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
-    return [
-        f"{key}: stored {old.get(key, '(not set)')!r}, given {new.get(key, '(not set)')!r}"
-        for key in keys
-        if key not in old or key not in new or old[key] != new[key]
-    ]
-
-
-def _flat(table: Row, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def renamed_keys(stored: Row) -> list[str]:
+    """Settings of a stored recipe that have another name today."""
+    return [key for key in flat(stored) if key in RENAMED]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -256,6 +215,6 @@ def _truncate_lines(path: Path, step: int) -> None:
 
 
 def _named_by_step(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
-    """What stands in a folder under a name that begins with step-N, in order; temporary names begin otherwise."""
+    """Entries of a folder whose name begins with step-N, in order. Temporary names begin otherwise."""
     found = ((_STEP_NAME.match(path.name, len(prefix)), path) for path in folder.glob(f"{prefix}step-*"))
     return sorted((int(match[1]), path) for match, path in found if match)

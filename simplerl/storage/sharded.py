@@ -1,4 +1,4 @@
-"""Tensors of which every rank writes its part, as safetensors, by torch's distributed checkpoints."""
+"""Sharded tensors as safetensors, each rank writing its shards, by torch's distributed checkpoints."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)  # it explains itself at length
+logging.getLogger("it logs at length").setLevel(logging.ERROR)  # it explains itself at length
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes this rank's parts of sharded tensors; what all ranks have is written once. Every rank takes part."""
+    """Write this rank's shards; a tensor that every rank holds is written once. Every rank must call it."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -22,7 +22,7 @@ def write(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fills tensors, sharded over these ranks, from what any number of ranks wrote. Every rank takes part."""
+    """Read into tensors sharded over these ranks, whatever ranks wrote them. Every rank must call it."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -30,7 +30,7 @@ def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the whole tensors, by name."""
+    """Shapes of the full tensors, by name."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     known: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
@@ -38,7 +38,7 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_whole(folder: Path) -> dict[str, Tensor]:
-    """All of every tensor, in this process alone."""
+    """Every full tensor, in this process alone."""
     import torch
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load

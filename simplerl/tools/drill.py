@@ -1,4 +1,4 @@
-"""A rehearsal: a run on two Ray nodes of this machine, in which something is broken again and again."""
+"""A fault drill: a run on two Ray nodes of this machine, in which one fault after another is caused on purpose."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from simplerl.errors import ClusterError, DependencyError
 from simplerl.storage import checkpoint
 from simplerl.storage.records import RunFolder
 
-STORE = 256 << 20
-"""Bytes of a node's object store."""
-FILLED = 0.95
-"""Share of it that is taken where it is to be full."""
-LIMIT = 600.0
-"""Seconds in which the run must do another step, or the drill has failed."""
+STORE_BYTES = 256 << 20
+"""Size of each node's object store."""
+
+FILLED_SHARE = 0.95
+"""Share of the store that the fault "store full" fills."""
+
+STEP_TIMEOUT = 600.0
+"""Seconds in which the run must record another step; otherwise the drill fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What was broken, after which step, and how long it took until another step was recorded."""
+    """A fault: its kind, the step before it, and the seconds until the next step was recorded."""
 
     kind: str
     step: int
@@ -36,43 +38,46 @@ class Fault:
 
 
 class Drill:
-    """One run and its breaking. Kinds are the methods whose names begin with `break_`."""
+    """One run and its faults. Each method named `break_KIND` causes one kind of fault."""
 
     def __init__(self, command: Sequence[str], folder: Path, seed: int) -> None:
-        """`command` are the arguments of `simplerl train` that begin the run of `folder`, or go on with it."""
+        """`command`: arguments of `simplerl train` for the run of `folder`. `seed` draws the moments of the faults."""
         self.command, self.folder, self.random = command, RunFolder(folder), random.Random(seed)
         self.faults: list[Fault] = []
         self.driver: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def kinds(cls) -> list[str]:
+        """Kinds of faults, sorted."""
         return [name.removeprefix("break_").replace("_", " ") for name in dir(cls) if name.startswith("break_")]
 
     def run(self, kinds: Sequence[str], notice: Callable[[str], None]) -> None:
-        """Breaks these one after the other, each at some moment of a step, and lets the run end."""
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the nodes end with it
+        """Cause faults of these kinds in order, each at a random moment of a step, then wait for the run's end.
+
+        Stops early, with a notice, if the run ends first. Raises `ClusterError` if the run fails or stands still.
+        """
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # run the `finally` blocks, which stop the nodes
         with self._cluster():
-            self._begin()
+            self._start_driver()
             try:
                 for number, kind in enumerate(kinds, 1):
-                    if not self._keep_driver():
-                        notice(f"the run ended after {len(self.faults)} faults; give it more steps")
+                    if not self._keep_driver_running():
+                        notice(f"the run ended after {len(self.faults)} faults; raise train.steps")
                         break
-                    step = self._wait_for_a_step()
+                    step = self._wait_for_step()
                     time.sleep(self.random.uniform(0, 4))
-                    begun = time.monotonic()
+                    started = time.monotonic()
                     getattr(self, f"break_{kind.replace(' ', '_')}")()
-                    self._wait_for_a_step()
-                    self.faults.append(Fault(kind, step, time.monotonic() - begun))
-                    notice(
-                        f"{number} of {len(kinds)}: {kind} after step {step}; made good {self.faults[-1].seconds:.0f} s"
-                    )
-                while self._keep_driver():
+                    self._wait_for_step()
+                    seconds = time.monotonic() - started
+                    self.faults.append(Fault(kind, step, seconds))
+                    notice(f"{number} of {len(kinds)}: {kind} after step {step}, next step after {seconds:.0f} s")
+                while self._keep_driver_running():
                     time.sleep(0.2)
             finally:
                 self._stop(signal.SIGKILL)
 
-    # --- what is broken -------------------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------------------------
 
     def break_engine_killed(self) -> None:
         self._signal("ray::EngineWorker", signal.SIGKILL)
@@ -87,19 +92,19 @@ class Drill:
         self._signal("ray::RankWorker", signal.SIGSTOP)
 
     def break_node_lost(self) -> None:
-        """The second node with all that runs on it; another takes its place."""
+        """Remove the second node with its processes, and add a new one."""
         self._nodes.remove_node(self._second, allow_graceful=False)
-        self._second = self._nodes.add_node(num_cpus=1, object_store_memory=STORE)
+        self._second = self._nodes.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
     def break_store_full(self) -> None:
-        """Somebody else's objects fill the first node's store for the length of a step."""
+        """Fill the first node's store with other objects, during one step."""
         import numpy as np
         import ray
 
         ray.init(address=self._nodes.address, log_to_driver=False, configure_logging=False)
         try:
-            held = [ray.put(np.ones(STORE // 8, dtype=np.uint8)) for _ in range(int(8 * FILLED))]
-            self._wait_for_a_step()
+            held = [ray.put(np.ones(STORE_BYTES // 8, dtype=np.uint8)) for _ in range(int(8 * FILLED_SHARE))]
+            self._wait_for_step()
             del held
         finally:
             ray.shutdown()
@@ -111,12 +116,12 @@ class Drill:
         self._stop(signal.SIGTERM)
 
     def break_checkpoint_torn(self) -> None:
-        """The driver dies, and the newest checkpoint has lost its end, as after a power cut.
+        """Kill the driver and cut off half of a file of the newest checkpoint, as a power cut may.
 
-        Not the only one: without another the run would rightly refuse to begin from nothing.
+        Waits for a second checkpoint first: a run with no complete checkpoint refuses to start over.
         """
-        while len(checkpoint.checkpoints(self.folder.path)) < 2 and self._keep_driver():
-            self._wait_for_a_step()
+        while len(checkpoint.checkpoints(self.folder.path)) < 2 and self._keep_driver_running():
+            self._wait_for_step()
         self._stop(signal.SIGKILL)
         *others, newest = checkpoint.checkpoints(self.folder.path).values()
         if others:
@@ -131,15 +136,15 @@ class Drill:
             from ray.cluster_utils import Cluster
         except ImportError as error:
             raise DependencyError(f"a drill needs Ray ({error}); pip install 'simplerl[ray]'") from error
-        size = {"num_cpus": 1, "object_store_memory": STORE}
-        self._nodes: Any = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+        size: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+        self._nodes = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
         self._second = self._nodes.add_node(**size)
         try:
             yield
         finally:
             self._nodes.shutdown()
 
-    def _begin(self) -> None:
+    def _start_driver(self) -> None:
         program = "from simplerl.cli.main import main; main()"
         command = [sys.executable, "-c", program, "train", *self.command, "--run-dir", str(self.folder.path), "--plain"]
         self.folder.path.mkdir(parents=True, exist_ok=True)
@@ -148,17 +153,17 @@ class Drill:
                 [*command, "--set", f"cluster.ray={self._nodes.address}"], stdout=log, stderr=log
             )
 
-    def _keep_driver(self) -> bool:
-        """Whether the run goes on; a driver that was killed or stopped is begun again."""
+    def _keep_driver_running(self) -> bool:
+        """True while the run lasts. Restarts the driver if a fault ended it. Raises `ClusterError` if it failed."""
         assert self.driver is not None
         code = self.driver.poll()
         if code is None:
             return True
         if code > 0:
-            raise ClusterError(f"the run ended with {code}; see {self.folder.path / 'drill.log'}")
+            raise ClusterError(f"the run failed with exit code {code}; see {self.folder.path / 'drill.log'}")
         if (self.folder.path / "exports" / "final").is_dir():
             return False
-        self._begin()
+        self._start_driver()
         return True
 
     def _stop(self, number: int) -> None:
@@ -166,24 +171,24 @@ class Drill:
             self.driver.send_signal(number)
             self.driver.wait()
 
-    def _wait_for_a_step(self) -> int:
-        """Waits until a step that was not there before is recorded, or the run ends; the last step.
+    def _wait_for_step(self) -> int:
+        """Wait until another step is recorded, or the run ends. Returns the last step.
 
-        A resume takes lines away and a step that is done again writes another one: it took another time.
+        A step that is repeated after a resume counts: its line differs from the one before in its times.
         """
-        seen, begun = self.folder.read_metrics(), time.monotonic()
+        seen, started = self.folder.read_metrics(), time.monotonic()
         while not (rows := self.folder.read_metrics()) or rows[-1] in seen:
-            if not self._keep_driver():
+            if not self._keep_driver_running():
                 break
-            if time.monotonic() - begun > LIMIT:
-                raise ClusterError(f"no step in {LIMIT:.0f} s; see {self.folder.path / 'drill.log'}")
+            if time.monotonic() - started > STEP_TIMEOUT:
+                raise ClusterError(f"no step within {STEP_TIMEOUT:.0f} s; see {self.folder.path / 'drill.log'}")
             time.sleep(0.05)
         return rows[-1]["step"] if rows else 0
 
     def _signal(self, name: str, number: int) -> None:
-        """Sends a signal to one of the processes of that name under this one, as soon as there is one."""
-        while self._keep_driver():
-            found = [pid for pid in descendants(os.getpid()) if _title(pid).startswith(name)]
+        """Wait for a descendant process whose title starts with `name`, and send a signal to one of them."""
+        while self._keep_driver_running():
+            found = [pid for pid in descendants(os.getpid()) if process_title(pid).startswith(name)]
             if found:
                 with suppress(ProcessLookupError):
                     os.kill(self.random.choice(found), number)
@@ -192,20 +197,21 @@ class Drill:
 
 
 def descendants(root: int) -> list[int]:
-    """All processes under one, in the order of their numbers."""
+    """Process ids of all descendants of a process, sorted."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             # The name in parentheses may hold spaces.
             parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    found, edge = set[int](), {root}
-    while edge:
-        edge = {pid for pid, parent in parents.items() if parent in edge} - found
-        found |= edge
+    found, newest = set[int](), {root}
+    while newest:
+        newest = {pid for pid, parent in parents.items() if parent in newest} - found
+        found |= newest
     return sorted(found)
 
 
-def _title(pid: int) -> str:
+def process_title(pid: int) -> str:
+    """Command line of a process. Empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run repeats: the steps of a trainer, whatever its loss."""
+"""The trainer protocol: what the run loop needs of reinforcement learning and of supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from simplerl.config import TrainingRecipe
 from simplerl.engines.base import Engine
-from simplerl.learner.learner import Learner
+from simplerl.learner.base import Learner
 from simplerl.rewards.base import Reward
 from simplerl.train.console import Columns
 from simplerl.types import GradedRollout, Metrics, Phase
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step leaves for the records: numbers, and where responses were sampled their rows and one to show."""
+    """Records of one step. `rows` and `shown` are left empty by a trainer that samples no responses."""
 
     metrics: Metrics
     rows: Sequence[dict[str, Any]] = ()
+    """Every response of the step, see `simplerl.storage.records.rollout_row`."""
     shown: GradedRollout | None = None
+    """A response to show to the user."""
 
 
-class State(Protocol):
-    """What a checkpoint keeps of a loss."""
+class AlgorithmState(Protocol):
+    """The part of an algorithm that a checkpoint stores."""
 
     def state(self) -> dict[str, float]: ...
 
@@ -37,9 +39,10 @@ class State(Protocol):
 
 
 class Trainer(Protocol):
-    """One step after another, each a function of its number and of what the learner and the loss hold."""
+    """Takes training steps. A step depends on its number and on the state of learner and algorithm, nothing else."""
 
-    learner: Learner
+    @property
+    def learner(self) -> Learner: ...
 
     @property
     def verifier(self) -> Verifier: ...
@@ -49,55 +52,50 @@ class Trainer(Protocol):
 
     @property
     def engine(self) -> Engine | None:
-        """Answers evaluations; holds the learner's weights whenever one is due. None where there is none to make."""
+        """Engine for evaluations; it holds the learner's weights whenever one is due. None: no evaluations."""
         ...
 
     @property
-    def algorithm(self) -> State: ...
+    def algorithm(self) -> AlgorithmState: ...
 
     def step(self, step: int) -> StepResult:
-        """Step number `step`, from 1."""
+        """Take step number `step`, counted from 1."""
         ...
 
     def validate(self) -> dict[str, Any] | None:
-        """The loss on what is kept from training; None where nothing is."""
+        """Compute the loss on the validation set, as a row of validation.jsonl. None: no validation set."""
         ...
 
-    def keep(self, folder: Path) -> None:
-        """Writes what a checkpoint keeps besides the learner and the loss into its folder."""
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint's folder what neither the learner nor the algorithm saves."""
         ...
 
     def restore(self, folder: Path) -> None:
-        """The inverse of `keep`."""
+        """Read what `save` wrote."""
         ...
 
     def close(self) -> None:
-        """Ends what goes on beside the steps."""
+        """Stop worker threads."""
         ...
 
 
-class Build(Protocol):
-    """Loads the models of a run, in this process or where `place` says."""
+class BuildTrainer(Protocol):
+    """Loads the models of a run, in this process or, with a placement, in processes of a cluster."""
 
-    def __call__(self, phase: Phase, place: Placement | None = None) -> Trainer: ...
+    def __call__(self, phase: Phase, placement: Placement | None = None) -> Trainer: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run before its models are loaded: how many steps, what to show of each, and how to begin."""
+    """A run before its models are loaded."""
 
     steps: int
     columns: Columns
-    build: Build
+    """Metrics of a step to show to the user."""
+    build: BuildTrainer
 
 
-def rest(recipe: TrainingRecipe, engine: Engine) -> None:
-    """Lets the engine give its memory back until it is handed weights, where `engine.sleep` asks for it."""
-    if recipe.sleeps:
-        engine.sleep()
-
-
-def evaluation_due(recipe: TrainingRecipe, done: int, steps: int) -> bool:
-    """Whether the model is evaluated after so many steps: before the first, after every so many, after the last."""
+def evaluation_due(recipe: TrainingRecipe, steps_done: int, steps: int) -> bool:
+    """True if the model is evaluated after `steps_done` steps: 0, every multiple of `eval.every`, and the last."""
     every = recipe.eval.every
-    return every > 0 and (done % every == 0 or done == steps)
+    return every > 0 and (steps_done % every == 0 or steps_done == steps)

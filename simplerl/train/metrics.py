@@ -1,4 +1,4 @@
-"""The diagnostics of a step, under stable names (docs/metrics.md)."""
+"""Metrics of a step, under stable names; docs/metrics.md describes each."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from simplerl.types import GradedRollout, Metrics
 VERDICTS = ("correct", "wrong", "no_answer", "error")
 
 
-def share(flags: Iterable[bool]) -> float:
-    """The share of true flags."""
+def share_of_true(flags: Iterable[bool]) -> float:
+    """Share of the flags that are True."""
     return fmean(map(float, flags))
 
 
 def rollout_metrics(graded: Sequence[GradedRollout]) -> Metrics:
-    """Reward, verdicts, lengths and styles of a rollout batch."""
+    """Reward, verdicts, lengths and styles of a step's rollouts."""
     metrics = {
         "reward/mean": fmean(g.reward for g in graded),
-        "reward/accuracy": share(g.verdict.label == "correct" for g in graded),
+        "reward/accuracy": share_of_true(g.verdict.label == "correct" for g in graded),
         "tokens/prompt": float(sum(len(g.rollout.prompt.token_ids) for g in graded)),
         "tokens/response": float(sum(len(g.rollout.token_ids) for g in graded)),
     }
-    metrics |= {f"verdict/{label}": share(g.verdict.label == label for g in graded) for label in VERDICTS}
+    metrics |= {f"verdict/{label}": share_of_true(g.verdict.label == label for g in graded) for label in VERDICTS}
     metrics |= {f"style/{name}": value for name, value in style_shares([g.rollout.text for g in graded]).items()}
     return metrics | length_metrics(graded)
 
 
 def response_rows(step: int, groups: Sequence[Sequence[GradedRollout]], batch: TrainBatch) -> list[dict[str, Any]]:
-    """Every response of a step as a row of the records, with its mean advantage."""
+    """One row per response of a step, see `rollout_row`; `advantage_mean` is over its tokens."""
     means = (row_sum(batch.advantages, batch.response_lengths) / batch.response_lengths).tolist()
     numbered = [(index, graded) for group in groups for index, graded in enumerate(group)]
     return [rollout_row(step, graded, index, mean) for (index, graded), mean in zip(numbered, means, strict=True)]
 
 
 def length_metrics(graded: Sequence[GradedRollout]) -> Metrics:
-    """Mean response tokens of all, correct, wrong and truncated responses (left out where there are none)."""
+    """Mean response tokens of all, correct, wrong and truncated responses. A kind without responses has no metric."""
     kinds = {
         "mean": list(graded),
         "correct": [g for g in graded if g.verdict.label == "correct"],
@@ -54,9 +54,9 @@ def length_metrics(graded: Sequence[GradedRollout]) -> Metrics:
 
 
 def score_metrics(batch: ScoredBatch) -> Metrics:
-    """What engine and learner, and learner and reference, say differently of the same tokens.
+    """Log-prob differences: engine vs learner, learner vs reference.
 
-    Nothing where the only update's own forward pass will say it.
+    Empty if scoring was skipped; then the step's only update gives them.
     """
     if batch.old_logprobs is None:
         return {}
@@ -69,7 +69,7 @@ def score_metrics(batch: ScoredBatch) -> Metrics:
     return {name: value.item() for name, value in stats.items()}
 
 
-def mean_of(updates: Sequence[Metrics]) -> Metrics:
-    """Metrics of several updates as one: means, and the largest of names that end in /max."""
+def merge_metrics(updates: Sequence[Metrics]) -> Metrics:
+    """Merge the metrics of several updates: the largest value of names that end in /max, the mean of others."""
     names = {name for update in updates for name in update}
     return {name: (max if name.endswith("/max") else fmean)([u[name] for u in updates if name in u]) for name in names}

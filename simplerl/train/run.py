@@ -1,4 +1,4 @@
-"""A whole run: resume, steps, evaluations, checkpoints, records, a clean end."""
+"""The run loop: resume, steps, evaluations, checkpoints and records, until the last step or a signal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from simplerl.config import Recipe, SFTRecipe
-from simplerl.environment import describe, rss_gib
+from simplerl.environment import describe_environment, rss_gib
 from simplerl.errors import NonFiniteError, RemoteError, WorkerLost
 from simplerl.evaluation.held_out import HeldOut, evaluate
 from simplerl.seeding import seed_for
@@ -18,63 +19,73 @@ from simplerl.storage.records import RunFolder, rollout_row
 from simplerl.train.base import Job, StepResult, evaluation_due
 from simplerl.train.build import problems, rl, services, sft
 from simplerl.train.clock import Clock
-from simplerl.train.console import View, make_view
+from simplerl.train.console import ProgressDisplay, make_display
 from simplerl.train.trackers import Trackers
-from simplerl.types import Sampling
+from simplerl.types import Notice, Sampling
+from simplerl.verifiers.base import check_verifier
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from simplerl.cluster.placement import Placement
 
 
-class Stopped(Exception):
-    """A signal asked the run to end."""
+class StopRequested(Exception):
+    """Raised between rollouts after a signal."""
 
 
 def train(recipe: Recipe | SFTRecipe, run_dir: Path, *, plain: bool | None = None) -> Path:
-    """Trains, or goes on with, the run of a folder; returns the folder.
+    """Start the run of a folder, or resume it. Returns the folder.
 
-    A signal (SIGINT, SIGTERM) ends it with a checkpoint; a second one at once.
+    The first SIGINT or SIGTERM ends the run with a checkpoint, a second one at once. `plain`: see `make_display`.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    check_verifier(recipe.verifier)
     folder = RunFolder(run_dir)
     with folder.lock():
-        folder.prepare(recipe, describe())
+        folder.prepare(recipe, describe_environment())
         tokenizer = services.load_tokenizer(recipe)
-        early: list[str] = []
-        job = prepare(recipe, tokenizer, early.append)
-        with make_view(job.steps, plain, columns=job.columns) as view:
-            for text in early:
-                view.notice(text)
-            for left in reversed(range(recipe.cluster.restarts + 1)):
+        early_notices: list[str] = []  # the display needs the job's number of steps
+        job = prepare_job(recipe, tokenizer, early_notices.append)
+        with make_display(job.steps, plain, columns=job.columns) as display:
+            for text in early_notices:
+                display.show_notice(text)
+            for restarts_left in reversed(range(recipe.cluster.restarts + 1)):
+                after_loss = restarts_left < recipe.cluster.restarts
                 try:
                     with (
-                        services.reserved(recipe, folder.path, again=left < recipe.cluster.restarts) as place,
-                        Run(recipe, folder, view, tokenizer, job, place) as run,
-                        stop_signals(run.request_stop),
+                        services.reserve_placement(recipe, folder.path, after_loss=after_loss) as placement,
+                        Session(recipe, folder, display, tokenizer, job, placement) as session,
+                        stop_signals(session.request_stop),
                     ):
-                        run.go()
+                        session.run()
                     break
                 except WorkerLost as error:
-                    if not left:
+                    if not restarts_left:
                         raise
-                    text = f"{error}; going on from the last checkpoint, as often as {left} times (cluster.restarts)"
-                    view.notice(text)
+                    text = (
+                        f"{error}; resuming from the last checkpoint, {restarts_left} restarts left (cluster.restarts)"
+                    )
+                    display.show_notice(text)
                     folder.append_event(len(folder.read_metrics()), "learner lost", text)
     return folder.path
 
 
-def prepare(recipe: Recipe | SFTRecipe, tokenizer: Any, notice: Callable[[str], None]) -> Job:
-    """What a recipe of either kind asks for."""
+def prepare_job(recipe: Recipe | SFTRecipe, tokenizer: PreTrainedTokenizerBase, notice: Notice) -> Job:
+    """Load the data of a recipe. Problems that are left out are counted in notices."""
     if isinstance(recipe, SFTRecipe):
         return sft.supervised_job(recipe, tokenizer, notice)
     return rl.reinforcement_job(recipe, tokenizer, notice)
 
 
 @contextmanager
-def stop_signals(request: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `request`; the second SIGINT or SIGTERM acts as if nothing had been set up."""
+def stop_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM call `request_stop`; later ones act as before this context.
+
+    Does nothing outside the main thread, where Python allows no signal handlers.
+    """
     import threading
 
     if threading.current_thread() is not threading.main_thread():
@@ -83,10 +94,10 @@ def stop_signals(request: Callable[[], None]) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
-        request()
+        request_stop()
 
     for number in numbers:
         signal.signal(number, handle)
@@ -97,140 +108,152 @@ def stop_signals(request: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Run:
-    """One process's part of a run."""
+class Session:
+    """The part of a run between loading the models and the end, a signal, or the loss of a learner."""
 
     def __init__(
         self,
         recipe: Recipe | SFTRecipe,
         folder: RunFolder,
-        view: View,
-        tokenizer: Any,
+        display: ProgressDisplay,
+        tokenizer: PreTrainedTokenizerBase,
         job: Job,
-        place: Placement | None = None,
+        placement: Placement | None = None,
     ) -> None:
-        self.recipe, self.folder, self.view, self.tokenizer, self.steps = recipe, folder, view, tokenizer, job.steps
-        self.stopping = False
-        self.clock = Clock(view, self._leave_if_stopping)
-        self.trainer = job.build(self.clock.phase, place)
-        self.held_out = problems.held_out_sets(recipe, tokenizer, view.notice)
-        self.trackers = Trackers(recipe.track, folder.path, recipe, notice=view.notice)
-        self.saved = -1
-        self.done = self._resume()
+        self.recipe, self.folder, self.display, self.tokenizer = recipe, folder, display, tokenizer
+        self.total_steps = job.steps
+        self.stop_requested = False
+        self.clock = Clock(display, self._raise_if_stop_requested)
+        self.trainer = job.build(self.clock.phase, placement)
+        self.held_out = problems.held_out_sets(recipe, tokenizer, display.show_notice)
+        self.trackers = Trackers(recipe.track, folder.path, recipe, notice=display.show_notice)
+        self.saved_step = -1
+        self.steps_done = self._resume()
         self.algorithm_state = self.trainer.algorithm.state()
-        self.updates_before = self.trainer.learner.updates
+        self.updates_before_step = self.trainer.learner.updates
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.trackers.close()
         self.trainer.close()
-        self._tell_of_losses()
+        self._log_service_events()
         if self.trainer.engine is not None:
             self.trainer.engine.close()
         self.trainer.learner.close()
         self.trainer.verifier.close()
-        # A reward may be a plain function.
+        # A reward may be a plain function, which has no `close`.
         getattr(self.trainer.reward, "close", lambda: None)()
 
     def request_stop(self) -> None:
-        self.stopping = True
+        """End the run with a checkpoint, after the next rollout or step."""
+        self.stop_requested = True
 
-    def _leave_if_stopping(self) -> None:
-        """Called between rollouts: what was sampled so far is not needed, the step is repeated on resume."""
-        if self.stopping:
-            raise Stopped
+    def _raise_if_stop_requested(self) -> None:
+        # Called between rollouts. The step's rollouts are lost, and resuming samples the same ones.
+        if self.stop_requested:
+            raise StopRequested
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
-    def go(self) -> None:
+    def run(self) -> None:
+        """Train to the last step and export the model, or stop with a checkpoint after a signal.
+
+        Raises what a step raises. `NonFiniteError` and `RemoteError` leave a checkpoint of the step before, if the
+        weights are still those of that step.
+        """
         try:
-            if self._evaluation_due() and not self._evaluated():
+            if self._evaluation_due() and not self._is_evaluated():
                 self._evaluate()
-            while self.done < self.steps and not self.stopping:
+            while self.steps_done < self.total_steps and not self.stop_requested:
                 self._step()
-        except Stopped:
+        except StopRequested:
             pass
         except (NonFiniteError, RemoteError):
-            self._save_if_untouched()
+            self._save_if_not_updated()
             raise
         self._save()
-        if self.done == self.steps:
+        if self.steps_done == self.total_steps:
             self._export("final")
         else:
-            self.view.notice(f"stopped after step {self.done} of {self.steps}; the same command goes on from there")
+            self.display.show_notice(
+                f"stopped after step {self.steps_done} of {self.total_steps}; run the same command again to resume"
+            )
 
     def _step(self) -> None:
         self.clock.reset()
-        result = self.trainer.step(self.done + 1)
-        self.done += 1
+        result = self.trainer.step(self.steps_done + 1)
+        self.steps_done += 1
         self.algorithm_state = self.trainer.algorithm.state()
-        self.updates_before = self.trainer.learner.updates
-        self._record(result)
+        self.updates_before_step = self.trainer.learner.updates
+        self._write_records(result)
         if self._evaluation_due():
             self._evaluate()
-        if self.done % self.recipe.checkpoint.every == 0:
+        if self.steps_done % self.recipe.checkpoint.every == 0:
             self._save()
         every = self.recipe.checkpoint.export_every
-        if every and self.done % every == 0:
-            self._export(f"step-{self.done:06d}")
+        if every and self.steps_done % every == 0:
+            self._export(f"step-{self.steps_done:06d}")
 
-    def _record(self, result: StepResult) -> None:
+    def _write_records(self, result: StepResult) -> None:
+        step = self.steps_done
         metrics = result.metrics | self.clock.metrics(result.metrics["tokens/response"])
         metrics["memory/rss_gib"] = rss_gib()
-        self._tell_of_losses()
-        for part in (self.trainer.engine, self.trainer.verifier):
-            metrics |= getattr(part, "metrics", dict)()
+        self._log_service_events()
+        for service in filter(None, (self.trainer.engine, self.trainer.verifier)):
+            metrics |= service.metrics()
         if result.rows:
-            self.folder.write_rollouts(self.done, result.rows)
-        self.folder.append_metrics({"step": self.done, **dict(sorted(metrics.items()))})
-        self.trackers.log(self.done, metrics)
-        self.view.step_done(self.done, metrics)
+            self.folder.write_rollouts(step, result.rows)
+        self.folder.append_metrics({"step": step, **dict(sorted(metrics.items()))})
+        self.trackers.log(step, metrics)
+        self.display.show_step(step, metrics)
         if (shown := result.shown) is not None:
-            problem = shown.rollout.prompt.problem
-            self.view.sample(problem.question, problem.answer, shown.rollout.text, shown.verdict.label, shown.reward)
+            problem, verdict = shown.rollout.prompt.problem, shown.verdict.label
+            self.display.show_sample(problem.question, problem.answer, shown.rollout.text, verdict, shown.reward)
 
-    def _tell_of_losses(self) -> None:
-        """Engines and verifiers that were lost and begun anew since this was last asked."""
-        for part, kind in ((self.trainer.engine, "engine lost"), (self.trainer.verifier, "verifier lost")):
-            for text in getattr(part, "take_events", list)():
-                self._tell(kind, text)
+    def _log_service_events(self) -> None:
+        """Log lost and restarted engines and verifiers."""
+        for service, kind in ((self.trainer.engine, "engine lost"), (self.trainer.verifier, "verifier lost")):
+            for text in [] if service is None else service.take_events():
+                self._log_event(kind, text)
 
-    def _tell(self, kind: str, text: str) -> None:
-        self.view.notice(text)
-        self.folder.append_event(self.done, kind, text)
+    def _log_event(self, kind: str, text: str) -> None:
+        self.display.show_notice(text)
+        self.folder.append_event(self.steps_done, kind, text)
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluation_due(self) -> bool:
-        return evaluation_due(self.recipe, self.done, self.steps)
+        return evaluation_due(self.recipe, self.steps_done, self.total_steps)
 
-    def _evaluated(self) -> bool:
-        """Whether an earlier session evaluated after the step done last."""
-        # The validation is written first, so the rows of the benchmarks say that all is there.
+    def _is_evaluated(self) -> bool:
+        """True if an earlier session evaluated after the last step."""
+        # `_evaluate` writes the validation row first, so a benchmark's row means that the evaluation is complete.
         rows = self.folder.read_evals() if self.held_out else self.folder.read_validation()
-        return any(row["step"] == self.done for row in rows)
+        return any(row["step"] == self.steps_done for row in rows)
 
     def _evaluate(self) -> None:
+        step = self.steps_done
         validation = self.trainer.validate()
         rows = [
-            self._evaluate_one(held_out, temperature)
+            self._evaluate_set(held_out, temperature)
             for held_out in self.held_out
             for temperature in self.recipe.eval.temperatures
         ]
-        # All rows of an evaluation follow each other, so that a kill in between leaves none or is cut on resume.
+        # Rows are written together at the end. A kill before that leaves none; resuming truncates what a kill here
+        # leaves.
         if validation is not None:
-            self.folder.append_validation({"step": self.done, **validation})
-            self.trackers.log(self.done, {"validation/loss": validation["loss"]})
-            self.view.validated(self.done, validation["loss"])
+            self.folder.append_validation({"step": step, **validation})
+            self.trackers.log(step, {"validation/loss": validation["loss"]})
+            self.display.show_validation(step, validation["loss"])
         for row in rows:
             self.folder.append_eval(row)
         if rows:
-            self.trackers.log(self.done, {f"eval/{r['set']}-t{r['temperature']:g}": r["accuracy"] for r in rows})
-            self.view.eval_done(rows)
+            self.trackers.log(step, {f"eval/{r['set']}-t{r['temperature']:g}": r["accuracy"] for r in rows})
+            self.display.show_evals(rows)
 
-    def _evaluate_one(self, held_out: HeldOut, temperature: float) -> dict[str, Any]:
+    def _evaluate_set(self, held_out: HeldOut, temperature: float) -> dict[str, Any]:
         limit = self.recipe.eval.max_tokens or self.recipe.response_limit
         sampling = Sampling(max_tokens=limit, temperature=temperature, stop=self.recipe.stop)
         trainer = self.trainer
@@ -243,17 +266,17 @@ class Run:
                 trainer.verifier,
                 trainer.reward,
                 seed=seed_for(self.recipe.seed, "eval", f"{temperature:g}"),
-                step=self.done,
+                step=self.steps_done,
                 progress=progress,
             )
-        rows = [rollout_row(self.done, graded, 0) for graded in evaluation.graded]
-        self.folder.write_eval_responses(self.done, held_out.name, temperature, rows)
+        rows = [rollout_row(self.steps_done, graded, 0) for graded in evaluation.graded]
+        self.folder.write_eval_responses(self.steps_done, held_out.name, temperature, rows)
         return evaluation.row
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def _resume(self) -> int:
-        """Restores the newest whole checkpoint; what came after it never happened. Returns the steps done."""
+        """Restore the newest complete checkpoint and truncate later records. Returns the number of steps done."""
         found = checkpoint.latest(self.folder.path)
         if found is None:
             self.folder.truncate_after(-1)
@@ -266,34 +289,36 @@ class Run:
         if self.trainer.engine is not None:
             self.trainer.engine.load_weights(self.trainer.learner.weights(), version=state["step"])
         self.folder.truncate_after(state["step"])
-        self.done = self.saved = int(state["step"])
-        self.view.resumed(self.saved)
+        self.steps_done = self.saved_step = int(state["step"])
+        self.display.resume(self.saved_step)
         for text in notices:
-            self._tell("torn checkpoint", text)
-        self._tell("taken up again", f"going on after step {self.saved} of {self.steps}, from {path.name}")
-        return self.saved
+            self._log_event("torn checkpoint", text)
+        self._log_event("resumed", f"resuming after step {self.saved_step} of {self.total_steps}, from {path.name}")
+        return self.saved_step
 
     def _save(self) -> None:
-        if self.done in (0, self.saved):
+        if self.steps_done in (0, self.saved_step):
             return
 
         def fill(folder: Path) -> dict[str, Any]:
-            self.trainer.keep(folder)
+            self.trainer.save(folder)
             learner = self.trainer.learner.save(folder)
-            return {"step": self.done, "learner": learner, "algorithm": self.algorithm_state}
+            return {"step": self.steps_done, "learner": learner, "algorithm": self.algorithm_state}
 
-        checkpoint.write(self.folder.path, self.done, fill, self.trainer.learner.stored_bytes)
-        self.saved = self.done
+        checkpoint.write(self.folder.path, self.steps_done, fill, self.trainer.learner.checkpoint_bytes)
+        self.saved_step = self.steps_done
         checkpoint.prune(self.folder.path, self.recipe.checkpoint.keep)
 
-    def _save_if_untouched(self) -> None:
-        """After a step that broke off: the weights are those of the step before only if it made no update yet."""
-        if self.trainer.learner.updates == self.updates_before:
+    def _save_if_not_updated(self) -> None:
+        """Save a checkpoint after a failed step, unless the step has already updated weights."""
+        if self.trainer.learner.updates == self.updates_before_step:
             self._save()
-        self.view.notice(f"step {self.done + 1} was not done; the newest checkpoint is of step {max(0, self.saved)}")
+        self.display.show_notice(
+            f"step {self.steps_done + 1} failed; the newest checkpoint is of step {max(0, self.saved_step)}"
+        )
 
     def _export(self, name: str) -> None:
-        """The policy as a `transformers` folder, whole or not at all."""
+        """Write the policy as a `transformers` folder, which appears complete or not at all."""
         from simplerl.storage import atomic
 
         target = self.folder.path / "exports" / name

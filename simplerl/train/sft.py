@@ -1,9 +1,8 @@
-"""Supervised fine-tuning: the learner of reinforcement learning, on responses that are given, with advantages of 1."""
+"""Supervised fine-tuning: the same learner as in reinforcement learning, on given responses, with advantages of 1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,11 @@ from simplerl.batch.batch import collate_examples
 from simplerl.config import SFTRecipe
 from simplerl.data.stream import PromptStream
 from simplerl.engines.base import Engine
-from simplerl.learner.learner import Learner
+from simplerl.learner.base import Learner
 from simplerl.losses.losses import GlobalCounts, log_likelihood_loss, token_weights
 from simplerl.rewards.base import Reward
-from simplerl.train.base import StepResult, evaluation_due, rest
+from simplerl.rollouts.prefetch import sleep_engine
+from simplerl.train.base import StepResult, evaluation_due
 from simplerl.types import Example, Metrics, Phase
 from simplerl.verifiers.base import Verifier
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LikelihoodLoss:
-    """The mean negative log-likelihood of the response tokens, end tokens included, over the global batch."""
+    """Mean negative log-likelihood of the response tokens, end tokens included, over the global batch."""
 
     needs_critic = False
     needs_reference = False
@@ -41,7 +41,7 @@ class LikelihoodLoss:
     def value_loss(
         self, values: Tensor, micro_batch: TrainBatch, counts: GlobalCounts
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise AssertionError("supervised fine-tuning has no critic")
+        raise AssertionError("supervised fine-tuning trains no critic")
 
     def state(self) -> dict[str, float]:
         return {}
@@ -52,7 +52,7 @@ class LikelihoodLoss:
 
 @dataclass(slots=True)
 class SFTTrainer:
-    """Everything a step needs, and nothing that remembers: the state is in the learner."""
+    """Everything a step needs. It holds no state: that is in the learner."""
 
     recipe: SFTRecipe
     stream: PromptStream[Example]
@@ -63,22 +63,22 @@ class SFTTrainer:
     algorithm: LikelihoodLoss
     learner: Learner
     steps: int
-    phase: Phase = lambda name, total: nullcontext()
+    phase: Phase
 
     def step(self, step: int) -> StepResult:
-        """Optimiser step number `step`, from 1."""
+        """Take optimiser step number `step`, counted from 1."""
         if self.engine is not None:
-            rest(self.recipe, self.engine)
+            sleep_engine(self.recipe, self.engine)
         examples = self.stream.take(step - 1, self.recipe.train.batch_size)
         batch = collate_examples(examples)
         with self.phase("update", len(examples)):
-            metrics = self.learner.update(batch, self.algorithm)
+            (metrics,) = self.learner.train(batch, [None], self.algorithm)
         if self.engine is not None and evaluation_due(self.recipe, step, self.steps):
             self.engine.load_weights(self.learner.weights(), version=step)
         return StepResult(metrics | self.batch_metrics(batch, step))
 
     def validate(self) -> dict[str, Any] | None:
-        """The mean negative log-likelihood per response token of what is kept from training."""
+        """Compute the mean negative log-likelihood per response token of the validation set, in nats."""
         if not self.validation:
             return None
         with self.phase("validate", len(self.validation)):
@@ -86,7 +86,7 @@ class SFTTrainer:
         loss = -logprobs.double().mean().item()
         return {"loss": loss, "tokens": len(logprobs), "sequences": len(self.validation)}
 
-    def keep(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
         pass
 
     def restore(self, folder: Path) -> None:
@@ -96,13 +96,13 @@ class SFTTrainer:
         pass
 
     def batch_metrics(self, batch: TrainBatch, step: int) -> Metrics:
-        """Tokens of the batch, how well they fill the budget, and passes over the data so far."""
-        fill = self.learner.fill(batch)
+        """Tokens of the batch, use of the token budget, and passes over the data so far."""
+        utilization = self.learner.token_utilization(batch)
         return {
             "tokens/prompt": float(batch.prompt_lengths.sum()),
             "tokens/response": float(batch.response_lengths.sum()),
             "length/mean": batch.response_lengths.float().mean().item(),
-            "pack/count": float(fill.parts),
-            "pack/fill": fill.share,
+            "pack/count": float(utilization.micro_batches),
+            "pack/token_utilization": utilization.share,
             "epoch": step * len(batch) / len(self.stream.items),
         }

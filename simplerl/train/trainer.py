@@ -1,13 +1,10 @@
-"""One step of reinforcement learning, for every algorithm: each line of `RLTrainer.step` is one of its stages."""
+"""One step of reinforcement learning, for every algorithm: each line of `RLTrainer.step` is one stage of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -16,180 +13,111 @@ from simplerl.algorithms.base import Algorithm
 from simplerl.batch.batch import TrainBatch, collate
 from simplerl.config import Recipe
 from simplerl.engines.base import Engine
-from simplerl.learner.learner import Learner
+from simplerl.errors import EngineError
+from simplerl.estimate.steps import needs_scoring_pass
+from simplerl.learner.base import Learner
 from simplerl.losses.importance import importance_weights, policy_ratio
 from simplerl.rewards.base import Reward
-from simplerl.rollouts.collect import Groups, Sampler
-from simplerl.rollouts.prefetch import RolloutPrefetcher, Sampled
-from simplerl.rollouts.serialise import pack, unpack
+from simplerl.rollouts.prefetch import RolloutSource
 from simplerl.seeding import permutation
-from simplerl.storage.checkpoint import load_tensors, save_tensors
-from simplerl.train.base import StepResult, evaluation_due, rest
-from simplerl.train.metrics import mean_of, response_rows, rollout_metrics, score_metrics
-from simplerl.train.weight_sync import check_mismatch, weight_sync_check
-from simplerl.types import Metrics, Phase
+from simplerl.train.base import StepResult, evaluation_due
+from simplerl.train.metrics import merge_metrics, response_rows, rollout_metrics, score_metrics
+from simplerl.types import ImportanceMode, Metrics, Phase
 from simplerl.verifiers.base import Verifier
 
-KEPT = "ahead"
-"""The file of a checkpoint that holds batches sampled ahead."""
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RLTrainer:
-    """Everything a step needs. What it remembers are batches sampled ahead; all else is in learner and algorithm."""
+    """Everything a step needs. It holds no state: that is in the learner, the algorithm and the rollout source."""
 
     recipe: Recipe
-    sample: Sampler
+    rollouts: RolloutSource
+    engine: Engine
+    verifier: Verifier
+    reward: Reward
+    algorithm: Algorithm
     learner: Learner
     steps: int
-    phase: Phase = lambda name, total: nullcontext()
-    ahead: RolloutPrefetcher = field(init=False)
-    current: bool = True
-    """Whether the engine holds the learner's weights."""
-
-    def __post_init__(self) -> None:
-        self.ahead = RolloutPrefetcher(self.sample)
-
-    @property
-    def engine(self) -> Engine:
-        return self.sample.engine
-
-    @property
-    def verifier(self) -> Verifier:
-        return self.sample.verifier
-
-    @property
-    def reward(self) -> Reward:
-        return self.sample.reward
-
-    @property
-    def algorithm(self) -> Algorithm:
-        return self.sample.algorithm
+    phase: Phase
 
     def step(self, step: int) -> StepResult:
-        """Rollout batch number `step` (from 1): sample, grade, score, assign credit, update, hand over the weights."""
-        train, rollout = self.recipe.train, self.recipe.rollout
-        groups, sampling = self.rollouts(step)  # [P][G], graded
-        with self.phase("score", rollout.sequences):
-            batch = self.learner.score(collate(groups), own=self.scores_first(step))  # log-probs, values
+        """Train on rollout batch number `step` (from 1)."""
+        train, sequences = self.recipe.train, self.recipe.rollout.sequences
+        groups, sampling = self.rollouts.take(step)  # [P][G], graded
+        with self.phase("score", sequences):  # + old and reference log-probs, values
+            batch = self.learner.score(collate(groups), old_logprobs=self.scores_first(step))
         scores = score_metrics(batch)
-        check_mismatch(self.recipe, scores)
-        batch, credit = self.algorithm.compute_advantages(batch)  # advantages, returns
-        weighted, weights = self.weighted(batch)
+        batch, credit = self.algorithm.compute_advantages(batch)  # + advantages, returns
+        weighted, importance = weigh_by_importance(batch, self.recipe.importance, train.importance_limit)
 
-        how = {"train_actor": step > train.critic_warmup_steps, "check": partial(check_mismatch, self.recipe)}
-        with self.phase("update", train.ppo_epochs * rollout.sequences):
-            updates = self.learner.train(weighted, self.minibatches(step), self.algorithm, **how)
+        with self.phase("update", train.ppo_epochs * sequences):
+            updates = self.learner.train(
+                weighted,
+                self.minibatches(step),
+                self.algorithm,
+                train_actor=step > train.critic_warmup_steps,
+                check=partial(check_mismatch, self.recipe, scores),
+            )
+        sync = self.rollouts.after_update(step, groups, needs_weights=evaluation_due(self.recipe, step, self.steps))
 
         flat = [graded for group in groups for graded in group]
-        metrics = rollout_metrics(flat) | sampling | scores | credit | weights | mean_of(updates)
-        return StepResult(metrics | self.finish(step, groups), response_rows(step, groups, batch), shown=flat[0])
+        metrics = rollout_metrics(flat) | sampling | scores | credit | importance | merge_metrics(updates) | sync
+        return StepResult(metrics, response_rows(step, groups, batch), shown=flat[0])
 
-    # --- rollouts -------------------------------------------------------------------------------------------------
-
-    def rollouts(self, step: int) -> tuple[Groups, Metrics]:
-        """The batch of a step, sampled now, or while the learner was at earlier ones (`train.staleness`)."""
-        lag = self.recipe.train.staleness
-        if lag == 0:
-            groups = self.sample(step, self.phase)
-            rest(self.recipe, self.engine)
-            return groups, {}
-        metrics: Metrics = {}
-        if step in self.ahead:
-            sampled = self._wait(step)
-            if lag == 1 and not self.current:  # the engine is idle
-                metrics = self.sync_weights(step - 1, sampled.groups)
-        # By the learner's weights as they are: of batch `step` + lag they are `lag` updates old when it is trained on.
-        before = None if self.current else self._later_weight_sync(step - 1)
-        for number in range(step, min(step + lag, self.steps) + 1):
-            if number not in self.ahead:
-                self.ahead.begin(number, before)
-                before = None
-        sampled = self._wait(step)
-        graded = [graded for group in sampled.groups for graded in group]
-        metrics["staleness"] = fmean(step - 1 - each.rollout.policy_version for each in graded)
-        metrics |= {"time/rollout": sampled.seconds, "time/grade": sum(each.verdict.seconds for each in graded)}
-        return sampled.groups, metrics
-
-    def finish(self, step: int, groups: Groups) -> Metrics:
-        """Hands the weights over where the engine needs them now."""
-        self.current = False
-        lag = self.recipe.train.staleness
-        if lag:
-            self.ahead.forget(step)
-        if lag and not evaluation_due(self.recipe, step, self.steps):
-            return {}
-        self.ahead.settle()
-        return self.sync_weights(step, groups)
-
-    def sync_weights(self, version: int, groups: Groups) -> Metrics:
-        """Gives an idle engine the learner's weights, and sees that it has them."""
-        self.engine.load_weights(self.learner.weights(), version)
-        self.current = True
-        return weight_sync_check(self.recipe, self.engine, self.learner, groups[0][0].rollout.prompt, version)
-
-    def _later_weight_sync(self, version: int) -> Callable[[], None]:
-        """The same for an engine that is at work; no probe, since the learner will have moved on."""
-        weights = self.learner.weights(kept=True)
-        return lambda: self.engine.load_weights(weights, version)
-
-    def _wait(self, step: int) -> Sampled:
-        with self.phase("wait", self.recipe.rollout.sequences):
-            return self.ahead.wait(step)
-
-    # --- training -------------------------------------------------------------------------------------------------
-
-    def weighted(self, batch: TrainBatch) -> tuple[TrainBatch, Metrics]:
-        """Advantages times what corrects for the policy that sampled, see `train.importance`.
-
-        A loss that is linear in the advantages, as every clipped surrogate is for weights that are not negative, is
-        then weighted by it (arXiv:2110.00641).
-        """
-        how, limit = self.recipe.importance, self.recipe.train.importance_limit
-        if how == "none":
-            return batch, {}
-        assert batch.old_logprobs is not None
-        weights = importance_weights(batch.old_logprobs, batch.sampled_logprobs, how, limit)
-        ratios = policy_ratio(batch.old_logprobs, batch.sampled_logprobs)
-        limited = (weights != ratios).float().mean().item()
-        metrics = {"importance/mean": weights.mean().item(), "importance/limited": limited}
-        return batch.extend(TrainBatch, advantages=batch.advantages * weights), metrics
+    def scores_first(self, step: int) -> bool:
+        """True if the policy scores its responses before the first update of a step."""
+        return needs_scoring_pass(self.recipe, step, needs_old_logprobs=self.algorithm.needs_old_logprobs)
 
     def minibatches(self, step: int) -> list[Tensor | None]:
-        """The rows of each minibatch of a step, epoch by epoch; None is all of them, in which order means nothing."""
+        """Rows of each minibatch of a step, epoch by epoch. None: every row, when a minibatch is the whole batch."""
         train, sequences = self.recipe.train, self.recipe.rollout.sequences
-        size = train.minibatch_size
+        size, epochs = train.minibatch_size, range(train.ppo_epochs)
         if size == sequences:
-            return [None] * train.ppo_epochs
-        orders = (
-            permutation(sequences, self.recipe.seed, "minibatch", step, epoch) for epoch in range(train.ppo_epochs)
-        )
+            return [None for _ in epochs]
+        orders = (permutation(sequences, self.recipe.seed, "minibatch", step, epoch) for epoch in epochs)
         return [torch.tensor(order[first : first + size]) for order in orders for first in range(0, sequences, size)]
 
     def validate(self) -> None:
-        """Every problem is trained on."""
+        """Return None: reinforcement learning keeps no validation set."""
 
-    def scores_first(self, step: int) -> bool:
-        """Whether the policy scores its responses before the update; the only update of a step can do it itself."""
-        train = self.recipe.train
-        one = (
-            train.ppo_epochs * self.recipe.rollout.sequences == train.minibatch_size
-            and step > train.critic_warmup_steps
-        )
-        return self.algorithm.needs_old_logprobs or self.recipe.importance != "none" or not one
-
-    # --- what is kept ---------------------------------------------------------------------------------------------
-
-    def keep(self, folder: Path) -> None:
-        """Writes batches that were sampled ahead into a checkpoint's folder; waits for what is under way."""
-        if batches := self.ahead.settle():
-            save_tensors(folder / f"{KEPT}.safetensors", pack(batches, self.sample.stream.items))
+    def save(self, folder: Path) -> None:
+        self.rollouts.save(folder)
 
     def restore(self, folder: Path) -> None:
-        """The inverse of `keep`."""
-        if (folder / f"{KEPT}.safetensors").is_file():
-            for number, groups in unpack(load_tensors(folder, KEPT), self.sample.stream.items).items():
-                self.ahead.adopt(number, groups)
+        self.rollouts.restore(folder)
 
     def close(self) -> None:
-        self.ahead.close()
+        self.rollouts.close()
+
+
+def weigh_by_importance(batch: TrainBatch, mode: ImportanceMode, limit: float) -> tuple[TrainBatch, Metrics]:
+    """Multiply advantages by what corrects for the policy that sampled, see `train.importance`.
+
+    A loss that is linear in the advantages, as every clipped surrogate is for non-negative weights, is weighted by the
+    same factor (arXiv:2110.00641).
+    """
+    if mode == "none":
+        return batch, {}
+    assert batch.old_logprobs is not None
+    weights = importance_weights(batch.old_logprobs, batch.sampled_logprobs, mode, limit)
+    ratios = policy_ratio(batch.old_logprobs, batch.sampled_logprobs)
+    limited = (weights != ratios).float().mean().item()
+    metrics = {"importance/mean": weights.mean().item(), "importance/limited": limited}
+    return batch.extend(TrainBatch, advantages=batch.advantages * weights), metrics
+
+
+def check_mismatch(recipe: Recipe, scores: Metrics, update: Metrics) -> None:
+    """Refuse an update if engine and learner disagree on the batch's log-probs by more than `train.mismatch_limit`.
+
+    The statistics come from scoring, or from the update if scoring was skipped. Raises `EngineError`. Nothing is
+    checked where the two distributions differ by design: top-p, top-k, or v0's log-probs without the temperature.
+    """
+    rollout, train, stats = recipe.rollout, recipe.train, scores | update
+    same = train.logprob_temperature == "sampling" or rollout.temperature == 1.0
+    if not same or rollout.top_p < 1 or rollout.top_k or "mismatch/mean" not in stats:
+        return
+    if not stats["mismatch/mean"] <= train.mismatch_limit:
+        raise EngineError(
+            f"engine and learner disagree: mean |log-prob difference| {stats['mismatch/mean']:.3g} over all "
+            f"tokens exceeds train.mismatch_limit={train.mismatch_limit:g}; its weights or precision are off"
+        )

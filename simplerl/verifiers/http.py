@@ -1,6 +1,6 @@
-"""A verifier behind an address: {"response", "gold"} is posted as JSON, the answer is {"verdict"} and what it adds.
+"""A verifier service: posts {"response", "gold", "problem_id", "question"} as JSON, reads {"verdict"} and more.
 
-`verdict` is correct, wrong, no_answer or error; `extracted` and `method` are strings and may be left out.
+`verdict` is correct, wrong, no_answer or error; `extracted` and `method` are optional strings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from simplerl.config import PluginConfig
 from simplerl.http import Client, Endpoint
-from simplerl.types import Verdict, VerdictLabel
+from simplerl.types import Problem, Rollout, Verdict, VerdictLabel
 from simplerl.verifiers.base import Verifier
 
 
@@ -22,19 +22,22 @@ class Config(PluginConfig, Endpoint):
 
 
 class HttpVerifier(Verifier):
-    """Asks the service, `concurrency` questions at a time. A future raises `RemoteError` where no verdict is to be had:
-    a service that is away is not a model that answers wrongly."""
+    """Asks the service, `concurrency` questions at a time.
+
+    A future raises `RemoteError` if the service gives no verdict: an outage must not look like a wrong answer.
+    """
 
     def __init__(self, config: Config) -> None:
         self._client = Client(config)
         self._threads = ThreadPoolExecutor(config.concurrency, thread_name_prefix="verifier")
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
-        return self._threads.submit(self._ask, response, gold)
+    def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
+        return self._threads.submit(self._ask, problem, rollout.text)
 
-    def _ask(self, response: str, gold: str) -> Verdict:
+    def _ask(self, problem: Problem, response: str) -> Verdict:
         started = time.perf_counter()
-        answer = self._client.ask({"response": response, "gold": gold}, _checked)
+        asked = {"response": response, "gold": problem.answer, "problem_id": problem.id, "question": problem.question}
+        answer = self._client.post(asked, _checked)
         seconds = time.perf_counter() - started
         return Verdict(answer["verdict"], answer.get("extracted"), answer.get("method") or "http", seconds)
 

@@ -1,4 +1,4 @@
-"""Real Ray on this machine: a run spread over processes is the run of one, and what dies is made good."""
+"""Real Ray on this machine: a run over several processes equals a run in one, and survives the loss of processes."""
 
 import importlib.util
 import os
@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from simplerl.cluster import check
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.report import report
+from simplerl.cluster.report import node_report
+from simplerl.cluster.transfer import ObjectStoreWeights
 from simplerl.config import ClusterConfig, validate_recipe
 from simplerl.engines.base import generate
 from simplerl.errors import ClusterError, EngineError, InputLost, WorkerLost
@@ -34,18 +35,18 @@ pytestmark = [
 ]
 
 
-def spread_over(**how):
-    return ClusterConfig(ray="auto", **how)
+def cluster_config(**settings):
+    return ClusterConfig(ray="auto", **settings)
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of its own, whose processes find the tests' modules."""
+    """A new cluster, whose processes can import the tests' modules."""
     from simplerl.cluster import ray
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), before]))
-    ray.start(spread_over())
+    ray.connect(cluster_config())
     yield ray
     import ray as real
 
@@ -63,11 +64,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engines(cluster, folder):
-    """Two, which are lost and begun anew from test to test."""
+    """Two engines. Tests kill them, and they are restarted."""
     from simplerl.cluster.engines import RemoteEngines
 
-    make = partial(tiny.PacedEngine, folder, seconds=0.05, max_batch=4)
-    made = RemoteEngines(make, spread_over(engines=2), Placement())
+    build = partial(tiny.PacedEngine, folder, seconds=0.05, max_batch=4)
+    made = RemoteEngines(build, cluster_config(engines=2), Placement())
     made.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     yield made
     made.close()
@@ -78,8 +79,8 @@ def faults(engines):
     return tuple(engines.metrics().values())
 
 
-def impatient(engines, monkeypatch):
-    monkeypatch.setattr(engines, "_config", spread_over(engines=2, heartbeat_timeout=4.0))
+def shorten_heartbeat_timeout(engines, monkeypatch):
+    monkeypatch.setattr(engines, "_config", cluster_config(engines=2, heartbeat_timeout=4.0))
     for worker in engines._workers:
         worker.heartbeat_timeout = 4.0
 
@@ -90,7 +91,7 @@ def answers(rollouts):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """What one engine in this process answers."""
+    """Rollouts of one engine in this process."""
     engine = tiny.engine(folder, max_batch=4)
     engine.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     return answers(generate(engine, REQUESTS))
@@ -100,20 +101,20 @@ REQUESTS = [tiny.request(f"r{i}", ids, seed=i, max_tokens=300) for i, ids in enu
 
 
 def process_of(cluster, worker):
-    return cluster.get(worker.ask())
+    return cluster.get(worker.heartbeat())
 
 
-def test_engines_answer_as_one_does(engines, expected):
+def test_several_engines_give_the_rollouts_of_one(engines, expected):
     assert answers(generate(engines, REQUESTS)) == expected
     assert engines.metrics() == {"cluster/engines_lost": 0.0, "cluster/requests_moved": 0.0}
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_what_a_lost_engine_left_unfinished_is_answered_by_others_and_nothing_twice(
+def test_other_engines_finish_the_requests_of_a_lost_engine_each_exactly_once(
     cluster, engines, expected, kind, monkeypatch
 ):
-    """The answers are the same: random numbers belong to requests."""
-    impatient(engines, monkeypatch)
+    """The rollouts do not change, because random numbers depend on the request alone."""
+    shorten_heartbeat_timeout(engines, monkeypatch)
     victim = process_of(cluster, engines._workers[0])
     seen, before = [], faults(engines)
     for rollout in engines.submit(REQUESTS):
@@ -125,13 +126,13 @@ def test_what_a_lost_engine_left_unfinished_is_answered_by_others_and_nothing_tw
     lost, moved = faults(engines)
     assert [text.split(" (")[0] for text in engines.take_events()] == [
         "engine 0 of 2 is lost",
-        f"{moved - before[1]:.0f} requests that engine 0 left unfinished go to all engines",
+        f"{moved - before[1]:.0f} unfinished requests of engine 0 move to all engines",
     ]
     assert lost == before[0] + 1 and 1 <= moved - before[1] <= 30
-    assert answers(generate(engines, REQUESTS)) == expected, "the new engine has the weights of the lost one"
+    assert answers(generate(engines, REQUESTS)) == expected, "the restarted engine has the weights of the lost one"
 
 
-def test_an_engine_that_died_between_steps_is_made_good_when_weights_come(cluster, engines, expected):
+def test_an_engine_that_was_killed_is_restarted_at_the_next_weight_sync(cluster, engines, expected):
     before = faults(engines)
     os.kill(process_of(cluster, engines._workers[1]), signal.SIGKILL)
     time.sleep(1)
@@ -140,8 +141,8 @@ def test_an_engine_that_died_between_steps_is_made_good_when_weights_come(cluste
     assert faults(engines) == (before[0] + 1, before[1])
 
 
-def test_an_engine_that_hangs_between_steps_is_made_good_when_weights_come(cluster, engines, expected, monkeypatch):
-    impatient(engines, monkeypatch)
+def test_an_engine_that_hangs_is_restarted_at_the_next_weight_sync(cluster, engines, expected, monkeypatch):
+    shorten_heartbeat_timeout(engines, monkeypatch)
     before = faults(engines)
     os.kill(process_of(cluster, engines._workers[1]), signal.SIGSTOP)
     engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
@@ -149,7 +150,7 @@ def test_an_engine_that_hangs_between_steps_is_made_good_when_weights_come(clust
     assert answers(generate(engines, REQUESTS)) == expected
 
 
-def test_engines_sleep_until_weights_come_and_so_does_one_begun_anew(cluster, engines, expected):
+def test_engines_sleep_until_the_next_weight_sync_and_so_does_a_restarted_one(cluster, engines, expected):
     engines.sleep()
     engines.sleep()
     with pytest.raises(EngineError, match="asleep"):
@@ -163,34 +164,34 @@ def test_engines_sleep_until_weights_come_and_so_does_one_begun_anew(cluster, en
     assert faults(engines) == (before[0] + 1, before[1])
     for worker in engines._workers:
         with pytest.raises(EngineError, match="asleep"):
-            cluster.get(next(worker.stream("answer", REQUESTS[:1])))
+            cluster.get(next(worker.stream("submit", REQUESTS[:1])))
     engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
     assert answers(generate(engines, REQUESTS)) == expected
 
 
-def test_weights_that_went_with_their_learner_are_no_fault_of_the_engines(cluster, engines):
-    learner = cluster.Actor(tiny.Storer, spread_over(), cluster.ANYWHERE)
-    weights = cluster.ObjectStoreWeights(cluster.get(learner.call("weights")))
+def test_weights_lost_with_their_learner_do_not_count_as_engine_faults(cluster, engines):
+    learner = cluster.Actor(tiny.Storer, cluster_config(), cluster.ANY_NODE)
+    weights = ObjectStoreWeights(learner.call("weights"))
     before = faults(engines)
     os.kill(process_of(cluster, learner), signal.SIGKILL)
-    with pytest.raises(InputLost, match="went with the process that made them"):
-        for _ in range(120):  # until Ray has seen that their owner is gone they are still there
+    with pytest.raises(InputLost, match="lost with the process that made them"):
+        for _ in range(120):  # Ray keeps them until it notices that their owner is dead
             engines.load_weights(weights, version=8)
             time.sleep(0.5)
     assert faults(engines) == before
     engines.load_weights(iter(tiny.model(seed=3).state_dict().items()), version=7)
 
 
-def test_engines_that_die_too_often_end_the_run_in_words(cluster, folder):
+def test_more_lost_engines_than_restarts_are_an_error(cluster, folder):
     from simplerl.cluster.engines import RemoteEngines
 
-    engines = RemoteEngines(partial(tiny.engine, folder), spread_over(restarts=0), Placement())
+    engines = RemoteEngines(partial(tiny.engine, folder), cluster_config(restarts=0), Placement())
     os.kill(process_of(cluster, engines._workers[0]), signal.SIGKILL)
     with pytest.raises(ClusterError, match=r"engine 0 is lost .*cluster\.restarts=0 allows no more"):
         generate(engines, REQUESTS)
 
 
-def test_an_error_of_an_engine_is_that_error_here(engines):
+def test_an_engine_error_is_raised_unchanged(engines):
     with pytest.raises(EngineError, match=r"^request foreign has token 999") as error:
         generate(engines, [*REQUESTS, tiny.request("foreign", [5, 999])])
     assert type(error.value) is EngineError
@@ -198,19 +199,19 @@ def test_an_error_of_an_engine_is_that_error_here(engines):
         engines.submit([REQUESTS[0], REQUESTS[0]])
 
 
-def test_an_engine_that_cannot_be_made_is_the_error_that_it_is_here(cluster):
+def test_an_error_of_building_an_engine_is_raised_unchanged(cluster):
     from simplerl.cluster.engines import RemoteEngines
 
     with pytest.raises(OSError, match="nowhere"):
-        RemoteEngines(partial(tiny.engine, "/nowhere"), spread_over(engines=2), Placement())
+        RemoteEngines(partial(tiny.engine, "/nowhere"), cluster_config(engines=2), Placement())
 
 
-def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folder):
-    """A large model does."""
+def test_an_engine_that_builds_slowly_does_not_count_as_lost(cluster, folder):
+    """Loading a large model takes longer than `heartbeat_timeout`."""
     from simplerl.cluster.engines import RemoteEngines
 
     engines = RemoteEngines(
-        partial(tiny.slow_engine, folder, seconds=15), spread_over(heartbeat_timeout=4.0), Placement()
+        partial(tiny.slow_engine, folder, seconds=15), cluster_config(heartbeat_timeout=4.0), Placement()
     )
     assert len(generate(engines, REQUESTS[:4])) == 4 and faults(engines) == (0, 0)
     engines.close()
@@ -219,40 +220,40 @@ def test_an_engine_that_takes_long_to_begin_is_not_taken_for_lost(cluster, folde
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_reports_the_versions_of_this_process_and_whether_it_shares_the_folder(cluster, tmp_path, monkeypatch):
-    """On one machine all is shared, so a folder is made to look like another by leaving out what is written there."""
-    begun = time.monotonic()
-    check.check(Placement(), tmp_path, ("pydantic",), str(tmp_path))
-    monkeypatch.setattr(check, "token_in", lambda folder: nullcontext("nobody-wrote-it"))
+def test_nodes_report_their_versions_and_whether_they_share_the_folder(cluster, tmp_path, monkeypatch):
+    """On one machine every folder is shared, so the test leaves out the token file to imitate another folder."""
+    check.check_nodes(Placement(), tmp_path, ("pydantic",), str(tmp_path))
+    monkeypatch.setattr(check, "token_file", lambda folder: nullcontext("never-written"))
     with pytest.raises(ClusterError, match=rf"^node {socket.gethostname()} has another folder at {tmp_path}, without"):
-        check.check(Placement(), tmp_path, (), "")
-    found = cluster.on_each(cluster.nodes(), report, ("nonesuch",), str(tmp_path / "no"), "", "/no", seconds=30)
+        check.check_nodes(Placement(), tmp_path, (), "")
+    found = cluster.run_on_nodes(
+        cluster.alive_nodes(), node_report, ("nonesuch",), str(tmp_path / "no"), "", "/no", seconds=30
+    )
     (one,) = found.values()
-    assert {cluster.host(node) for node in found} == {socket.gethostname()}
+    assert {cluster.host_name(node) for node in found} == {socket.gethostname()}
     assert (one["folder"], one["model"], one["versions"]["nonesuch"]) == ("missing", False, None)
-    assert time.monotonic() - begun < 30
-    assert cluster.on_each(["e" * 56], report, (), "", "", "", seconds=5) == {}, "a node that is gone says nothing"
+    assert cluster.run_on_nodes(["e" * 56], node_report, (), "", "", "", seconds=5) == {}, "this node does not exist"
 
 
 # --- learners ---------------------------------------------------------------------------------------------------------
 
 
-def written(learner, folder):
+def saved_state(learner, folder):
     folder.mkdir()
-    return written_tensors(folder, learner.save(folder))
+    return read_state(folder, learner.save(folder))
 
 
-def written_tensors(folder, scalars):
-    """All that a learner saved, in a form that can be compared exactly."""
-    names = ("actor", "critic", "actor_optimiser", "critic_optimiser")
+def read_state(folder, scalars):
+    """Tensors and scalars that a learner saved, as lists and numbers that compare exactly."""
+    names = ("actor", "critic", "actor_optimizer", "critic_optimizer")
     tensors = {name: {key: t.tolist() for key, t in sorted(load_tensors(folder, name).items())} for name in names}
     return tensors, scalars
 
 
-def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
-    """2, then 1, then 2: the state is exact, and the updates are those of one process that never stopped.
+def test_a_checkpoint_resumes_with_another_number_of_ranks(cluster, tmp_path):
+    """2 ranks, then 1, then 2: the state is exact, and the updates equal those of one uninterrupted process.
 
-    At last a rank hangs, and is found.
+    At the end a rank hangs, which raises `WorkerLost`.
     """
     from simplerl.cluster.learner import RemoteLearner
 
@@ -263,10 +264,10 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
     parts = torch.arange(len(batch)).split(4)
     saved, remote = None, None
     for number, (count, rows) in enumerate(zip((2, 1, 2), parts, strict=True)):
-        remote = RemoteLearner(partial(rank_learner, model), spread_over(learners=count), "cpu", Placement())
+        remote = RemoteLearner(partial(rank_learner, model), cluster_config(learners=count), "cpu", Placement())
         if saved is not None:
             remote.restore(*saved)
-            assert written(remote, tmp_path / f"again-{number}") == written_tensors(*saved)
+            assert saved_state(remote, tmp_path / f"again-{number}") == read_state(*saved)
         assert remote.update(credited.select(rows), algorithm) == pytest.approx(
             alone.update(credited.select(rows), algorithm), abs=1e-6, rel=1e-5
         )
@@ -275,19 +276,19 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(cluster, tmp_path):
         saved = folder, remote.save(folder)
         if rows is not parts[-1]:
             remote.close()
-    assert len(list((folder / "actor").glob("*.safetensors"))) == 2, "each rank writes its own part"
+    assert len(list((folder / "actor").glob("*.safetensors"))) == 2, "each rank writes its own shards"
     (tmp_path / "alone").mkdir()
     alone.save(tmp_path / "alone")
-    for name in ("actor", "critic", "actor_optimiser", "critic_optimiser"):
-        whole = load_tensors(folder, name)
+    for name in ("actor", "critic", "actor_optimizer", "critic_optimizer"):
+        full = load_tensors(folder, name)
         for key, tensor in load_tensors(tmp_path / "alone", name).items():
-            assert torch.allclose(whole[key], tensor, atol=1e-6), (name, key)
+            assert torch.allclose(full[key], tensor, atol=1e-6), (name, key)
     alone.restore(*saved)
-    assert written(alone, tmp_path / "back") == written_tensors(*saved), "one process reads what ranks wrote"
+    assert saved_state(alone, tmp_path / "back") == read_state(*saved), "one process reads the shards of two ranks"
     for rank in remote._ranks:
         rank.heartbeat_timeout = 4.0
     os.kill(process_of(cluster, remote._ranks[1]), signal.SIGSTOP)
-    with pytest.raises(WorkerLost, match="worker 1 of 2 does not answer"):
+    with pytest.raises(WorkerLost, match="worker 1 of 2 is lost: no heartbeat within 4 s"):
         remote.logprobs(batch)
     remote.close()
 
@@ -333,8 +334,11 @@ def spread(cluster, tiny_model, tmp_path_factory):
     return train(make_recipe(tiny_model, ray="auto", learners=2, engines=2), path, plain=True)
 
 
-def assert_alike(folder, other):
-    """Every metric to rounding but times, faults, and differences that are nothing but rounding."""
+def assert_same_metrics(folder, other):
+    """Compare two runs of four steps: every metric is equal to rounding.
+
+    Left out are times, memory, fault counts, and log-prob differences, which consist of rounding errors.
+    """
     rows, others = (RunFolder(path).read_metrics() for path in (folder, other))
     assert [row["step"] for row in rows] == [row["step"] for row in others] == [1, 2, 3, 4]
     for one, two in zip(rows, others, strict=True):
@@ -343,14 +347,14 @@ def assert_alike(folder, other):
                 assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
 
 
-def test_two_learners_and_two_engines_train_as_one_process_does(spread, tiny_model, tmp_path):
+def test_two_learners_and_two_engines_train_like_one_process(spread, tiny_model, tmp_path):
     from simplerl.train.run import train
 
-    assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), spread)
+    assert_same_metrics(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), spread)
 
 
-def test_adapters_on_two_learners_and_two_engines_train_as_in_one_process(cluster, tiny_model, tmp_path):
-    """They alone go to engines and into checkpoints; one process goes on from those of two ranks."""
+def test_adapters_on_two_learners_and_two_engines_train_like_one_process(cluster, tiny_model, tmp_path):
+    """Engines and checkpoints receive adapters only. One process resumes from the adapters of two ranks."""
     from simplerl.train.run import train
 
     lora = {"rank": 4}
@@ -358,12 +362,12 @@ def test_adapters_on_two_learners_and_two_engines_train_as_in_one_process(cluste
     spread = train(
         make_recipe(tiny_model, lora=lora, ray="auto", learners=2, engines=2), tmp_path / "spread", plain=True
     )
-    assert_alike(alone, spread)
+    assert_same_metrics(alone, spread)
     saved = spread / "checkpoints" / "step-000004"
     assert all(".lora_" in name for name in load_tensors(saved, "actor"))
     learner, _ = make_learner(str(tiny_model), ["model.lora.rank=4"])
     learner.restore(saved, load_state(saved)["learner"])
-    assert written(learner, tmp_path / "again")[0] == written_tensors(saved, None)[0]
+    assert saved_state(learner, tmp_path / "again")[0] == read_state(saved, None)[0]
     learner.export(tmp_path / "export")
     exported = load_file(spread / "exports" / "final" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "export" / "model.safetensors").items():
@@ -371,49 +375,49 @@ def test_adapters_on_two_learners_and_two_engines_train_as_in_one_process(cluste
 
 
 @contextmanager
-def anywhere(*_, **__):
+def no_gpus(*_, **__):
     yield Placement()
 
 
-def directly(monkeypatch):
-    """Weights go by vLLM's own transfer, on GPUs that are stood in for."""
+def transfer_directly(monkeypatch):
+    """Sync weights by vLLM's own transfer, on simulated GPUs."""
     for name, stand_in in (("engine", direct_transfer.build_engine), ("learner", direct_transfer.build_learner)):
         monkeypatch.setattr(services, f"build_{name}", stand_in)
-    monkeypatch.setattr(services, "reserved", anywhere)
+    monkeypatch.setattr(services, "reserve_placement", no_gpus)
 
 
-def test_engines_elsewhere_sample_ahead_as_in_one_process(cluster, tiny_model, tmp_path, monkeypatch):
-    """Checkpoints hold what they sampled. Weights for an engine at work go through the store, else they are sent."""
+def test_remote_engines_prefetch_rollouts_like_one_process(cluster, tiny_model, tmp_path, monkeypatch):
+    """Checkpoints hold prefetched rollouts. Weights for a busy engine wait in the object store."""
     from simplerl.train.run import train
 
-    ahead = {"device": "auto", "staleness": 2}
-    alone = train(make_recipe(tiny_model, **ahead), tmp_path / "alone", plain=True)
-    directly(monkeypatch)
-    spread = make_recipe(tiny_model, "vllm", ray="auto", engines=2, transfer="direct", **ahead)
-    assert_alike(train(spread, tmp_path / "spread", plain=True), alone)
-    assert (tmp_path / "spread" / "checkpoints" / "step-000002" / "ahead.safetensors").is_file()
+    stale = {"device": "auto", "staleness": 2}
+    alone = train(make_recipe(tiny_model, **stale), tmp_path / "alone", plain=True)
+    transfer_directly(monkeypatch)
+    spread = make_recipe(tiny_model, "vllm", ray="auto", engines=2, transfer="direct", **stale)
+    assert_same_metrics(train(spread, tmp_path / "spread", plain=True), alone)
+    assert (tmp_path / "spread" / "checkpoints" / "step-000002" / "prefetched.safetensors").is_file()
 
 
 @pytest.mark.parametrize("transfer", ["store", "direct"])
-def test_a_lost_learner_costs_the_steps_since_the_last_checkpoint_alone(
+def test_after_losing_a_learner_a_run_repeats_the_steps_since_its_checkpoint(
     cluster, spread, tiny_model, tmp_path, monkeypatch, transfer
 ):
-    """Every number but the time is that of the run without a fault, however weights come to engines."""
+    """Every number except times equals that of an undisturbed run, with both ways of weight sync."""
     from simplerl.train.run import train
 
     recipe = make_recipe(tiny_model, ray="auto", learners=2, engines=2)
     if transfer == "direct":
         recipe = make_recipe(tiny_model, "vllm", device="auto", ray="auto", learners=2, engines=2, transfer=transfer)
-        directly(monkeypatch)
+        transfer_directly(monkeypatch)
     folder = tmp_path / "torn"
     done = threading.Event()
 
-    def assassin():
+    def kill_a_rank():
         while not done.is_set() and len(RunFolder(folder).read_metrics()) < 3:
             time.sleep(0.02)
         os.kill(own_processes("ray::RankWorker")[-1], signal.SIGKILL)
 
-    thread = threading.Thread(target=assassin)
+    thread = threading.Thread(target=kill_a_rank)
     thread.start()
     train(recipe, folder, plain=True)
     done.set()

@@ -1,4 +1,4 @@
-"""Verifiers in processes of a real Ray: the verdicts of one in this process, each once, whatever dies."""
+"""Verifiers in processes of a real Ray: the verdicts of one in this process, each exactly once, despite losses."""
 
 import importlib.util
 import os
@@ -11,9 +11,9 @@ import engine_models as tiny
 import pytest
 import test_cluster
 from run_processes import own_processes
-from test_cluster import assert_alike, make_recipe, spread_over
+from test_cluster import assert_same_metrics, cluster_config, make_recipe
 
-from simplerl.cluster.placement import Placement, reserved
+from simplerl.cluster.placement import Placement, reserve_gpus
 from simplerl.errors import ClusterError, ConfigError
 from simplerl.storage.records import RunFolder
 from simplerl.train.build.services import build_verifier
@@ -35,13 +35,13 @@ QUESTIONS = [
 
 @pytest.fixture
 def remote(cluster):
-    """Makes verifiers, and ends them."""
+    """Makes verifiers, and closes them after the test."""
     from simplerl.cluster.verifiers import RemoteVerifier
 
     made = []
 
-    def make(how, **config):
-        made.append(RemoteVerifier(how, spread_over(**config), Placement()))
+    def make(build, **config):
+        made.append(RemoteVerifier(build, cluster_config(**config), Placement()))
         return made[-1]
 
     yield make
@@ -49,80 +49,82 @@ def remote(cluster):
         verifier.close()
 
 
-def timeless(futures):
+def without_times(futures):
     return [replace(future.result(60), seconds=0.0) for future in futures]
 
 
-def test_verdicts_are_those_of_one_process(remote):
+def test_several_verifiers_give_the_verdicts_of_one(remote):
     config = make_recipe("nowhere").verifier
     alone, spread = build_verifier(config), remote(partial(build_verifier, config), verifiers=2)
-    expected = timeless([alone.submit(*question) for question in QUESTIONS])
-    assert timeless([spread.submit(*question) for question in QUESTIONS * 20]) == expected * 20
+    expected = without_times([alone.submit(*tiny.question(*each)) for each in QUESTIONS])
+    assert without_times([spread.submit(*tiny.question(*each)) for each in QUESTIONS * 20]) == expected * 20
     assert [v.label for v in expected] == ["correct", "correct", "correct", "wrong", "no_answer"]
     assert spread.metrics() == {"cluster/verifiers_lost": 0.0}
     alone.close()
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_a_verifier_that_dies_among_500_verdicts_loses_none(cluster, remote, kind):
+def test_no_verdict_is_lost_with_a_verifier(cluster, remote, kind):
     spread = remote(tiny.Judge, verifiers=2, heartbeat_timeout=4.0)
-    futures = [spread.submit(str(number), str(number // 2 * 2)) for number in range(500)]
-    victim = cluster.get(spread._workers[0].ask())
+    futures = [spread.submit(*tiny.question(str(number), str(number // 2 * 2))) for number in range(500)]
+    victim = cluster.get(spread._workers[0].heartbeat())
     wait(futures[:100], 60)
     os.kill(victim, kind)
     verdicts = [future.result(60) for future in futures]
     assert [(v.extracted, v.label) for v in verdicts] == [
         (str(number), "wrong" if number % 2 else "correct") for number in range(500)
     ]
-    assert len({v.method for v in verdicts}) == 3, "two processes, and the one in the place of the first"
+    assert len({v.method for v in verdicts}) == 3, "two processes, and the one that replaces the first"
     assert spread.metrics() == {"cluster/verifiers_lost": 1.0}
     (event,) = spread.take_events()
-    assert event.startswith("verifier 0 of 2 is lost (") and event.endswith("; begun anew")
+    assert event.startswith("verifier 0 of 2 is lost (") and event.endswith("; restarting it")
 
 
-def test_what_a_verifier_raises_is_raised_for_that_question_alone(remote):
+def test_an_exception_of_a_verifier_fails_one_response_only(remote):
     spread = remote(tiny.Judge, verifiers=1)
-    futures = [spread.submit(text, "1") for text in ("1", "broken", "1")]
+    futures = [spread.submit(*tiny.question(text, "1")) for text in ("1", "broken", "1")]
     assert [futures[n].result(60).label for n in (0, 2)] == ["correct"] * 2
     with pytest.raises(ValueError, match="this judge is broken"):
         futures[1].result(60)
 
 
-def test_verifiers_that_die_too_often_end_the_run_in_words(cluster, remote):
+def test_more_lost_verifiers_than_restarts_are_an_error(cluster, remote):
     spread = remote(tiny.Judge, verifiers=1, restarts=0)
-    os.kill(cluster.get(spread._workers[0].ask()), signal.SIGKILL)
+    os.kill(cluster.get(spread._workers[0].heartbeat()), signal.SIGKILL)
     with pytest.raises(ClusterError, match=r"verifier 0 is lost .*cluster\.restarts=0 allows no more"):
-        spread.verify("1", "1")
+        spread.verify(*tiny.question("1", "1"))
 
 
-def test_closing_cancels_what_waits_and_ends_the_processes(remote):
+def test_closing_cancels_waiting_responses_and_stops_the_processes(remote):
     spread = remote(tiny.Judge, verifiers=1)
-    futures = [spread.submit("1", "1") for _ in range(2000)]
+    futures = [spread.submit(*tiny.question("1", "1")) for _ in range(2000)]
     futures[0].result(60)
     spread.close()
     assert futures[-1].cancelled() and all(future.done() for future in futures)
     assert not any(thread.is_alive() for thread in spread._threads)
 
 
-def test_a_run_with_verifiers_elsewhere_is_that_of_one_process(cluster, tiny_model, tmp_path, monkeypatch):
+def test_a_run_with_remote_verifiers_trains_like_one_process(cluster, tiny_model, tmp_path, monkeypatch):
     from simplerl.train.run import train
 
     seen, append = [], RunFolder.append_metrics
 
-    def append_and_look(self, row):
+    def append_and_record_processes(self, row):
         seen.extend(own_processes("ray::VerifierWorker"))
         append(self, row)
 
-    monkeypatch.setattr(RunFolder, "append_metrics", append_and_look)
+    monkeypatch.setattr(RunFolder, "append_metrics", append_and_record_processes)
     folder = train(make_recipe(tiny_model, ray="auto", verifiers=1), tmp_path / "run", plain=True)
     monkeypatch.setattr(RunFolder, "append_metrics", append)
     assert len(set(seen)) == 1 and RunFolder(folder).read_metrics()[-1]["cluster/verifiers_lost"] == 0
-    assert_alike(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
+    assert_same_metrics(train(make_recipe(tiny_model), tmp_path / "alone", plain=True), folder)
 
 
-def test_what_verifiers_need(cluster, tiny_model):
+def test_verifiers_need_a_cluster_with_enough_cores(cluster, tiny_model):
     with pytest.raises(ConfigError, match=r"cluster\.verifiers=2 needs cluster\.ray"):
         make_recipe(tiny_model, verifiers=2)
-    many = spread_over(verifiers=1000)
-    with pytest.raises(ClusterError, match=r"cluster\.verifiers=1000 take a core each, the cluster has \d+ and "):
-        reserved(many, "cpu", engines=1).__enter__()
+    many = cluster_config(verifiers=1000)
+    with pytest.raises(
+        ClusterError, match=r"cluster\.verifiers=1000 need a CPU core each; the cluster has \d+, of which "
+    ):
+        reserve_gpus(many, "cpu", engines=1).__enter__()

@@ -86,9 +86,9 @@ class Oracle:
 FAULTS: dict[str, Callable[[Reply], Reply]] = {
     "503": lambda reply: Reply("overloaded", 503),
     "429": lambda reply: Reply("slower", 429, {"Retry-After": "0.1"}),
-    "stalled": lambda reply: Reply(how="stall"),
-    "dropped": lambda reply: Reply(how="drop"),
-    "torn": lambda reply: Reply(reply.body, how="tear"),
+    "stalled": lambda reply: Reply(mode="stall"),
+    "dropped": lambda reply: Reply(mode="drop"),
+    "torn": lambda reply: Reply(reply.body, mode="tear"),
     "broken": lambda reply: Reply(reply.content[:-9]),
 }
 
@@ -226,7 +226,7 @@ def check_accounts(folder: Path) -> None:
 def test_a_service_that_stays_away_ends_the_run_and_it_goes_on(processes: Any, tmp_path: Path) -> None:
     """The first 50 are answered, then every connection is dropped."""
     folder, number = tmp_path / "out", itertools.count()
-    with Service(lambda question: oracle(question) if next(number) < 50 else Reply(how="drop")) as service:
+    with Service(lambda question: oracle(question) if next(number) < 50 else Reply(mode="drop")) as service:
         patient = recipe_of(service, timeout_seconds=60)
         oracle = Oracle(patient)
         child = processes.Process(
@@ -251,7 +251,7 @@ def test_ctrl_c_ends_it_at_once_and_says_that_it_goes_on(tmp_path: Path) -> None
     import tomli_w
 
     folder, recipe, number = tmp_path / "out", tmp_path / "mine.toml", itertools.count()
-    with Service(lambda question: oracle(question) if next(number) < 40 else Reply(how="stall")) as service:
+    with Service(lambda question: oracle(question) if next(number) < 40 else Reply(mode="stall")) as service:
         oracle = Oracle(recipe_of(service))
         table = recipe_of(service, timeout_seconds=600).model_dump(mode="json", exclude_none=True)
         recipe.write_text(tomli_w.dumps(table))
@@ -270,7 +270,7 @@ def test_ctrl_c_ends_it_at_once_and_says_that_it_goes_on(tmp_path: Path) -> None
         _, said = process.communicate(timeout=30)
         assert time.monotonic() - interrupted < 10
     assert process.returncode != 0
-    assert f"stopped; 40 of {QUESTIONS} answers are in {folder}, and the same command goes on" in said
+    assert f"stopped; 40 of {QUESTIONS} answers are in {folder}. Run the same command again to resume" in said
     assert not (folder / "kept.jsonl").exists()
 
 
@@ -284,8 +284,8 @@ from simplerl.verifiers.base import Verifier
 class Lenient(Verifier):
     \"\"\"Every other length is right: a random model is never.\"\"\"
 
-    def verify(self, response, gold):
-        return Verdict("wrong" if len(response) % 2 else "correct", None, "length")
+    def verify(self, problem, rollout):
+        return Verdict("wrong" if len(rollout.text) % 2 else "correct", None, "length")
 
 
 def build(config):

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on as if nothing had happened: the numbers are bit-identical."""
+"""A run that is killed at any moment and resumed has bit-identical numbers."""
 
 import json
 import os
@@ -39,11 +39,11 @@ def processes():
     return server()
 
 
-def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_path, capsys):
-    recipe, whole, torn = make_recipe(tiny_model), tmp_path / "whole", tmp_path / "torn"
-    begun = time.monotonic()
-    finish(processes, recipe, whole)
-    longest = time.monotonic() - begun
+def test_twenty_sigkills_at_random_moments_change_no_number(processes, tiny_model, tmp_path, capsys):
+    recipe, undisturbed, torn = make_recipe(tiny_model), tmp_path / "undisturbed", tmp_path / "torn"
+    started = time.monotonic()
+    finish(processes, recipe, undisturbed)
+    longest = time.monotonic() - started
 
     moments, rng = [], random.Random(0)
     while len(moments) < KILLS:
@@ -51,9 +51,9 @@ def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model,
         child.start()
         child.join(rng.uniform(0.02, 0.35) * longest)
         if not child.is_alive():
-            # It got to its end in between: the rest of the kills need another run.
+            # The run ended before the kill: the other kills need a new run.
             assert child.exitcode == 0
-            assert contents(torn) == contents(whole)
+            assert contents(torn) == contents(undisturbed)
             torn = tmp_path / f"torn-{len(moments)}"
             continue
         os.kill(child.pid, signal.SIGKILL)
@@ -62,17 +62,17 @@ def test_twenty_sigkills_at_random_moments_change_nothing(processes, tiny_model,
         moments.append((len(RunFolder(torn).read_metrics()), len(leftovers)))
     finish(processes, recipe, torn)
 
-    assert contents(torn) == contents(whole)
+    assert contents(torn) == contents(undisturbed)
     assert [row["step"] for row in RunFolder(torn).read_metrics()] == list(range(1, STEPS + 1))
-    assert same_weights(torn, whole)
+    assert same_weights(torn, undisturbed)
     with capsys.disabled():
         print(f"\n{len(moments)} kills; lines of metrics and half-written files at each: {moments}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on_from_there(processes, tiny_model, tmp_path, number):
-    recipe, whole, stopped = make_recipe(tiny_model), tmp_path / "whole", tmp_path / "stopped"
-    finish(processes, recipe, whole)
+def test_a_signal_ends_a_run_with_a_checkpoint_from_which_it_resumes(processes, tiny_model, tmp_path, number):
+    recipe, undisturbed, stopped = make_recipe(tiny_model), tmp_path / "undisturbed", tmp_path / "stopped"
+    finish(processes, recipe, undisturbed)
 
     child = processes.Process(target=run, args=(recipe, stopped))
     child.start()
@@ -86,12 +86,12 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on_from_there(proce
     assert json.loads((newest / "state.json").read_text())["step"] == done
 
     finish(processes, recipe, stopped)
-    assert contents(stopped) == contents(whole)
+    assert contents(stopped) == contents(undisturbed)
 
 
-def test_a_torn_checkpoint_is_passed_over_for_the_one_before(processes, tiny_model, tmp_path):
-    recipe, whole, torn = make_recipe(tiny_model), tmp_path / "whole", tmp_path / "torn"
-    finish(processes, recipe, whole)
+def test_a_run_resumes_from_the_checkpoint_before_a_torn_one(processes, tiny_model, tmp_path):
+    recipe, undisturbed, torn = make_recipe(tiny_model), tmp_path / "undisturbed", tmp_path / "torn"
+    finish(processes, recipe, undisturbed)
     child = processes.Process(target=run, args=(recipe, torn))
     child.start()
     wait_for(lambda: (torn / "checkpoints" / "step-000006").exists())
@@ -105,4 +105,4 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(processes, tiny_mod
     weights.write_bytes(data)
     finish(processes, recipe, torn)
 
-    assert contents(torn) == contents(whole)
+    assert contents(torn) == contents(undisturbed)

@@ -25,8 +25,8 @@ from simplerl.verifiers.base import Verifier
 
 
 class Parity(Verifier):
-    def verify(self, response, gold):
-        return Verdict("wrong" if len(response) % 2 else "correct", str(len(response)))
+    def verify(self, problem, rollout):
+        return Verdict("wrong" if len(rollout.text) % 2 else "correct", str(len(rollout.text)))
 
 
 def build(config):

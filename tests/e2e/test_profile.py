@@ -69,4 +69,4 @@ def test_a_run_without_a_checkpoint_is_said(tiny_model, tmp_path, capsys):
     for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     assert run(["profile", str(folder)]) == 2
-    assert "has no whole checkpoint to profile from" in " ".join(capsys.readouterr().err.split())
+    assert "has no complete checkpoint to profile from" in " ".join(capsys.readouterr().err.split())

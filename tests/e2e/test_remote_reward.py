@@ -1,4 +1,4 @@
-"""A service that dies stops a run, which loses nothing; when it is back, the same command goes on as if it had not."""
+"""A service that stops ends a run with a checkpoint; resumed later, the run has the numbers of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ IN_THE_EVALUATION_AFTER_IT = EVALUATED + 2 * SAMPLED + 1
 
 
 def answer(question: dict[str, Any]) -> Reply:
-    """Some reward that differs from response to response, and a verdict."""
+    """A reward and a verdict that differ from response to response."""
     size = len(question["response"])
     return Reply({"reward": size % 7 / 7, "verdict": "correct" if size % 2 else "wrong", "extracted": str(size)})
 
 
-class Mortal:
-    """Answers so many questions; then every connection is dropped."""
+class FailingService:
+    """Answers a number of questions, and then drops every connection."""
 
-    def __init__(self, life: int) -> None:
-        self.life = life
+    def __init__(self, answers_left: int) -> None:
+        self.answers_left = answers_left
 
     def __call__(self, question: dict[str, Any]) -> Reply:
-        self.life -= 1
-        return answer(question) if self.life >= 0 else Reply(how="drop")
+        self.answers_left -= 1
+        return answer(question) if self.answers_left >= 0 else Reply(mode="drop")
 
 
 def train(tiny_model, folder, part: str, service: Service) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def train(tiny_model, folder, part: str, service: Service) -> dict[str, Any]:
         "actor": {"learning_rate": 1e-3},
         "critic": {"learning_rate": 1e-3},
         "eval": {"every": 2, "sets": [{"name": "arithmetic-test", "limit": EVALUATED}]},
-        # So rarely that only what stops the run makes one.
+        # No step reaches this: only the failure writes a checkpoint.
         "checkpoint": {"every": 100},
         part: {"name": "http", "url": service.url, "give_up_seconds": 0.5, "concurrency": 4},
     }
@@ -58,7 +58,7 @@ def train(tiny_model, folder, part: str, service: Service) -> dict[str, Any]:
 
 
 def contents(folder) -> dict[str, Any]:
-    """All that a run leaves but times."""
+    """Records of a run, without times and memory."""
     metrics = [
         {name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))}
         for row in RunFolder(folder).read_metrics()
@@ -68,27 +68,27 @@ def contents(folder) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "part, life, kept", [("reward", IN_STEP_2, 1), ("verifier", IN_THE_EVALUATION_AFTER_IT, 2)], ids=str
+    "part, answers, saved_step", [("reward", IN_STEP_2, 1), ("verifier", IN_THE_EVALUATION_AFTER_IT, 2)], ids=str
 )
-def test_a_run_whose_service_dies_goes_on_when_it_is_back(tiny_model, tmp_path, monkeypatch, part, life, kept):
+def test_a_run_resumes_after_its_service_has_stopped(tiny_model, tmp_path, monkeypatch, part, answers, saved_step):
     monkeypatch.setattr(http, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Service(answer) as service:
-        whole = train(tiny_model, tmp_path / "whole", part, service)
-        asked = len(service.posted)
-    assert asked == 3 * EVALUATED + STEPS * SAMPLED
-    assert len({row["reward"] for rows in whole["tables"].values() for row in rows}) > 2 or part == "verifier"
+        undisturbed = train(tiny_model, tmp_path / "undisturbed", part, service)
+        requests = len(service.posted)
+    assert requests == 3 * EVALUATED + STEPS * SAMPLED
+    assert len({row["reward"] for rows in undisturbed["tables"].values() for row in rows}) > 2 or part == "verifier"
 
     folder = tmp_path / "run"
-    with Service(Mortal(life)) as service:
+    with Service(FailingService(answers)) as service:
         with pytest.raises(RemoteError, match=rf"{service.url} gave no answer in \d+ attempts .*last checkpoint"):
             train(tiny_model, folder, part, service)
-        assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{kept:06d}"]
-        assert contents(folder)["metrics"] == whole["metrics"][:kept]
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{saved_step:06d}"]
+        assert contents(folder)["metrics"] == undisturbed["metrics"][:saved_step]
 
         service.answer = answer
-        assert train(tiny_model, folder, part, service) == whole
+        assert train(tiny_model, folder, part, service) == undisturbed
     first, second = (
-        load_file(tmp_path / name / "exports" / "final" / "model.safetensors") for name in ("whole", "run")
+        load_file(tmp_path / name / "exports" / "final" / "model.safetensors") for name in ("undisturbed", "run")
     )
     assert all((first[name] == second[name]).all() for name in first)

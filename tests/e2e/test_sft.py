@@ -1,15 +1,11 @@
-"""Supervised fine-tuning, from a recipe to the files it leaves; killed at any moment, it ends in the same numbers."""
+"""Supervised fine-tuning, from a recipe to the files it leaves; killed in between, it ends in the same numbers."""
 
 import json
-import os
-import random
-import signal
-import time
 from dataclasses import replace
 
 import pytest
 import torch
-from run_processes import contents, finish, run, same_weights, server
+from run_processes import contents, finish, kill_at, same_weights, server
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +18,18 @@ from simplerl.train.run import train
 
 pytestmark = pytest.mark.e2e
 
-KILLS = 8
+KILLED_AT = (
+    ("recipe.toml", 1),  # before the run exists
+    ("evals/step-000000-arithmetic-test-t0.parquet", 1),  # under its temporary name
+    ("metrics.jsonl", 3),  # the line of step 3 is not durable, and there is no checkpoint yet
+    ("checkpoints/step-000004", 1),  # complete, under its temporary name
+    ("checkpoints", 1),  # step 4 has its name
+    ("validation.jsonl", 1),  # while a resumed session drops later lines
+    ("validation.jsonl", 2),  # step 6 has a line here and none in `evals.jsonl`
+    ("checkpoints/step-000012/actor.safetensors", 1),  # not all files are durable
+    ("exports/final", 1),  # after the last checkpoint
+)
+"""Files and folders during whose fsync a run is killed, one session after the other; which fsync of the session."""
 
 
 def make_recipe(tiny_model, **changes):
@@ -39,12 +46,12 @@ def make_recipe(tiny_model, **changes):
     return validate_recipe(table | changes, kind=SFTRecipe)
 
 
-def test_the_loss_falls_and_the_export_answers_in_the_form_it_learned(tiny_model, tmp_path):
+def test_the_loss_falls_and_the_export_has_the_learned_end_token(tiny_model, tmp_path):
     folder = train(make_recipe(tiny_model, checkpoint={"every": 100}), tmp_path / "run", plain=True)
     records = RunFolder(folder)
 
     losses = [row["loss/sft"] for row in records.read_metrics()]
-    assert losses[0] == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3), "a random model knows nothing"
+    assert losses[0] == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3), "a random model is uniform"
     assert losses[-1] < losses[0] - 2
     validation = records.read_validation()
     assert [row["step"] for row in validation] == [0, 6, 12, 18, 24]
@@ -58,7 +65,7 @@ def test_the_loss_falls_and_the_export_answers_in_the_form_it_learned(tiny_model
 
 
 def test_the_end_token_is_learned(tiny_model, tmp_path):
-    """EOS outside the loss: the model never learns to stop."""
+    """If the loss left out the end token, the model would never stop."""
     from simplerl.data.base import load_source, source_config
     from simplerl.data.templates import build_prompts
     from simplerl.rollouts.grade import make_requests
@@ -78,17 +85,17 @@ def test_the_end_token_is_learned(tiny_model, tmp_path):
     assert {r.finish_reason for r in rollouts} == {"stop"}
 
 
-def test_sequences_beyond_the_models_context_are_said(tiny_model):
+def test_sequences_beyond_the_models_positions_give_a_notice(tiny_model):
     from simplerl.train.build.sft import training_examples
 
     long = {"name": "file", "data_path": str(tiny_model.parent / "long.jsonl"), "keys": {"solution": "response"}}
     row = {"question": "Count.", "answer": "1", "response": "1 " * 1500}
     (tiny_model.parent / "long.jsonl").write_text(json.dumps(row) + "\n")
     recipe = make_recipe(tiny_model, data={"source": long}, train={"steps": 1, "max_response_tokens": 5000})
-    said = []
-    training_examples(recipe, AutoTokenizer.from_pretrained(tiny_model), said.append)
-    assert len(said) == 1
-    assert said[0].startswith("1 of 1 sequences are longer than the 1024 positions that the model was made for")
+    notices = []
+    training_examples(recipe, AutoTokenizer.from_pretrained(tiny_model), notices.append)
+    assert len(notices) == 1
+    assert notices[0].startswith("1 of 1 sequences are longer than the 1024 positions of the model, the longest has ")
 
 
 @pytest.fixture(scope="module")
@@ -97,33 +104,22 @@ def processes():
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
-def test_sigkills_at_random_moments_change_nothing(processes, tiny_model, tmp_path, lora):
+def test_sigkills_change_nothing(processes, tiny_model, tmp_path, lora):
     recipe = make_recipe(tiny_model, model={"lora": lora} if lora else {})
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    begun = time.monotonic()
-    finish(processes, recipe, whole)
-    longest = time.monotonic() - begun
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(processes, recipe, undisturbed)
+    for name, count in KILLED_AT:
+        kill_at(processes, recipe, killed, name, count)
+    finish(processes, recipe, killed)
 
-    kills, rng = 0, random.Random(1)
-    while kills < KILLS:
-        child = processes.Process(target=run, args=(recipe, torn))
-        child.start()
-        child.join(rng.uniform(0.1, 0.8) * longest)
-        if not child.is_alive():
-            assert child.exitcode == 0
-            break
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        kills += 1
-    finish(processes, recipe, torn)
-
-    assert kills >= 1
-    assert contents(torn) == contents(whole)
-    assert [row["step"] for row in RunFolder(torn).read_metrics()] == list(range(1, 25))
-    assert same_weights(torn, whole)
+    assert contents(killed) == contents(undisturbed)
+    assert [row["step"] for row in RunFolder(killed).read_metrics()] == list(range(1, 25))
+    # Sessions 1 to 5 found no checkpoint, and session 6 was killed before it wrote its event.
+    assert [event["step"] for event in RunFolder(killed).read_events()] == [4, 4, 8, 24]
+    assert same_weights(killed, undisturbed)
 
 
-def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_model, tmp_path):
+def test_only_adapters_are_trained_and_the_export_is_merged(tiny_model, tmp_path):
     recipe = make_recipe(tiny_model, model={"lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}})
     folder = train(recipe, tmp_path / "run", plain=True)
     before, after = load_file(tiny_model / "model.safetensors"), load_file(folder / "exports/final/model.safetensors")
@@ -132,18 +128,18 @@ def test_adapters_alone_are_trained_and_the_export_is_an_ordinary_model(tiny_mod
     assert moved == {name for name in before if name.endswith(("q_proj.weight", "down_proj.weight"))}
 
     newest = max((folder / "checkpoints").iterdir())
-    kept = load_file(newest / "actor.safetensors")
-    assert kept and all(".lora_" in name for name in kept)
+    saved = load_file(newest / "actor.safetensors")
+    assert saved and all(".lora_" in name for name in saved)
     losses = [row["loss/sft"] for row in RunFolder(folder).read_metrics()]
     assert losses[-1] < losses[0]
-    # The last evaluation was made by an engine that merged adapters; the export must answer alike, and so must a
-    # checkpoint of them.
+    # In the last evaluation the engine merged the adapters itself. The merged export and the checkpoint's adapters must
+    # give the same responses.
     last = [row["text"] for row in contents(folder)["tables"]["evals/step-000024-arithmetic-test-t0.parquet"]]
     final = str(folder / "exports" / "final")
     assert last == answers(ModelUnderTest(final, final))
     (kept,) = models_under_test(str(folder), "24")
     assert last == answers(kept)
-    assert model_hash(kept) != model_hash(replace(kept, path=final)), "another base is another model"
+    assert model_hash(kept) != model_hash(replace(kept, path=final)), "another base model"
 
 
 def answers(subject):

@@ -1,4 +1,4 @@
-"""The real `Trainer.step`, from a recipe to the files a run leaves."""
+"""Whole runs of reinforcement learning, from a recipe to the files of the run folder."""
 
 import os
 
@@ -13,7 +13,7 @@ from simplerl.train import run as runs
 
 pytestmark = pytest.mark.e2e
 
-# Low token ids are right: a random model can learn that in seconds, and only through its own samples.
+# Low token ids are rewarded: a random model learns that in seconds, and only through its own samples.
 REWARD = '''
 def reward(rollout, verdict):
     """Share of tokens below 100."""
@@ -59,7 +59,17 @@ def test_training_raises_the_reward(tiny_model, tmp_path, algorithm):
     assert all(torch.isfinite(p).all() for p in exported.parameters())
 
 
-def test_adapters_are_trained_by_reinforcement_with_merged_weights_in_the_engine(tiny_model, tmp_path):
+def test_training_with_muon_raises_the_reward(tiny_model, tmp_path):
+    reward_file = tmp_path / "low_tokens.py"
+    reward_file.write_text(REWARD)
+    table = recipe_table(tiny_model, reward_file, {"name": "grpo"})
+    table["actor"]["name"] = "muon"
+    rows = RunFolder(runs.train(validate_recipe(table), tmp_path / "run", plain=True)).read_metrics()
+    assert rows[0]["reward/mean"] < 0.5
+    assert rows[-1]["reward/mean"] > rows[0]["reward/mean"] + 0.25
+
+
+def test_adapters_are_trained_and_the_engine_samples_with_them(tiny_model, tmp_path):
     reward_file = tmp_path / "low_tokens.py"
     reward_file.write_text(REWARD)
     table = recipe_table(tiny_model, reward_file, {"name": "grpo", "kl_loss_coef": 0.001})
@@ -97,23 +107,23 @@ def test_the_v0_recipe_runs_on_a_small_model_and_the_real_problems(tiny_model, t
     folder = runs.train(load_recipe("simplerl-zero-qwen2.5-math-7b", small), tmp_path / "run", plain=True)
     rows = RunFolder(folder).read_metrics()
     assert [row["step"] for row in rows] == [1, 2]
-    # A random model never boxes.
+    # A random model never writes a box.
     assert rows[0]["reward/mean"] == -1
     assert rows[0]["kl/reference"] == 0 != rows[1]["kl/reference"]
-    # The learner's log-probs leave the sampling temperature of 0.6 out, as v0's do.
+    # As in v0, the learner's log-probs do not use the sampling temperature of 0.6, but the engine's do.
     assert rows[0]["mismatch/mean"] > 0.01
 
 
-def test_a_refused_update_stops_the_run_with_the_weights_of_the_step_before(tiny_model, tmp_path, monkeypatch):
+def test_a_refused_update_ends_the_run_with_a_checkpoint_of_the_step_before(tiny_model, tmp_path, monkeypatch):
     reward_file = tmp_path / "low_tokens.py"
     reward_file.write_text(REWARD)
     recipe = validate_recipe(recipe_table(tiny_model, reward_file, "ppo"))
-    real = runs.services.build_reward
+    build_reward = runs.services.build_reward
 
     def broken(recipe):
         calls = iter(range(10**6))
-        reward = real(recipe)
-        # The third step's first response.
+        reward = build_reward(recipe)
+        # Number 128 is the first response of step 3, after two steps of 64.
         return lambda rollout, verdict: float("nan") if next(calls) == 2 * 64 else reward(rollout, verdict)
 
     monkeypatch.setattr(runs.rl, "build_reward", broken)

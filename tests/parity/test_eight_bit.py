@@ -9,15 +9,17 @@ import pytest
 import torch
 from learner_cases import make_batch, make_learner
 
-from simplerl.config import OptimiserConfig, load_recipe, moment_bytes
+from simplerl.config import TensorSpec, load_recipe
 from simplerl.errors import CheckpointError, ConfigError, DependencyError, NonFiniteError
-from simplerl.learner.optimizer import Optimiser
-from simplerl.storage.checkpoint import flatten_optimiser
+from simplerl.learner.optimizer import ModelOptimizer
+from simplerl.learner.optimizers.adamw import Config as Float32
+from simplerl.learner.optimizers.adamw_8bit import Config as EightBit
+from simplerl.learner.state import optimizer_state
 
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.parity
 
-EIGHT = ("actor.moments=8-bit", "critic.moments=8-bit")
+EIGHT = ("actor.name=adamw-8bit", "critic.name=adamw-8bit")
 DECAY = ("actor.weight_decay=0.1", "critic.weight_decay=0.1")
 
 
@@ -38,15 +40,16 @@ def update(learner, algorithm, seed=0):
 def weights(learner):
     return {
         f"{name}.{key}": value.detach().clone()
-        for name, optimiser in learner.optimisers.items()
-        for key, value in optimiser.model.named_parameters()
+        for name, optimizer in learner.optimizers.items()
+        for key, value in optimizer.model.named_parameters()
     }
 
 
-def held(optimiser):
-    """Bytes of an optimiser's tensors, each storage once."""
+def held(optimizer):
+    """Bytes of an optimizer's tensors, each storage once."""
     found = {}
-    for state in optimiser.adamw.state.values():
+    (part,) = optimizer.torch_optimizers
+    for state in part.state.values():
         for value in state.values():
             if isinstance(value, torch.Tensor) and value.ndim:
                 found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
@@ -59,15 +62,15 @@ def held(optimiser):
 def test_moments_take_about_a_quarter(model):
     learner, algorithm = make_learner(model, [*EIGHT])
     update(learner, algorithm)
-    codes = 2 * 256 * 4  # what the codes stand for, signed and not, is there once for an optimiser
-    for optimiser in learner.optimisers.values():
-        tensors = [p.numel() for p in optimiser.model.parameters()]
-        planned = sum(moment_bytes(numbers, "8-bit") for numbers in tensors)
-        assert held(optimiser) == planned + codes
+    codes = 2 * 256 * 4  # what the codes stand for, signed and not, is there once for an optimizer
+    for optimizer in learner.optimizers.values():
+        tensors = [p.numel() for p in optimizer.model.parameters()]
+        planned = sum(optimizer.config.state_bytes(each.spec) for each in optimizer.parameters)
+        assert held(optimizer) == planned + codes
         assert planned < 0.26 * 8 * sum(tensors)
     plain, algorithm = make_learner(model, [])
     update(plain, algorithm)
-    assert held(plain.optimisers["actor"]) == 8 * sum(p.numel() for p in plain.actor.parameters())
+    assert held(plain.optimizers["actor"]) == 8 * sum(p.numel() for p in plain.actor.parameters())
 
 
 @pytest.mark.parametrize(
@@ -76,8 +79,9 @@ def test_moments_take_about_a_quarter(model):
     ids=["small ones stay float32", "whole blocks", "a block begun"],
 )
 def test_bytes_of_moments(numbers, expected):
-    assert moment_bytes(numbers, "8-bit") == expected
-    assert moment_bytes(numbers, "float32") == 8 * numbers
+    tensor = TensorSpec((numbers,), in_layer=True)
+    assert EightBit(learning_rate=1e-3).state_bytes(tensor) == expected
+    assert Float32(learning_rate=1e-3).state_bytes(tensor) == 8 * numbers
 
 
 def test_a_checkpoint_takes_what_is_said_of_it(model, tmp_path):
@@ -85,7 +89,7 @@ def test_a_checkpoint_takes_what_is_said_of_it(model, tmp_path):
     update(learner, algorithm)
     learner.save(tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert learner.stored_bytes == pytest.approx(size, rel=0.02)
+    assert learner.checkpoint_bytes == pytest.approx(size, rel=0.02)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -112,19 +116,17 @@ sqrt(v), 9 % of the step; smaller ones move less."""
 
 def test_settings_are_those_of_float32():
     """The same gradients to both: what is kept in float32 moves alike, what is rounded nearly so."""
-    config = OptimiserConfig(
-        learning_rate=1e-2, betas=(0.8, 0.9), eps=1e-2, weight_decay=0.5, warmup=0.5, max_grad_norm=1e9
-    )
+    settings = {"betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.5, "warmup": 0.5, "max_grad_norm": 1e9}
     moved = []
-    for kind in ("float32", "8-bit"):
+    for config in (Float32, EightBit):
         torch.manual_seed(0)
         model = torch.nn.ParameterList([torch.randn(60, 60), torch.randn(80, 80), torch.randn(300)])
-        optimiser = Optimiser("actor", model, config.model_copy(update={"moments": kind}), 8)
+        optimizer = ModelOptimizer("actor", model, config(learning_rate=1e-2, **settings), 8)
         begun = [parameter.detach().clone() for parameter in model]
         for _ in range(8):
             for parameter in model:
                 parameter.grad = torch.randn_like(parameter)
-            optimiser.step()
+            optimizer.step()
         moved.append([parameter.detach() - old for parameter, old in zip(model, begun, strict=True)])
     (small, large, bias), (same, rounded, other) = moved
     assert torch.allclose(same, small, atol=1e-6) and torch.allclose(other, bias, atol=1e-6)
@@ -160,8 +162,8 @@ def test_a_gradient_that_is_not_finite_moves_nothing(model):
 def moments(learner):
     return {
         f"{name}.{key}": value.clone()
-        for name, optimiser in learner.optimisers.items()
-        for key, value in flatten_optimiser(optimiser.adamw)[0].items()
+        for name, optimizer in learner.optimizers.items()
+        for key, value in optimizer_state(optimizer)[0].items()
     }
 
 
@@ -197,8 +199,9 @@ def test_moments_kept_otherwise_are_refused(model, tmp_path, stored, wanted):
     learner, algorithm = make_learner(model, [*stored])
     update(learner, algorithm)
     scalars = learner.save(tmp_path)
-    kinds = ["8-bit" if each else "float32" for each in (stored, wanted)]
-    with pytest.raises(CheckpointError, match=f"keeps actor's moments as {kinds[0]}, the recipe says .*={kinds[1]}"):
+    before, now = ("actor.name=adamw-8bit" if each else "actor.name=adamw" for each in (stored, wanted))
+    message = f"holds the state of {before}, the recipe says {now}; continue with {before}$"
+    with pytest.raises(CheckpointError, match=message):
         make_learner(model, [*wanted])[0].restore(tmp_path, scalars)
 
 
@@ -207,14 +210,15 @@ def test_moments_kept_otherwise_are_refused(model, tmp_path, stored, wanted):
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    config = OptimiserConfig(learning_rate=1e-3, moments="8-bit")
-    with pytest.raises(DependencyError, match=r"critic\.moments=8-bit needs bitsandbytes.*'simplerl\[8bit\]'"):
-        Optimiser("critic", torch.nn.Linear(2, 2), config, 1)
+    for module in [name for name in sys.modules if name.startswith("bitsandbytes.optim")]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(DependencyError, match=r"adamw-8bit needs bitsandbytes.*'simplerl\[8bit\]'"):
+        ModelOptimizer("critic", torch.nn.Linear(2, 2), EightBit(learning_rate=1e-3), 1)
 
 
 def test_sharded_learners_are_refused():
-    spread = ["cluster.ray=auto", "actor.moments=8-bit"]
-    assert load_recipe("quickstart", spread).actor.moments == "8-bit"
+    spread = ["cluster.ray=auto", "actor.name=adamw-8bit"]
+    assert load_recipe("quickstart", spread).actor.name == "adamw-8bit"
     for setting in ("cluster.learners=2", "model.offload=weights"):
-        with pytest.raises(ConfigError, match=rf"actor\.moments=8-bit needs one learner .*, not {setting}: "):
+        with pytest.raises(ConfigError, match=rf"actor\.name=adamw-8bit cannot be used with {setting}: bitsandbytes"):
             load_recipe("quickstart", [*spread, setting])

@@ -99,7 +99,7 @@ def test_the_same_requests_repeat_bit_for_bit(folders):
     # An engine that ran other, longer requests before, so its cache is wider and full of old keys.
     engine = tiny.engine(folders["qwen2"], max_batch=8)
     generate(engine, [replace(r, sampling=replace(r.sampling, max_tokens=200)) for r in requests[::-1]])
-    assert engine._kept[0].capacity > 200
+    assert engine._idle_caches[0].capacity > 200
     assert generate(engine, requests) == first
     assert generate(engine, requests) == first
 
@@ -129,7 +129,7 @@ def test_results_do_not_depend_on_the_batch(folders, settings):
 def test_the_cache_grows_past_its_first_capacity(folders, monkeypatch):
     requests = [tiny.request(f"r{i}", ids, seed=i, max_tokens=150) for i, ids in enumerate(tiny.prompts(6))]
     expected = generate(tiny.engine(folders["llama"], max_batch=4), requests)
-    monkeypatch.setattr("simplerl.engines._torch_engine._ROOM", 1)
+    monkeypatch.setattr("simplerl.engines._torch_engine.FIRST_RESPONSE_ROOM", 1)
     grown = generate(tiny.engine(folders["llama"], max_batch=4), requests)
     assert max(len(rollout.token_ids) for rollout in expected) > 40
     assert grown == expected

@@ -1,4 +1,4 @@
-"""What the plan says that a layer keeps for its gradient, against what autograd saves: equal to the byte."""
+"""Estimated bytes that a layer saves for its gradient, against what autograd saves: equal to the byte."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl.batch.batch import collate
 from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import LoraConfig, ModelConfig
-from simplerl.cpu.library import library
-from simplerl.estimate.activations import copied_weights, kept
-from simplerl.estimate.load import ExecutionMode
+from simplerl.cpu import kernels_available
+from simplerl.estimate.activations import copied_weights, saved_per_token
+from simplerl.estimate.execution import ExecutionMode
 from simplerl.estimate.shapes import Shape
 from simplerl.learner.lora import add_adapters
 from simplerl.learner.models import PolicyModel, fused, load_causal_lm
@@ -27,7 +27,7 @@ PROMPT, RESPONSE, SAMPLES, RANK = 16, 32, 2, 4
 
 
 def folder(parent: Path, layers: int) -> str:
-    """Every size is another, so that a wrong one shows."""
+    """A model folder. All sizes are different, so that a wrong one shows."""
     path = parent / str(layers)
     config = Qwen2Config(
         vocab_size=96,
@@ -43,7 +43,7 @@ def folder(parent: Path, layers: int) -> str:
 
 
 def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, ...] | None) -> tuple[int, int]:
-    """Bytes of all storages that a forward pass saves and that are no parameters, and the tokens it was of."""
+    """Bytes of all storages that a forward pass saves, without parameters, and its number of tokens."""
     config = ModelConfig(path=path, **settings)
     causal_lm = load_causal_lm(config)
     fused(causal_lm, config, torch.device("cpu"))
@@ -51,7 +51,7 @@ def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, 
         add_adapters(causal_lm, LoraConfig(rank=RANK, targets=adapted))
     model = PolicyModel(causal_lm)
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
-    rollout = Rollout("r", prompt, (7,) * RESPONSE, (-1.0,) * RESPONSE, "", "stop", 0)
+    rollout = Rollout.single_turn("r", prompt, (7,) * RESPONSE, (-1.0,) * RESPONSE, "", "stop", 0)
     laid_out = layout.lay_out(collate([[GradedRollout(rollout, Verdict("correct"), 1.0)] * SAMPLES]))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, Tensor] = {}
@@ -68,40 +68,27 @@ def saved(path: str, layout: Any, settings: dict[str, Any], adapted: tuple[str, 
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values()), laid_out.ids.numel()
 
 
-@pytest.mark.parametrize("adapted", [None, ("q_proj", "v_proj", "down_proj"), ()], ids=["whole", "some", "adapters"])
+@pytest.mark.parametrize("adapted", [None, ("q_proj", "v_proj", "down_proj"), ()], ids=["full", "some", "adapters"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("kernels", "attention", "layout"),
     [("torch", "sdpa", Padded), ("torch", "sdpa", Packed), ("torch", "eager", Padded), ("auto", "sdpa", Shared)],
     ids=["padded", "packed", "eager", "kernels"],
 )
-def test_a_layer_keeps_as_planned(
+def test_bytes_that_a_layer_saves(
     tmp_path: Path, kernels: str, attention: str, layout: Any, dtype: str, adapted: tuple[str, ...] | None
 ) -> None:
-    if kernels == "auto" and library() is None:
+    if kernels == "auto" and not kernels_available():
         pytest.skip("no C compiler")
     shape = Shape(96, 64, 1, 4, 2, 176, 16, True, True)
-    targets = tuple(shape.linear) if adapted == () else adapted
+    targets = tuple(shape.matrices) if adapted == () else adapted
     settings = {"kernels": kernels, "attention": attention, "dtype": dtype}
-    # The first layer's input has no gradient under adapters, so a second and a third are compared.
+    # With adapters the input of the first layer has no gradient. So this compares the third layer.
     (more, tokens), (less, _) = (saved(folder(tmp_path, n), layout, settings, targets) for n in (3, 2))
     rank = RANK if targets else 0
-    way = ExecutionMode(
+    mode = ExecutionMode(
         "cpu", dtype == "bfloat16", kernels == "auto", attention, False, targets, rank, cpu_threads=1, ranks=1
     )
-    planned = tokens * kept(shape, way, PROMPT + RESPONSE) + copied_weights(shape, way)
-    adapters = 2 * way.adapters(shape) if way.bfloat16 else 0  # their cast copies, which the plan leaves out
-    assert more - less == planned + adapters
-
-
-def test_constants_are_those_of_what_is_planned() -> None:
-    from simplerl.cpu import decoding
-    from simplerl.cpu import threads as cpu_threads
-    from simplerl.engines import _kv_cache, _torch_engine
-    from simplerl.estimate import activations, engine_memory, load
-    from simplerl.losses import logprobs
-
-    assert engine_memory.ROOM == _torch_engine._ROOM
-    assert engine_memory.ALIGN == _kv_cache._ALIGN
-    assert activations.MAX_LOGITS == logprobs.MAX_LOGITS
-    assert (load.LANES, load.TILE) == (cpu_threads.MOST, decoding.TILE)
+    estimated = tokens * saved_per_token(shape, mode, PROMPT + RESPONSE) + copied_weights(shape, mode)
+    adapters = 2 * mode.adapter_parameters(shape) if mode.bfloat16 else 0  # their cast copies, which are not estimated
+    assert more - less == estimated + adapters

@@ -1,10 +1,9 @@
-"""Planned peaks of scoring and updating against the allocator's own record, on models of a few layers."""
+"""Estimated peaks of scoring and updating against the allocator's record, on models of four layers."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,25 +14,23 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from simplerl import plugins
 from simplerl.batch.batch import collate
 from simplerl.config import Recipe, apply_overrides, validate_recipe
-from simplerl.cpu.library import library
-from simplerl.estimate.learner_memory import Learner as PlannedLearner
-from simplerl.estimate.load import load_of, models_of, way_of
-from simplerl.estimate.memory import Worker, workers
+from simplerl.cpu import kernels_available
+from simplerl.estimate.memory import Worker, learner_memory, workers
 from simplerl.estimate.shapes import known_shape
-from simplerl.learner.learner import Learner
-from simplerl.learner.optimizer import Optimiser
+from simplerl.learner.learner import LocalLearner
+from simplerl.learner.optimizer import ModelOptimizer
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 pytestmark = pytest.mark.parity
 
 PROMPT, RESPONSE, SAMPLES, VOCAB = 16, 112, 8, 512
-LAID_OUT = ("engine copy", "KV cache")
-FIXED = ("parameters", "moments")
+OF_THE_ENGINE = ("engine copy", "KV cache")
+ALWAYS_HELD = ("parameters", "moments")
 
 
 def peak_of(function: Callable[[], Any]) -> int:
-    """The most bytes that a function held beyond what was there before it."""
-    gc.collect()  # an earlier test's tensors, let go of meanwhile, would count as given back by this function
+    """Peak bytes that a function allocated."""
+    gc.collect()  # tensors of an earlier test that are freed meanwhile would count as freed by this function
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         function()
     assert record.profiler is not None and record.profiler.kineto_results is not None
@@ -62,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 TORCH, CHECKPOINTS = "model.kernels=torch", "model.gradient_checkpointing=true"
-EIGHT = "actor.moments=8-bit"
+EIGHT, MUON = "actor.name=adamw-8bit", "actor.name=muon"
 LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=ppo"
 
 
@@ -79,39 +76,39 @@ LORA, HALF, PPO = "model.lora.rank=8", "model.dtype=bfloat16", "algorithm.name=p
         [TORCH, HALF, CHECKPOINTS],
         [TORCH, "algorithm.entropy_coef=0.01"],
         [TORCH, EIGHT],
+        [TORCH, MUON],
         ["train.micro_batch_tokens=464"],
         ["train.micro_batch_tokens=464", PPO, "algorithm.kl_coef=0.0"],
     ],
     ids=lambda settings: " ".join(settings),
 )
 def test_peaks(model: str, settings: list[str]) -> None:
-    if TORCH not in settings and library() is None:
+    if TORCH not in settings and not kernels_available():
         pytest.skip("no C compiler")
     if EIGHT in settings:
         pytest.importorskip("bitsandbytes")
     measured = peaks(made := recipe_of(model, settings))
-    worker = planned(made, model)
+    worker = estimated(made, model)
     for phase, bytes_ in measured.items():
-        parts = {name: count for name, count in worker.phases[phase].items() if name not in LAID_OUT}
-        always = sum(parts[name] for name in FIXED)
+        parts = {name: count for name, count in worker.phases[phase].items() if name not in OF_THE_ENGINE}
+        always = sum(parts[name] for name in ALWAYS_HELD)
         assert sum(parts.values()) == pytest.approx(always + bytes_, rel=0.05), phase
 
 
-def test_moments_in_8_bits_are_float32_for_a_moment(model: str) -> None:
+def test_8_bit_moments_become_float32_during_a_step(model: str) -> None:
     pytest.importorskip("bitsandbytes")
     recipe = recipe_of(model, [TORCH, EIGHT])
     shape = known_shape(model)
     assert shape is not None
-    way, models = way_of(recipe, shape, "cpu", 1), models_of(recipe)
-    stepping = PlannedLearner(shape, way, load_of(recipe, way, models), models).stepping()
-    parameter = torch.nn.Parameter(torch.zeros(max(*shape.layer_tensors, shape.head)))
+    learner = learner_memory(recipe, shape, "cpu", 1)
+    largest = max(shape.head_parameters, *(tensor.numel for tensor in shape.layer_tensors))
+    parameter = torch.nn.Parameter(torch.zeros(largest))
     parameter.grad = torch.ones_like(parameter)
-    optimiser = Optimiser("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
-    optimiser.step()
-    assert peak_of(optimiser.step) == pytest.approx(stepping["workspace"], rel=0.01)
-    # On a GPU they are never whole.
-    gpu = replace(way, device="cuda")
-    assert PlannedLearner(shape, gpu, load_of(recipe, gpu, models), models).stepping()["workspace"] == 0
+    optimizer = ModelOptimizer("actor", torch.nn.ParameterList([parameter]), recipe.actor, 10)
+    optimizer.step()
+    assert peak_of(optimizer.step) == pytest.approx(learner.optimizer_step()["workspace"], rel=0.01)
+    # On a GPU the moments stay in 8 bits.
+    assert learner_memory(recipe, shape, "cuda").optimizer_step()["workspace"] == 0
 
 
 def recipe_of(model: str, settings: list[str]) -> Recipe:
@@ -126,7 +123,7 @@ def recipe_of(model: str, settings: list[str]) -> Recipe:
     return validate_recipe(apply_overrides(table, settings), kind=Recipe)
 
 
-def planned(recipe: Recipe, model: str) -> Worker:
+def estimated(recipe: Recipe, model: str) -> Worker:
     shape = known_shape(model)
     assert shape is not None
     (worker,) = workers(recipe, shape, device="cpu", threads=1)
@@ -134,14 +131,14 @@ def planned(recipe: Recipe, model: str) -> Worker:
 
 
 def peaks(recipe: Recipe) -> dict[str, int]:
-    """Of a second step's scoring and update: the first makes the moments."""
+    """Peak bytes of scoring and of the update of a second step. The first step allocates the moments."""
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(range(5, 5 + PROMPT)))
-    rollout = Rollout("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
+    rollout = Rollout.single_turn("r", prompt, tuple(range(5, 5 + RESPONSE)), (-6.0,) * RESPONSE, "", "stop", 0)
     group = [GradedRollout(rollout, Verdict("correct"), float(number % 2)) for number in range(SAMPLES)]
     batch = collate([group])
     config = recipe.algorithm
     algorithm = plugins.load("algorithms", config.name, config.path).build(config, recipe)
-    learner = Learner(recipe, algorithm, 10, torch.device("cpu"))
+    learner = LocalLearner(recipe, algorithm, 10, torch.device("cpu"))
     learner.update(algorithm.compute_advantages(learner.score(batch))[0], algorithm)
     kept: dict[str, Any] = {}
 

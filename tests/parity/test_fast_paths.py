@@ -1,5 +1,6 @@
-"""Every speed-up keeps the numbers: kernels, shared prompts, lanes, one forward pass instead of two."""
+"""Every speed-up keeps the numbers: kernels, shared prompts, threads, one forward pass instead of two."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from simplerl.algorithms.ppo import PPO, Config
 from simplerl.batch.batch import collate
 from simplerl.batch.layouts import Packed, Padded, Shared
 from simplerl.config import validate_recipe
+from simplerl.cpu import FusedDecoder
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -38,9 +40,9 @@ PLAIN = {"model": {"kernels": "torch"}, "train": {"packing": False, "cpu_threads
 FAST = {
     "kernels, padded": {"train": {"packing": False, "cpu_threads": 1}},
     "kernels, shared prompts": {"train": {"cpu_threads": 1}},
-    "kernels, shared prompts, two lanes": {"train": {"cpu_threads": 2}},
-    "kernels, checkpointing, three lanes": {"model": {"gradient_checkpointing": True}, "train": {"cpu_threads": 3}},
-    "torch, packed, two lanes": {"model": {"kernels": "torch"}, "train": {"packing": True, "cpu_threads": 2}},
+    "kernels, shared prompts, two threads": {"train": {"cpu_threads": 2}},
+    "kernels, checkpointing, three threads": {"model": {"gradient_checkpointing": True}, "train": {"cpu_threads": 3}},
+    "torch, packed, two threads": {"model": {"kernels": "torch"}, "train": {"packing": True, "cpu_threads": 2}},
 }
 
 
@@ -67,7 +69,10 @@ def groups_of(number=5, size=4, seed=0):
     groups = []
     for index, length in enumerate(draw(1, 60, number)):
         prompt = Prompt(Problem(f"p{index}", "q", "1"), "q", tuple(draw(3, 101, length)))
-        rollouts = [Rollout("r", prompt, tuple(draw(3, 101, n)), (-3.0,) * n, "", "stop", 0) for n in draw(1, 70, size)]
+        rollouts = [
+            Rollout.single_turn("r", prompt, tuple(draw(3, 101, n)), (-3.0,) * n, "", "stop", 0)
+            for n in draw(1, 70, size)
+        ]
         groups.append([GradedRollout(r, Verdict("correct"), float(draw(-1, 2, 1)[0])) for r in rollouts])
     return groups
 
@@ -88,7 +93,7 @@ def make(folder, algorithm="ppo", budget=150, **how):
     cls, config = kinds[algorithm]
     chosen = cls(config.model_validate(recipe.algorithm.model_dump()), 80)
     torch.manual_seed(0)
-    learner = Learner(recipe, chosen, horizon=10, device=CPU)
+    learner = LocalLearner(recipe, chosen, horizon=10, device=CPU)
     if learner.critic is not None:
         torch.nn.init.normal_(learner.critic.head.weight, std=0.05)
     return learner, chosen
@@ -97,7 +102,7 @@ def make(folder, algorithm="ppo", budget=150, **how):
 def caught_update(learner, algorithm, credited):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
 
         def catch(name=name, optimiser=optimiser):
             parameters = optimiser.model.named_parameters()
@@ -143,7 +148,7 @@ def test_the_kernels_and_shared_prompts_are_what_runs_by_default(folder):
 
 @pytest.mark.parametrize("cpu_threads", [1, 2])
 def test_the_same_update_twice_is_the_same_bit_for_bit(folder, cpu_threads):
-    """Which lane runs what, and in which order gradients are added, is never a matter of timing."""
+    """Which thread runs what, and in which order gradients are added, is never a matter of timing."""
     results = []
     for _ in range(2):
         learner, algorithm = make(folder, train={"cpu_threads": cpu_threads})
@@ -201,10 +206,10 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder):
     assert trained == [name for name, parameter in learner.actor.named_parameters() if parameter.requires_grad]
 
 
-def test_a_small_batch_is_shared_by_the_lanes(folder):
-    """With the default budget all of it would be one micro-batch, and one lane would do everything."""
+def test_a_small_batch_is_shared_by_the_threads(folder):
+    """With the default budget all of it would be one micro-batch, and one thread would do everything."""
     learner, _ = make(folder, budget=10_000, train={"cpu_threads": 2})
-    sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._parts(BATCH)]
+    sizes = [Shared.tokens(BATCH.select(rows)) for rows in learner._split(BATCH)]
     assert len(sizes) == 2
     assert max(sizes) < 0.65 * sum(sizes)
 
@@ -214,18 +219,15 @@ def test_a_small_batch_is_shared_by_the_lanes(folder):
 
 @pytest.mark.parametrize(("algorithm", "budget"), [("grpo", 150), ("ppo", 150), ("ppo", 10_000)])
 def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget):
-    """With a micro-batch per lane the critic's forward pass is the update's too."""
     results = []
     for own in (True, False):
         learner, chosen = make(folder, algorithm, budget=budget)
         if algorithm == "ppo":
             chosen.config = chosen.config.model_copy(update={"kl_coef": 0.0})
-        scored = learner.score(BATCH, own=own)
+        scored = learner.score(BATCH, old_logprobs=own)
         assert (scored.old_logprobs is None) is not own
         credited, _ = chosen.compute_advantages(scored)
-        assert (learner._kept is not None) is (budget == 10_000 and not own)
         results.append(caught_update(learner, chosen, credited))
-        assert learner._kept is None
     (metrics, expected), (own_metrics, found) = results
     extra = {"mismatch/mean", "mismatch/max", "mismatch/kl", "mismatch/beyond", "kl/reference"}
     assert own_metrics.keys() - metrics.keys() == extra
@@ -235,21 +237,9 @@ def test_an_only_update_gives_the_old_log_probs_itself(folder, algorithm, budget
         assert torch.allclose(found[name], gradient, atol=1e-6), name
 
 
-def test_a_kept_forward_pass_serves_no_other_batch(folder):
-    learner, algorithm = make(folder, budget=10_000)
-    algorithm.config = algorithm.config.model_copy(update={"kl_coef": 0.0})
-    credited, _ = algorithm.compute_advantages(learner.score(BATCH, own=False))
-    other = credited.select(torch.arange(len(credited) - 1, -1, -1))
-    metrics, found = caught_update(learner, algorithm, other)
-    learner, _ = make(folder, budget=10_000)
-    expected_metrics, expected = caught_update(learner, algorithm, other)
-    assert metrics == expected_metrics
-    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
-
-
 def test_a_refusing_check_comes_before_any_weight_moves(folder):
     learner, algorithm = make(folder, "grpo")
-    credited, _ = algorithm.compute_advantages(learner.score(BATCH, own=False))
+    credited, _ = algorithm.compute_advantages(learner.score(BATCH, old_logprobs=False))
     before = {name: p.clone() for name, p in learner.actor.named_parameters()}
     seen = []
 
@@ -271,7 +261,9 @@ def test_a_shared_prompt_stands_once_and_its_responses_are_predicted_from_it():
     """Two answers (10 11), (12) to the prompt (1 2 3), one (14) to (4)."""
 
     def graded(prompt, ids, name):
-        rollout = Rollout("r", Prompt(Problem(name, "q", "1"), "q", prompt), ids, (-1.0,) * len(ids), "", "stop", 0)
+        rollout = Rollout.single_turn(
+            "r", Prompt(Problem(name, "q", "1"), "q", prompt), ids, (-1.0,) * len(ids), "", "stop", 0
+        )
         return GradedRollout(rollout, Verdict("correct"), 1.0)
 
     batch = collate(
@@ -281,7 +273,7 @@ def test_a_shared_prompt_stands_once_and_its_responses_are_predicted_from_it():
     assert layout.ids.tolist() == [[1, 2, 3, 4, 14, 10, 11, 12]]
     assert layout.positions.tolist() == [[0, 1, 2, 0, 1, 3, 4, 3]]
     assert layout.targets.tolist() == [14, 10, 11, 12]
-    assert layout.where.tolist() == [3, 2, 5, 2]
+    assert layout.logit_positions.tolist() == [3, 2, 5, 2]
     assert layout.segments.tolist() == [[0, 3, 0, 0], [3, 1, 0, 0], [4, 1, 3, 1], [5, 2, 0, 3], [7, 1, 0, 3]]
 
 
@@ -335,6 +327,20 @@ def test_the_fast_engine_gives_the_simple_one_s_tokens_but_for_ties_of_rounding(
         assert other.sampled_logprobs[:same] == pytest.approx(one.sampled_logprobs[:same], abs=2e-5)
     assert sum(len(rollout.token_ids) for rollout in simple) > 2000
     assert parted <= 1
+
+
+def test_a_table_of_angles_is_long_enough_whatever_another_thread_does(decoded):
+    """A thread with shorter sequences replaces the shared table as soon as this one has set it."""
+    short = torch.zeros(8, 8), torch.zeros(8, 8)
+
+    class Contended(FusedDecoder):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, short if name == "_cos_sin" and len(value[0]) else value)
+
+    decoder = Contended(tiny.load(decoded), bf16=False)
+    cos, sin = decoder._cos_sin_up_to(100)
+    assert len(cos) >= 100 and len(sin) >= 100
+    assert cos[99, 1].item() == pytest.approx(math.cos(99 * 10_000 ** (-2 / 8)), abs=1e-5)
 
 
 def test_closing_a_rollout_early_leaves_a_usable_engine(decoded):

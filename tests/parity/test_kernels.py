@@ -1,23 +1,25 @@
 """The C kernels against plain float64 mathematics, values and gradients, at sizes that fill no vector or block."""
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from simplerl.cpu import ops
-from simplerl.cpu.layer import Shape, decoder_layer
-from simplerl.cpu.library import problem
-from simplerl.engines._sampler import Settings
-from simplerl.engines._sampler import draw as draw_by_torch
+from simplerl.cpu import library, ops
+from simplerl.cpu.layer import LayerShape, LayerWeights, decoder_layer
+from simplerl.cpu.library import unavailable_reason
+from simplerl.engines._sampler import SamplingTensors
+from simplerl.engines._sampler import draw_tokens as draw_by_torch
 
-pytestmark = pytest.mark.skipif(problem() is not None, reason=f"no kernels here: {problem()}")
+pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=f"no kernels here: {unavailable_reason()}")
 
 
 def by_hand(qkv, cos, sin, segments, heads, kv_heads, scale):
-    """Whole score matrices, one piece and one head at a time."""
+    """Full score matrices, one segment and one head at a time."""
     dim = cos.shape[1]
     turned = torch.cat([cos.new_tensor([-1.0]).expand(dim // 2), cos.new_ones(dim // 2)])
     out = qkv.new_zeros(len(qkv), heads, dim)
@@ -38,7 +40,7 @@ def by_hand(qkv, cos, sin, segments, heads, kv_heads, scale):
 
 def runs(*lengths):
     """Sequences one after the other."""
-    return ops.alone(torch.tensor([0, *lengths]).cumsum(0))
+    return ops.segments_without_prefix(torch.tensor([0, *lengths]).cumsum(0))
 
 
 SHARED = torch.tensor([[0, 37, 0, 0], [37, 20, 0, 0], [57, 5, 0, 37], [62, 300, 37, 20], [362, 60, 0, 37]])
@@ -177,7 +179,7 @@ def layer_case(segments, heads, kv_heads, dim, inner, bias, bf16=False):
     weights = [torch.randn(shape) / shape[-1] ** 0.5 for shape in shapes]
     weights[0], weights[4] = weights[0] + 1, weights[4] + 1
     angles = 6 * torch.rand(size, dim // 2).repeat(1, 2)
-    shape = Shape(heads, kv_heads, dim**-0.5, 1e-6, bf16)
+    shape = LayerShape(heads, kv_heads, dim**-0.5, 1e-6, bf16)
     return (
         torch.randn(size, d),
         angles.cos(),
@@ -206,10 +208,10 @@ def run_and_expected(x, cos, sin, segments, shape, weights):
     grad = torch.randn(x.shape)
     expected.backward(grad.double())
     with torch.no_grad():
-        ungraded = decoder_layer(x, cos, sin, segments, shape, *weights)
+        ungraded = decoder_layer(x, cos, sin, segments, shape, LayerWeights(*weights))
     for each in given:
         each.requires_grad_()
-    found = decoder_layer(x, cos, sin, segments, shape, *weights)
+    found = decoder_layer(x, cos, sin, segments, shape, LayerWeights(*weights))
     found.backward(grad)
     assert torch.equal(found, ungraded)
     return (found, [each.grad for each in given]), (expected, [each.grad for each in exact])
@@ -236,9 +238,9 @@ def test_a_layer_whose_factors_are_rounded(heads, kv_heads, dim, inner, segments
 
 def test_a_row_of_a_layer_is_the_same_whatever_stands_beside_it():
     x, cos, sin, segments, shape, weights = layer_case(runs(100, 90), 4, 2, 16, 80, True)
-    whole = decoder_layer(x, cos, sin, segments, shape, *weights)
+    whole = decoder_layer(x, cos, sin, segments, shape, LayerWeights(*weights))
     x[:100] = 100 * torch.randn(100, 64)
-    assert torch.equal(whole[100:], decoder_layer(x, cos, sin, segments, shape, *weights)[100:])
+    assert torch.equal(whole[100:], decoder_layer(x, cos, sin, segments, shape, LayerWeights(*weights))[100:])
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
@@ -246,7 +248,7 @@ def test_a_row_of_a_layer_is_the_same_whatever_stands_beside_it():
 
 def plain_settings(temperatures):
     rows = len(temperatures)
-    return Settings(temperatures, torch.zeros(rows), torch.ones(rows), torch.zeros(rows, dtype=torch.bool))
+    return SamplingTensors(temperatures, torch.zeros(rows), torch.ones(rows), torch.zeros(rows, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("vocabulary", [1, 15, 96, 1000])
@@ -256,21 +258,21 @@ def test_the_same_random_numbers_draw_the_same_tokens_but_for_ties_of_rounding(v
     rows = 4000
     logits, uniforms = 3 * torch.randn(rows, vocabulary), torch.rand(rows)
     temperatures = torch.rand(rows) + 0.4
-    tokens, logprobs = ops.draw(logits, temperatures, uniforms)
+    tokens, logprobs = ops.draw_tokens(logits, temperatures, uniforms)
     # `filtered` sends torch's own way through sort and cumulative sum.
     others, other_logprobs = draw_by_torch(logits, uniforms, plain_settings(temperatures), filtered=True)
     differ = tokens != others
     assert int(differ.sum()) <= 2
     assert torch.allclose(logprobs[~differ], other_logprobs[~differ], atol=2e-6)
-    cu_seqlens = torch.softmax(logits.double() / temperatures[:, None].double(), -1).cumsum(-1)
+    boundaries = torch.softmax(logits.double() / temperatures[:, None].double(), -1).cumsum(-1)
     for row in differ.nonzero().flatten().tolist():
-        assert (cu_seqlens[row] - uniforms[row].double()).abs().min() < 1e-6
+        assert (boundaries[row] - uniforms[row].double()).abs().min() < 1e-6
 
 
 def test_draws_follow_the_inverse_of_the_cumulative_distribution():
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log().expand(6, 4)
     uniforms = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.99999])
-    tokens, logprobs = ops.draw(logits, torch.ones(6), uniforms)
+    tokens, logprobs = ops.draw_tokens(logits, torch.ones(6), uniforms)
     assert tokens.tolist() == [0, 0, 1, 1, 2, 3]
     assert logprobs.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.125, 0.125], abs=1e-6)
 
@@ -278,45 +280,77 @@ def test_draws_follow_the_inverse_of_the_cumulative_distribution():
 def test_what_has_no_probability_is_never_drawn():
     """An -inf at either end, and a random number that rounding puts on the very last boundary."""
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).repeat(3, 1)
-    tokens, logprobs = ops.draw(logits, torch.ones(3), torch.tensor([0.0, 0.5, 1.0]))
+    tokens, logprobs = ops.draw_tokens(logits, torch.ones(3), torch.tensor([0.0, 0.5, 1.0]))
     assert tokens.tolist() == [1, 2, 2]
     assert logprobs.exp().tolist() == pytest.approx([0.5] * 3)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_logits_that_are_not_finite_show_in_the_log_prob(bad):
-    _, logprobs = ops.draw(torch.tensor([[0.0, bad, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2), torch.full((2,), 0.4))
+    _, logprobs = ops.draw_tokens(
+        torch.tensor([[0.0, bad, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2), torch.full((2,), 0.4)
+    )
     assert logprobs.isfinite().tolist() == [False, True]
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_names_kernels_while_it_is_asked_to():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as trace:
+        ops.swiglu(torch.ones(1, 32))
+        with ops.trace_kernels():
+            ops.rms_norm_no_grad(torch.ones(1, 16), torch.ones(16), 1e-6)
+        ops.swiglu(torch.ones(1, 32))
+    names = [event.key for event in trace.key_averages() if event.key.startswith("simplerl::")]
+    assert names == ["simplerl::norm_forward"]
 
 
 # --- the library ------------------------------------------------------------------------------------------------------
 
 
-def python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
+def fake_compiler(path, script):
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
 
 
-def test_without_a_compiler_there_are_no_kernels_and_the_reason_is_said(tmp_path):
-    code = "from simplerl.cpu.library import library, problem; print(library(), problem())"
-    done = python(code, PATH=str(tmp_path), CC="", XDG_CACHE_HOME=str(tmp_path))
-    assert done.stdout.strip() == "None no C compiler (cc, gcc or clang) is installed", done.stderr
+def load_anew(monkeypatch, tmp_path, **environment):
+    """The library, or the reason why it is unavailable, as a new process would find it with an empty user's cache."""
+    for name, value in {"XDG_CACHE_HOME": tmp_path / "cache", **environment}.items():
+        monkeypatch.setenv(name, str(value))
+    return library._load.__wrapped__()
 
 
-def test_a_compiler_that_fails_is_quoted(tmp_path):
-    compiler = tmp_path / "cc"
-    compiler.write_text("#!/bin/sh\ncase $1 in --version) echo 1;; *) echo no such flag >&2; exit 1;; esac\n")
-    compiler.chmod(0o755)
-    code = "from simplerl.cpu.library import library, problem; print(library(), problem())"
-    done = python(code, CC=str(compiler), XDG_CACHE_HOME=str(tmp_path / "cache"))
-    assert done.stdout.startswith(f"None {compiler} cannot compile the kernels: no such flag"), done.stderr
+def test_without_a_compiler_the_reason_says_so(monkeypatch, tmp_path):
+    reason = load_anew(monkeypatch, tmp_path, PATH=tmp_path, CC="")
+    assert reason == "no C compiler (cc, gcc or clang) is installed"
 
 
-def test_the_library_is_compiled_once(tmp_path):
-    code = "from simplerl.cpu.library import library; print(library() is not None)"
+def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
+    script = "case $1 in --version) echo 1;; *) echo no such flag >&2; exit 1;; esac"
+    compiler = fake_compiler(tmp_path / "cc", script)
+    reason = load_anew(monkeypatch, tmp_path, CC=compiler)
+    assert reason == f"{compiler} cannot compile the kernels: no such flag"
+
+
+def test_the_library_is_compiled_once(monkeypatch, tmp_path):
+    log = tmp_path / "log"
+    real = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
+    compiler = fake_compiler(tmp_path / "cc", f'echo "$@" >> {log}\nexec {real} "$@"')
     for _ in range(2):
-        assert python(code, XDG_CACHE_HOME=str(tmp_path)).stdout == "True\n"
-    made = list((tmp_path / "simplerl").iterdir())
-    assert [path.suffix for path in made] == [".so"]
-    assert (tmp_path / "simplerl").stat().st_mode & 0o077 == 0
+        assert isinstance(load_anew(monkeypatch, tmp_path, CC=compiler), ctypes.CDLL)
+    assert sum("-shared" in line for line in log.read_text().splitlines()) == 1
+    folder = tmp_path / "cache" / "simplerl"
+    assert [path.suffix for path in folder.iterdir()] == [".so"]
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_importing_the_package_compiles_nothing(tmp_path):
+    called = tmp_path / "called"
+    compiler = fake_compiler(tmp_path / "cc", f"touch {called}; exit 1")
+    seen = f"print(os.path.exists({str(called)!r}))"
+    code = f"import os, simplerl.cpu; {seen}; simplerl.cpu.unavailable_reason(); {seen}"
+    environment = {**os.environ, "CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == "False\nTrue\n", done.stderr

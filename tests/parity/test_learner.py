@@ -9,7 +9,7 @@ from learner_cases import make_batch
 from simplerl.algorithms.ppo import PPO, Config
 from simplerl.config import validate_recipe
 from simplerl.errors import NonFiniteError
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.losses.logprobs import token_logprobs
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def make_recipe(tiny_model, **overrides):
 def make(recipe):
     algorithm = PPO(Config.model_validate(recipe.algorithm.model_dump()), recipe.rollout.max_tokens)
     torch.manual_seed(0)
-    learner = Learner(recipe, algorithm, horizon=10, device=CPU)
+    learner = LocalLearner(recipe, algorithm, horizon=10, device=CPU)
     # A zero head would make every value 0 and hide mistakes.
     torch.nn.init.normal_(learner.critic.head.weight, std=0.5)
     return learner, algorithm
@@ -77,7 +77,7 @@ def test_scores_do_not_depend_on_the_micro_batch_budget(tiny_model, budget):
 def gradients(learner, algorithm, batch):
     """Gradients of one update, caught before the optimiser uses them."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
         optimiser.clip_gradients = lambda name=name, o=optimiser: (
             caught.update({f"{name}/{k}": p.grad.clone() for k, p in o.model.named_parameters()}),
             torch.tensor(1.0),

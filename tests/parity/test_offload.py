@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from simplerl.config import ModelConfig, load_recipe
 from simplerl.errors import ConfigError
-from simplerl.learner.offload import SMALL, keeping, on_host
+from simplerl.learner.offload import SMALL, on_host, saved_activations
 
 pytestmark = pytest.mark.parity
 
@@ -55,12 +55,12 @@ def gradients(model, settings, block):
     """Metrics and gradients of a minibatch, with the models' forward passes in a block."""
     learner, algorithm = make_learner(model, settings)
     torch.nn.init.normal_(learner.critic.head.weight, std=0.5)
-    learner.keeping = block
+    learner.saved_activations = block
     credited, _ = algorithm.compute_advantages(learner.score(make_batch()))
     metrics = learner.backward(credited, algorithm, train_actor=True)
     found = {
         f"{name}.{key}": parameter.grad
-        for name, optimiser in learner.optimisers.items()
+        for name, optimiser in learner.optimizers.items()
         for key, parameter in optimiser.model.named_parameters()
         if parameter.grad is not None
     }
@@ -99,8 +99,8 @@ def test_with_checkpoints_the_inputs_of_layers_go_alone(model, monkeypatch):
 @pytest.mark.parametrize("offload", ["none", "activations", "weights", "all"])
 def test_activations_leave_a_gpu_alone(offload):
     config = ModelConfig(offload=offload)
-    assert isinstance(keeping(config, torch.device("cpu")), nullcontext)
-    moves = isinstance(keeping(config, torch.device("cuda")), saved_tensors_hooks)
+    assert isinstance(saved_activations(config, torch.device("cpu")), nullcontext)
+    moves = isinstance(saved_activations(config, torch.device("cuda")), saved_tensors_hooks)
     assert moves is (offload in ("activations", "all"))
 
 

@@ -11,7 +11,7 @@ from simplerl.batch.batch import Batch, collate_examples
 from simplerl.batch.layouts import Packed, Padded, first_fit
 from simplerl.config import SFTRecipe, validate_recipe
 from simplerl.errors import ConfigError
-from simplerl.learner.learner import Learner
+from simplerl.learner.learner import LocalLearner
 from simplerl.train.sft import LikelihoodLoss
 from simplerl.types import Example, Problem, Prompt
 
@@ -59,7 +59,7 @@ def sft_recipe(folder, **train):
 
 def sft_learner(folder, **train):
     torch.manual_seed(0)
-    return Learner(sft_recipe(folder, **train), LikelihoodLoss(), horizon=10, device=CPU)
+    return LocalLearner(sft_recipe(folder, **train), LikelihoodLoss(), horizon=10, device=CPU)
 
 
 def lone_logprobs(learner, batch):
@@ -80,7 +80,7 @@ def lone_logprobs(learner, batch):
 def gradients_of(learner, batch, algorithm):
     """Metrics and gradients of one update, caught before any weight moves."""
     caught = {}
-    for name, optimiser in learner.optimisers.items():
+    for name, optimiser in learner.optimizers.items():
 
         def catch(name=name, optimiser=optimiser):
             caught.update({f"{name}/{k}": p.grad.clone() for k, p in optimiser.model.named_parameters()})
@@ -148,7 +148,7 @@ def test_actor_and_critic_of_reinforcement_learning_pack_too(model_folder):
         )
         algorithm = PPO(Config.model_validate(recipe.algorithm.model_dump()), 64)
         torch.manual_seed(0)
-        learner = Learner(recipe, algorithm, horizon=10, device=CPU)
+        learner = LocalLearner(recipe, algorithm, horizon=10, device=CPU)
         torch.nn.init.normal_(learner.critic.head.weight, std=0.5)
         given = collate_examples(examples())
         kept = {each.name: getattr(given, each.name) for each in fields(Batch)}
@@ -174,8 +174,8 @@ def test_layouts_point_at_the_position_before_each_response_token():
     assert packed.ids.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 0, 1]]
     assert packed.cu_seqlens.tolist() == [0, 4, 6]
-    assert packed.where.tolist() == [1, 2, 4]
-    assert padded.where.tolist() == [1, 2, 4]
+    assert packed.logit_positions.tolist() == [1, 2, 4]
+    assert padded.logit_positions.tolist() == [1, 2, 4]
     assert packed.targets.tolist() == padded.targets.tolist() == [3, 4, 6]
 
 

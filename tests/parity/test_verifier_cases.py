@@ -48,7 +48,7 @@ def verifiers() -> Iterator[dict[str, math.MathVerifier]]:
 
 def judge(verifier: math.MathVerifier, row: dict[str, Any]) -> Verdict:
     gold = verifier.extract_gold(row["gold"]) if row.get("gold_kind") == "solution" else row["gold"]
-    submit = verifier.submit_answer if row.get("kind") == "answer" else verifier.submit
+    submit = verifier.submit_answer if row.get("kind") == "answer" else verifier.submit_response
     return submit(row["pred"], gold).result()
 
 
@@ -74,7 +74,7 @@ def test_hostile_text(verifiers: dict[str, math.MathVerifier]) -> None:
     canaries = Path("/tmp")
     for row in rows(Path(CASES or "") / "hostile.jsonl"):
         started = time.monotonic()
-        label = verifiers["reward"].verify(row["response"], row["gold"]).label
+        label = verifiers["reward"].submit_response(row["response"], row["gold"]).result().label
         assert time.monotonic() - started < 2 * row["limit_s"], row["id"]
         accepted = {
             "correct": {"correct"},
@@ -92,9 +92,9 @@ def test_the_published_reward_and_where_ours_differs(verifiers: dict[str, math.M
     reward = rule.build(rule.Config())
     differences = {}
     for row in rows(Path(CASES or "") / "reward_vectors.jsonl"):
-        verdict = verifiers["reward"].verify(row["response"], row["answer"])
+        verdict = verifiers["reward"].submit_response(row["response"], row["answer"]).result()
         prompt = Prompt(Problem(row["id"], "", row["answer"]), "", ())
-        ours = reward(Rollout(row["id"], prompt, (), (), row["response"], "stop", 0), verdict)
+        ours = reward(Rollout.single_turn(row["id"], prompt, (), (), row["response"], "stop", 0), verdict)
         if ours != row["v0_reward"]:
             differences[row["id"]] = ours
     assert differences == {
@@ -117,7 +117,7 @@ def test_verdicts_on_real_responses_differ_from_a_label_only_where_a_person_look
     judged = tomllib.loads(JUDGED.read_text(encoding="utf-8"))
     known = {identity for reasons in judged.values() for identity in reasons}
     labelled = rows(Path(DATA or "") / "graded" / f"graded_{name}.jsonl.gz")
-    verdicts = [verifiers["evaluation"].verify(row["response"], row["answer"]).label for row in labelled]
+    verdicts = [verifiers["evaluation"].submit_response(r["response"], r["answer"]).result().label for r in labelled]
     differ = [r["id"] for label, r in zip(verdicts, labelled, strict=True) if (label == "correct") != r["correct"]]
     assert set(differ) <= known
     assert len(differ) <= 0.04 * len(labelled)

@@ -11,7 +11,7 @@ import torch
 from run_processes import free_port
 from stand_in_gpus import stand_in
 
-from simplerl.cluster.transfer import described
+from simplerl.cluster.transfer import describe_weights
 from simplerl.engines import _vllm
 from simplerl.engines import vllm as plugin
 from simplerl.engines._vllm_sender import Sender
@@ -184,7 +184,7 @@ def test_weights_that_a_learner_sends_are_those_that_are_loaded(engine, kind, mo
                 generate(engine, requests(1))
             sending = learner.submit(sender.send)
             if kind == "nccl":
-                engine.receive_weights(described(shapes, "float32"))
+                engine.receive_weights(describe_weights(shapes, "float32"))
             sending.result()
             engine.finish_update(version)
             found = generate(engine, requests())

@@ -1,4 +1,4 @@
-"""Whether an engine that does not hold the learner's weights is found out."""
+"""The weight sync check finds an engine that does not hold the learner's weights."""
 
 import engine_models as tiny
 import pytest
@@ -7,7 +7,7 @@ from learner_cases import make_learner, make_recipe
 
 from simplerl.engines.base import generate
 from simplerl.errors import EngineError
-from simplerl.train.weight_sync import weight_sync_check
+from simplerl.rollouts.weight_sync import weight_sync_check
 
 PROMPT = tiny.prompt([5, 6, 7, 8])
 
@@ -31,8 +31,8 @@ def test_an_engine_with_the_learners_weights_passes(folder, temperature):
     assert 0 <= found["sync/mean"] <= found["sync/max"] < 1e-5
 
 
-def test_weights_of_the_update_before_are_found_out(folder):
-    """One small step of the optimiser is enough in float32."""
+def test_weights_of_the_update_before_fail_the_check(folder):
+    """In float32 one small optimiser step is enough."""
     recipe, engine, learner = pair(folder)
     engine.load_weights(learner.weights(), version=3)
     with torch.no_grad():
@@ -44,14 +44,14 @@ def test_weights_of_the_update_before_are_found_out(folder):
     weight_sync_check(recipe, engine, learner, PROMPT, 3)
 
 
-def test_another_version_is_found_out(folder):
+def test_another_version_fails_the_check(folder):
     recipe, engine, learner = pair(folder)
     engine.load_weights(learner.weights(), version=2)
     with pytest.raises(EngineError, match="names version 2"):
         weight_sync_check(recipe, engine, learner, PROMPT, 3)
 
 
-def test_the_probe_can_be_left_out_and_its_limit_be_set(folder):
+def test_the_check_can_be_switched_off_and_its_limit_set(folder):
     recipe, engine, learner = pair(folder, "train.probe_tokens=0")
     assert weight_sync_check(recipe, engine, learner, PROMPT, 9) == {}
     recipe, engine, learner = pair(folder, "train.probe_limit=1e-12")
@@ -60,7 +60,7 @@ def test_the_probe_can_be_left_out_and_its_limit_be_set(folder):
         weight_sync_check(recipe, engine, learner, PROMPT, 1)
 
 
-def test_the_probe_changes_no_response(folder):
+def test_the_check_changes_no_response(folder):
     recipe, engine, learner = pair(folder)
     asked = [tiny.request(f"r{i}", ids, seed=i) for i, ids in enumerate(tiny.prompts(6))]
     engine.load_weights(learner.weights(), version=1)

@@ -13,7 +13,7 @@ from simplerl.types import Example, GradedRollout, Problem, Prompt, Rollout, Ver
 def graded(prompt_ids, token_ids, reward=1.0, finish="stop"):
     prompt = Prompt(Problem("p", "q", "1"), "q", tuple(prompt_ids))
     logprobs = tuple(-0.1 * t for t in token_ids)
-    rollout = Rollout("r", prompt, tuple(token_ids), logprobs, "", finish, 0)
+    rollout = Rollout.single_turn("r", prompt, tuple(token_ids), logprobs, "", finish, 0)
     return GradedRollout(rollout, Verdict("correct"), reward)
 
 
@@ -41,9 +41,9 @@ def test_response_tokens_are_predicted_from_the_position_before():
     """verl 1758: off by one, a critic's mask or a policy's, trains on the wrong token."""
     padded = Padded.lay_out(BATCH)
     assert padded.ids.tolist() == [[1, 2, 10, 11, 12], [1, 2, 13, 0, 0], [3, 14, 15, 0, 0]]
-    assert padded.where.tolist() == [1, 2, 3, 6, 10, 11]
+    assert padded.logit_positions.tolist() == [1, 2, 3, 6, 10, 11]
     assert padded.targets.tolist() == [10, 11, 12, 13, 14, 15]
-    assert padded.ids.flatten()[padded.where].tolist() == [2, 10, 11, 2, 3, 14]
+    assert padded.ids.flatten()[padded.logit_positions].tolist() == [2, 10, 11, 2, 3, 14]
 
 
 def test_padding_there_and_back():

@@ -120,11 +120,11 @@ def test_dry_run_says_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
         "sequences 8,192 = 1,024 prompts x 8 responses",
         "optimiser steps 64 of 128 sequences (16 prompts' worth), 1 pass over the batch",
         "response tokens at most 24,576,000",
-        "problems 8,521",
+        "problems 8,521; prompts longer than",
         "steps 166",
         "optimiser steps 10,624",
-        "a pass's incomplete last batch runs on into the next",
-        "left over 436 prompts of the last pass",
+        "an incomplete last batch of a pass is filled from the next pass",
+        "unused prompts 436 of the last pass",
         "actor 7,615,616,512 parameters",
         "critic 7,070,622,721 parameters",
         "reference 7,615,616,512 parameters",
@@ -143,7 +143,7 @@ def test_dry_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_dry_run_of_a_model_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
     printed = output(capsys, "train", "quickstart", "--dry-run", "--set", "model.path=somebody/some-model")
-    assert "size unknown until the model is here" in printed
+    assert "size unknown until the model is downloaded" in printed
     assert "GiB" not in printed
 
 
@@ -196,7 +196,7 @@ def test_sample(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.startswith(told["prompt"])
     for number, response in enumerate(told["responses"], 1):
         truncated = ", truncated" if response["finish_reason"] == "length" else ""
-        head = f"--- {number} of 2: no boxed answer, no_answer, {response['tokens']} tokens{truncated}"
+        head = f"--- {number} of 2: no answer (no box), no_answer, {response['tokens']} tokens{truncated}"
         assert f"{head}\n{response['text']}" in shown
 
 

@@ -125,7 +125,7 @@ def test_labels_are_the_least_that_tells_apart():
     [
         (["paper:simplerl"], "two things to compare"),
         (["paper:simplerl", "paper:simplrl"], "no published row 'simplrl'; did you mean simplerl"),
-        (["paper:simplerl", "nowhere/at-all"], "nowhere/at-all is no folder."),
+        (["paper:simplerl", "nowhere/at-all"], "nowhere/at-all is not a folder."),
     ],
 )
 def test_mistakes_are_said_with_what_to_do(arguments, words, capsys):

@@ -14,19 +14,19 @@ MINE = "or your own file named by `path`."
 CASES = {
     "unknown key of a plug-in": (
         "algorithm.gama=0.9",
-        "algorithm.gama=0.9: there is no such setting; did you mean 'gamma'?",
+        "algorithm.gama=0.9: unknown setting; did you mean 'gamma'?",
     ),
     "unknown key of a source": (
         "data.source.sise=10",
-        "data.source.sise=10: there is no such setting; did you mean 'size'?",
+        "data.source.sise=10: unknown setting; did you mean 'size'?",
     ),
     "unknown key in a list": (
         "eval.sets=[{name='math500', limt=3}]",
-        "eval.sets.0.limt=3: there is no such setting; did you mean 'limit'?",
+        "eval.sets.0.limt=3: unknown setting; did you mean 'limit'?",
     ),
     "a value is no table": ("seed.x=3", "--set 'seed.x=3': seed=0 is a value and has no settings of its own"),
-    "unknown key": ("train.stepz=3", "train.stepz=3: there is no such setting; did you mean 'steps'?"),
-    "unknown table": ("trian.steps=3", "trian={'steps': 3}: there is no such setting; did you mean 'train'?"),
+    "unknown key": ("train.stepz=3", "train.stepz=3: unknown setting; did you mean 'steps'?"),
+    "unknown table": ("trian.steps=3", "trian={'steps': 3}: unknown setting; did you mean 'train'?"),
     "not a number": (
         "train.steps=many",
         "train.steps='many': Input should be a valid integer, unable to parse string as an integer",

@@ -62,7 +62,7 @@ class Stub(math.MathVerifier):
         super().__init__("evaluation")
         self.verdict, self.closed = verdict, 0
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
+    def submit_response(self, response: str, gold: str) -> Future[Verdict]:
         assert self.verdict is not None
         return done(self.verdict)
 
@@ -144,7 +144,9 @@ def test_no_more_rows_are_held_than_wait_at_a_time(stub: Stub, monkeypatch: pyte
 
     with ThreadPoolExecutor(1) as threads:
         futures: list[Future[Verdict]] = []
-        monkeypatch.setattr(stub, "submit", lambda text, _: futures.append(threads.submit(judge, text)) or futures[-1])
+        monkeypatch.setattr(
+            stub, "submit_response", lambda text, _: futures.append(threads.submit(judge, text)) or futures[-1]
+        )
         judged = [(row.id, verdict.extracted) for row, verdict in grading.judged(rows(), stub)]
     assert judged == [(n, str(n)) for n in range(50)]
 
@@ -245,7 +247,7 @@ def test_a_line_that_cannot_be_read_is_named_and_nothing_is_half_written(
 def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = gzip.compress((GOOD + "\n").encode() * 50)
     for name, content, said in [
-        ("latin.jsonl", '{"pred": "é"}'.encode("latin-1"), "is not UTF-8"),
+        ("latin.jsonl", '{"pred": "é"}'.encode("latin-1"), "line 1 is not UTF-8: byte 10 is 0xe9"),
         ("torn.jsonl.gz", packed[:-9], "is damaged"),
         ("flipped.jsonl.gz", packed[:20] + b"\xff\xff" + packed[22:], "is damaged"),
         ("plain.jsonl.gz", GOOD.encode(), "is damaged: Not a gzipped file"),
@@ -254,7 +256,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
         (tmp_path / name).write_bytes(content)
         for extra in ((), ("--audit",)):
             error = mistake(capsys, tmp_path / name, *extra)
-            assert error.startswith(f"error: {tmp_path / name} ") and (said in error or "no responses" in error)
+            assert error.startswith((f"error: {tmp_path / name} ", f"error: {tmp_path / name}, line 1 ")) and (
+                said in error or "no responses" in error
+            )
     assert "cannot be read: No such file" in mistake(capsys, tmp_path / "none.jsonl")
     assert "cannot be read: Is a directory" in mistake(capsys, tmp_path)
 

@@ -1,4 +1,4 @@
-"""What is said of nodes that differ, or do not see the run's folder: real reports, some changed on the way."""
+"""Checks of nodes: real reports of this machine, changed by the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from simplerl.cluster import check, ray
-from simplerl.cluster.report import report
+from simplerl.cluster.report import folder_state, node_report
 from simplerl.errors import ClusterError
 
 pytestmark = pytest.mark.unit
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.unit
 SILENT: dict[str, Any] = {}
 
 
-class Place:
-    """Stands for a placement: learners on one node, engines on another and on one with both."""
+class FakePlacement:
+    """Learners on the nodes "learner" and "both", engines on "engine" and "both"."""
 
     def nodes(self) -> tuple[set[str], set[str]]:
         return {"learner", "both"}, {"engine", "both"}
@@ -30,10 +30,10 @@ class Place:
 
 @pytest.fixture
 def nodes(monkeypatch: Any) -> dict[str, dict[str, Any]]:
-    """What the nodes differ in from this one; a test writes into it."""
+    """Changes to the nodes' reports, by node. SILENT: the node does not report. A test fills it."""
     changes: dict[str, dict[str, Any]] = {}
 
-    def on_each(nodes: set[str], function: Any, *arguments: Any, seconds: float) -> dict[str, Any]:
+    def run_on_nodes(nodes: set[str], function: Any, *arguments: Any, seconds: float) -> dict[str, Any]:
         found = {}
         for node in sorted(nodes):
             own = function(*arguments)
@@ -44,51 +44,49 @@ def nodes(monkeypatch: Any) -> dict[str, dict[str, Any]]:
             found[node] = own | {"host": node} | change | {"versions": versions}
         return found
 
-    monkeypatch.setattr(ray, "on_each", on_each)
-    monkeypatch.setattr(ray, "nodes", lambda: {"learner", "engine", "both"})
-    monkeypatch.setattr(ray, "host", lambda node: node)
+    monkeypatch.setattr(ray, "run_on_nodes", run_on_nodes)
+    monkeypatch.setattr(ray, "alive_nodes", lambda: {"learner", "engine", "both"})
+    monkeypatch.setattr(ray, "host_name", lambda node: node)
     return changes
 
 
-def said(folder: Path, packages: tuple[str, ...] = (), model: str = "") -> str:
+def error_text(folder: Path, packages: tuple[str, ...] = (), model: str = "") -> str:
     with pytest.raises(ClusterError) as error:
-        check.check(Place(), folder, packages, model)  # type: ignore[arg-type]
-    assert list(folder.iterdir()) == [], "the token's file is taken away"
+        check.check_nodes(FakePlacement(), folder, packages, model)  # type: ignore[arg-type]
+    assert list(folder.iterdir()) == [], "the token file must be deleted"
     return str(error.value)
 
 
-def test_nodes_like_this_one_are_right(nodes: Any, tmp_path: Path) -> None:
-    check.check(Place(), tmp_path, (), str(tmp_path))  # type: ignore[arg-type]
+def test_nodes_equal_to_this_one_pass(nodes: Any, tmp_path: Path) -> None:
+    check.check_nodes(FakePlacement(), tmp_path, (), str(tmp_path))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_that_is_there_and_says_nothing_is_named_and_one_that_went_away_is_not(
-    nodes: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_silent_node_is_an_error_unless_it_has_left_the_cluster(nodes: Any, tmp_path: Path, monkeypatch: Any) -> None:
     nodes["engine"] = SILENT
-    assert said(tmp_path).startswith("node engine did not report within 60 s; look at it")
-    monkeypatch.setattr(ray, "nodes", lambda: {"learner", "both"})
-    check.check(Place(), tmp_path, (), "")  # type: ignore[arg-type]
+    assert error_text(tmp_path).startswith("node engine did not report within 60 s; check it")
+    monkeypatch.setattr(ray, "alive_nodes", lambda: {"learner", "both"})
+    check.check_nodes(FakePlacement(), tmp_path, (), "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("package", ["python", "simplerl", "torch", "transformers"])
-def test_another_release_is_said_with_both(nodes: Any, tmp_path: Path, package: str) -> None:
-    here = report(check.PACKAGES, "", "", "")
+def test_another_release_is_an_error_that_names_both(nodes: Any, tmp_path: Path, package: str) -> None:
+    here = node_report(check.PACKAGES, "", "", "")
     nodes["learner"] = {"versions": {package: "0.0.1"}}
-    assert said(tmp_path) == (
+    assert error_text(tmp_path) == (
         f"node learner has {package} 0.0.1, {here['host']} has {here['versions'][package]}; "
-        "install the same release on all"
+        "install the same release on all nodes"
     )
 
 
-def test_what_only_engines_need_is_compared_among_them_where_the_driver_lacks_it(nodes: Any, tmp_path: Path) -> None:
+def test_engine_packages_that_the_driver_lacks_are_compared_between_engines(nodes: Any, tmp_path: Path) -> None:
     nodes["both"] = {"versions": {"enginelib": "1.2.3"}}
     nodes["engine"] = {"versions": {"enginelib": "1.2.4"}}
-    assert said(tmp_path, ("enginelib",)).startswith("node engine has enginelib 1.2.4, both has 1.2.3; ")
+    assert error_text(tmp_path, ("enginelib",)).startswith("node engine has enginelib 1.2.4, both has 1.2.3; ")
     nodes["engine"] = {}
-    assert said(tmp_path, ("enginelib",)).startswith("node engine has enginelib not at all, both has 1.2.3; ")
-    nodes["both"] = {}  # nobody has it: the engine itself says so better
-    check.check(Place(), tmp_path, ("enginelib",), "")  # type: ignore[arg-type]
+    assert error_text(tmp_path, ("enginelib",)).startswith("node engine has no enginelib, both has 1.2.3; ")
+    nodes["both"] = {}  # no node has it: building the engine gives a better error
+    check.check_nodes(FakePlacement(), tmp_path, ("enginelib",), "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -99,35 +97,32 @@ def test_what_only_engines_need_is_compared_among_them_where_the_driver_lacks_it
         ("read-only", "may not write"),
     ],
 )
-def test_learners_must_share_the_folder_and_engines_need_not(nodes: Any, tmp_path: Path, state: str, text: str) -> None:
+def test_learners_must_share_the_run_folder_engines_need_not(nodes: Any, tmp_path: Path, state: str, text: str) -> None:
     nodes["engine"] = {"folder": state}
-    check.check(Place(), tmp_path, (), "")  # type: ignore[arg-type]
+    check.check_nodes(FakePlacement(), tmp_path, (), "")  # type: ignore[arg-type]
     nodes["both"] = {"folder": state}
-    message = said(tmp_path)
+    message = error_text(tmp_path)
     assert message.startswith(f"node both {text}") and str(tmp_path) in message and "--run-dir" in message
     assert "\n" not in message
 
 
-def test_all_must_see_a_model_in_a_folder(nodes: Any, tmp_path: Path) -> None:
+def test_every_node_must_see_the_model_folder(nodes: Any, tmp_path: Path) -> None:
     nodes["engine"] = {"model": False}
-    assert said(tmp_path, model="/models/7b").count("does not see the model's folder, model.path=/models/7b") == 3
+    assert error_text(tmp_path, model="/models/7b").count("does not see the model's folder, model.path=/models/7b") == 3
 
 
-def test_what_a_process_says_of_a_folder(tmp_path: Path) -> None:
-    def state(folder: Path, token: str) -> str:
-        return report((), str(folder), token, "")["folder"]
-
-    with check.token_in(tmp_path) as token:
-        assert state(tmp_path, token) == "shared"
-        other = tmp_path / "other"
-        assert state(other, token) == "missing"
+def test_the_token_file_shows_which_folders_are_shared(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with check.token_file(tmp_path) as token:
+        assert folder_state(str(tmp_path), token) == "shared"
+        assert folder_state(str(other), token) == "missing"
         other.mkdir()
-        assert state(other, token) == "another"
+        assert folder_state(str(other), token) == "another"
 
 
-def test_builds_of_one_release_are_alike(monkeypatch: Any) -> None:
+def test_builds_of_one_release_count_as_equal(monkeypatch: Any) -> None:
     monkeypatch.setattr("importlib.metadata.version", {"torch": "2.13.0+cu128"}.__getitem__)
-    assert report(("torch",), "", "", "")["versions"]["torch"] == "2.13.0"
+    assert node_report(("torch",), "", "", "")["versions"]["torch"] == "2.13.0"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
@@ -140,7 +135,7 @@ print(pickle.load(open(sys.argv[1], "rb"))(["simplerl"], "", "", "")["versions"]
     import ray.cloudpickle as cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules["simplerl.cluster.report"])
-    (tmp_path / "report").write_bytes(cloudpickle.dumps(report))
+    (tmp_path / "report").write_bytes(cloudpickle.dumps(node_report))
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "report"], capture_output=True, text=True)
     assert done.stdout.strip() == "None", done.stderr
-    assert pickle.loads(pickle.dumps(report)) is report
+    assert pickle.loads(pickle.dumps(node_report)) is node_report

@@ -1,8 +1,9 @@
-"""`cluster.transfer=direct`: where it is refused, and what learners and engines are told of it."""
+"""`cluster.transfer=direct`: the recipes that it refuses, how services are built for it, and the order of its calls."""
 
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from simplerl import plugins
 from simplerl.cluster import learner as cluster_learner
 from simplerl.cluster import ray
 from simplerl.cluster.placement import Placement
-from simplerl.cluster.transfer import DirectTransfer
+from simplerl.cluster.transfer import CHUNK, DirectTransfer
 from simplerl.config import Recipe, SFTRecipe, validate_recipe
+from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError
-from simplerl.estimate.engine_memory import CHUNK
 from simplerl.train.build import services
 
 pytestmark = pytest.mark.unit
@@ -41,16 +42,16 @@ def recipe(*, kind: str = "train", engine: Any = "vllm", model: Any = None, **cl
         ({"transfer": "nccl"}, r"cluster\.transfer"),
     ],
 )
-def test_it_is_refused_where_it_cannot_be(change: dict[str, Any], words: str) -> None:
+def test_a_recipe_that_cannot_transfer_directly_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         recipe(**change)
 
 
-def test_without_gpus_it_is_refused_before_anything_is_reserved(monkeypatch: Any, tmp_path: Any) -> None:
+def test_a_cluster_without_gpus_is_refused_before_any_reservation(monkeypatch: Any, tmp_path: Any) -> None:
     monkeypatch.setattr(services, "choose_device", lambda recipe: services.torch.device("cpu"))
     with (
-        pytest.raises(ConfigError, match="made for GPUs, and the cluster has none"),
-        services.reserved(recipe(), tmp_path),
+        pytest.raises(ConfigError, match=r"cluster\.transfer=direct needs GPUs, but the cluster has none"),
+        services.reserve_placement(recipe(), tmp_path),
     ):
         pass
 
@@ -64,108 +65,93 @@ def test_without_gpus_it_is_refused_before_anything_is_reserved(monkeypatch: Any
         ("vllm", {"transfer": "store"}, None),
     ],
 )
-def test_learners_and_engines_agree_on_how(
+def test_engine_and_learner_are_built_for_the_same_transfer(
     kind: str, engine: Any, cluster: dict[str, Any], transfer: str | None, monkeypatch: Any
 ) -> None:
+    """NCCL by default, CUDA IPC if a learner and an engine share a GPU. None: through the object store."""
     made = recipe(kind=kind, engine=engine, model={"dtype": "bfloat16"}, **cluster)
-    told: dict[str, Any] = {}
+    built: dict[str, Any] = {}
 
-    class Engines:
+    class FakeEngine(Engine):
+        can_sleep = True
+
+    class FakeEngineModule:
         @staticmethod
-        def build(*_: Any, transfer: str | None = None, **others: Any) -> Any:
-            told["engine"] = transfer
-            return Engines()
+        def build(*_: Any, transfer: str | None = None, **others: Any) -> Engine:
+            built["engine"] = transfer
+            return FakeEngine()
 
-        def sleep(self) -> None: ...
-
-    class Learner:
-        def __init__(self, *_: Any, direct: Any, **others: Any) -> None:
-            told["learner"] = direct
-
-    monkeypatch.setattr(plugins, "load", lambda *_: Engines)
+    monkeypatch.setattr(plugins, "load", lambda *_: FakeEngineModule)
     monkeypatch.setattr(services, "resolve_model_path", lambda path: path)
-    monkeypatch.setattr(cluster_learner, "RemoteLearner", Learner)
+    monkeypatch.setattr(
+        cluster_learner, "RemoteLearner", lambda *_, direct, **others: built.setdefault("learner", direct)
+    )
     cuda = services.torch.device("cuda")
     services.build_engine(made, None, cuda)  # type: ignore[arg-type]
-    services.placed_learner(made, None, 1, cuda, Placement())  # type: ignore[arg-type]
-    assert told["engine"] == transfer
+    services.place_learner(made, None, 1, cuda, Placement())  # type: ignore[arg-type]
+    assert built["engine"] == transfer
     if transfer is None:
-        assert told["learner"] is None
+        assert built["learner"] is None
     else:
-        direct: partial[Any] = told["learner"]
+        direct: partial[Any] = built["learner"]
         assert (direct.func, direct.keywords) == (
             DirectTransfer,
-            {"kind": transfer, "dtype": "bfloat16", "waits": True},
+            {"kind": transfer, "dtype": "bfloat16", "keeps_weights": True},
         )
 
 
-def test_with_rollouts_ahead_the_learner_does_not_wait(monkeypatch: Any) -> None:
-    kept: dict[str, Any] = {}
-    monkeypatch.setattr(cluster_learner, "RemoteLearner", lambda *_, direct, **others: kept.update(direct.keywords))
-    ahead = Recipe.model_validate(recipe().model_dump() | {"train": {"staleness": 1}})
-    services.placed_learner(ahead, None, 1, services.torch.device("cuda"), Placement())  # type: ignore[arg-type]
-    assert kept["waits"] is False
-
-
-def test_a_chunk_has_room_for_the_largest_weight(monkeypatch: Any) -> None:
-    """IPC copies every weight into one buffer. 152,064 x 3,584 in bfloat16 are 1,089,994,752 bytes."""
-    for shapes, size in (({"a": (4, 4)}, CHUNK), ({"a": (4, 4), "embed": (152_064, 3_584)}, 1_089_994_752)):
-        monkeypatch.setattr("simplerl.cluster.ray.answer", lambda actor, reference, shapes=shapes: shapes)
-        monkeypatch.setattr("simplerl.cluster.ray.Actor.call", lambda *_: None)
-        direct = DirectTransfer([object.__new__(cluster_learner.Actor)], "ipc", "bfloat16", waits=True)
-        assert direct._room == size
+def test_a_learner_with_stale_rollouts_does_not_keep_the_weights_it_sent(monkeypatch: Any) -> None:
+    """It updates while engines still sample, so a restarted engine cannot get the same weights again."""
+    built: dict[str, Any] = {}
+    monkeypatch.setattr(cluster_learner, "RemoteLearner", lambda *_, direct, **others: built.update(direct.keywords))
+    stale = Recipe.model_validate(recipe().model_dump() | {"train": {"staleness": 1}})
+    services.place_learner(stale, None, 1, services.torch.device("cuda"), Placement())  # type: ignore[arg-type]
+    assert built["keeps_weights"] is False
 
 
 @pytest.mark.parametrize(
-    ("kind", "order"),
-    [
-        (
-            "nccl",
-            [
-                "rank init_transfer",
-                "engine init_transfer",
-                "engine begin_update",
-                "rank send",
-                "engine receive_weights",
-                "engine finish_update",
-            ],
-        ),
-        (
-            "ipc",
-            [
-                "rank init_transfer",
-                "engine init_transfer",
-                "rank free",
-                "engine begin_update",
-                "rank send",
-                "engine finish_update",
-            ],
-        ),
-    ],
+    ("shapes", "size"),
+    [({"a": (4, 4)}, CHUNK), ({"a": (4, 4), "embed": (152_064, 3_584)}, 1_089_994_752)],
+    ids=["small", "Qwen2.5-7B"],
 )
-def test_who_is_told_what_and_when(kind: Any, order: list[str], monkeypatch: Any) -> None:
-    """On a GPU of both the learner gives memory back before the engine wakes; IPC's chunks come from the learner."""
-    told: list[str] = []
+def test_the_ipc_buffer_holds_the_largest_weight(shapes: dict[str, tuple[int, ...]], size: int) -> None:
+    """IPC copies every weight into one buffer. 152,064 x 3,584 in bfloat16 are 1,089,994,752 bytes."""
+    rank: Any = SimpleNamespace(call=lambda *_: shapes)
+    assert DirectTransfer([rank], "ipc", "bfloat16", keeps_weights=True)._ipc_buffer_bytes == size
 
-    class Process:
+
+GROUP = ["rank init_transfer", "engine init_transfer"]
+NCCL = ["engine begin_update", "rank send", "engine receive_weights", "engine finish_update"]
+IPC = ["rank free_cached_memory", "engine begin_update", "rank send", "engine finish_update"]
+
+
+@pytest.mark.parametrize(("kind", "sync"), [("nccl", NCCL), ("ipc", IPC)])
+def test_the_calls_of_a_weight_sync_and_their_order(kind: Any, sync: list[str], monkeypatch: Any) -> None:
+    """The order is the contract of `Receiver`, and engines that keep it are other people's plug-ins.
+
+    With IPC the rank must free memory before `begin_update`, which wakes the engine on the same GPU, and it calls
+    `receive_weights` itself while it sends. The group is formed once, and again for a restarted engine.
+    """
+    calls: list[str] = []
+
+    class FakeActor:
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def call(self, method: str, *_: Any) -> str:
-            told.append(f"{self.name} {method}")
-            return method
+        def submit(self, method: str, *_: Any) -> None:
+            calls.append(f"{self.name} {method}")
 
-    def all_of(actors: list[Process], method: str, *_: Any) -> None:
+        def call(self, method: str, *_: Any) -> Any:
+            return {"run": {"w": (2, 2)}, "address": "h:1"}[method]
+
+    def call_all(actors: list[FakeActor], method: str, *_: Any) -> None:
         for actor in actors:
-            actor.call(method)
+            actor.submit(method)
 
-    monkeypatch.setattr(ray, "answer", lambda actor, reference: {"run": {"w": (2, 2)}, "address": "h:1"}[reference])
-    monkeypatch.setattr(ray, "answers", lambda actors, references: None)
-    monkeypatch.setattr(ray, "all_of", all_of)
-    engine: Any = Process("engine")
-    direct = DirectTransfer([Process("rank")], kind, "float32", waits=True)  # type: ignore[list-item]
-    direct.send([engine], 1)
-    assert [each for each in told if each not in ("rank run", "rank address")] == order
-    told.clear()
-    direct.send([engine], 2)
-    assert told == [each for each in order if "init_transfer" not in each], "they have met"
+    monkeypatch.setattr(ray, "results_of", lambda actors, references: None)
+    monkeypatch.setattr(ray, "call_all", call_all)
+    rank, engine, restarted = (FakeActor(name) for name in ("rank", "engine", "engine"))
+    direct = DirectTransfer([rank], kind, "float32", keeps_weights=True)  # type: ignore[list-item]
+    for engines in ([engine], [engine], [restarted]):
+        direct.send(engines, 1)  # type: ignore[arg-type]
+    assert calls == [*GROUP, *sync, *sync, *GROUP, *sync]

@@ -1,4 +1,4 @@
-"""The view shows a run; no text of a model's reaches the terminal as a command, and no terminal stops a run."""
+"""The display of a run: text of responses never controls the terminal, and a broken terminal never stops a run."""
 
 import io
 import os
@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from simplerl.train.console import SFT_COLUMNS, LiveView, PlainView, clean, make_view
+from simplerl.train.console import SFT_COLUMNS, LiveDisplay, PlainDisplay, make_display, make_printable
 
 METRICS = {
     "step": 5,
@@ -24,25 +24,25 @@ EVAL |= {"accuracy_low": 0.358, "accuracy_high": 0.443}
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] [/] \u202erev \ud800 \x9b2J \r over\u2028line"
 
 
-def drive(view):
-    with view:
-        view.phase("rollout", total=256)
-        view.advance(100)
-        view.step_done(5, METRICS)
-        view.eval_done([EVAL])
-        view.sample(f"{HOSTILE}?", HOSTILE, HOSTILE, "correct", 1.0)
-        view.notice(f"checkpoint {HOSTILE} is torn")
+def drive(display):
+    with display:
+        display.start_phase("rollout", total=256)
+        display.advance(100)
+        display.show_step(5, METRICS)
+        display.show_evals([EVAL])
+        display.show_sample(f"{HOSTILE}?", HOSTILE, HOSTILE, "correct", 1.0)
+        display.show_notice(f"checkpoint {HOSTILE} is torn")
 
 
 def live(width=110, height=40):
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=width, height=height)
-    return LiveView(20, 4, console), file
+    return LiveDisplay(20, 4, console), file
 
 
-def test_plain_output_is_one_line_per_step_and_no_control_character():
+def test_plain_output_has_one_line_per_step_and_no_control_character():
     file = io.StringIO()
-    drive(PlainView(20, done=4, file=file))
+    drive(PlainDisplay(20, steps_done=4, file=file))
 
     lines = file.getvalue().split("\n")
     start = "step 5/20  reward +0.250  accuracy 40.5%  length 68  code 50.0%  checks 7.5%  seconds 3.2  left "
@@ -52,12 +52,12 @@ def test_plain_output_is_one_line_per_step_and_no_control_character():
     assert "[bold]x[/bold]" in file.getvalue(), "markup is shown, not interpreted"
 
 
-def test_a_fine_tuning_run_is_shown_by_its_loss():
+def test_a_fine_tuning_run_shows_its_loss():
     metrics = {"loss/sft": 0.12345, "entropy": 0.5, "length/mean": 104.0, "epoch": 1.5, "time/total": 2.0}
     file = io.StringIO()
-    with PlainView(20, file=file, columns=SFT_COLUMNS) as view:
-        view.step_done(1, metrics)
-        view.validated(1, 0.25)
+    with PlainDisplay(20, file=file, columns=SFT_COLUMNS) as display:
+        display.show_step(1, metrics)
+        display.show_validation(1, 0.25)
     lines = file.getvalue().splitlines()
     assert lines[0].startswith(
         "step 1/20  loss 0.1235  entropy 0.500  norm -  length 104  epoch 1.50  seconds 2.0  left "
@@ -67,15 +67,15 @@ def test_a_fine_tuning_run_is_shown_by_its_loss():
     page, file = live()
     page._columns = SFT_COLUMNS
     with page:
-        page.step_done(1, metrics)
-        page.validated(1, 0.25)
+        page.show_step(1, metrics)
+        page.show_validation(1, 0.25)
     for text in ("loss", "0.1235", "validation at step 1: loss 0.2500"):
         assert text in file.getvalue(), text
 
 
-def test_the_live_page_shows_the_step_the_sample_and_the_notice_and_neutralises_the_text():
-    view, file = live()
-    drive(view)
+def test_the_live_page_shows_step_sample_and_notice_without_control_characters():
+    display, file = live()
+    drive(display)
     shown = file.getvalue()
     for text in ("5/20", "100/256", "40.5%", "math500", "correct, reward +1", "[bold]x[/bold]", "torn"):
         assert text in shown, text
@@ -85,44 +85,44 @@ def test_the_live_page_shows_the_step_the_sample_and_the_notice_and_neutralises_
     assert "\r over" not in shown
 
 
-def test_the_cursor_comes_back_after_an_error():
-    view, file = live()
-    with pytest.raises(KeyboardInterrupt), view:
+def test_the_cursor_is_visible_again_after_an_error():
+    display, file = live()
+    with pytest.raises(KeyboardInterrupt), display:
         raise KeyboardInterrupt
     assert file.getvalue().rstrip("\n").endswith("\x1b[?25h")
 
 
-def test_the_page_fits_its_terminal():
-    view, file = live(width=60, height=24)
-    drive(view)
+def test_the_live_page_is_no_wider_than_its_terminal():
+    display, file = live(width=60, height=24)
+    drive(display)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-JL-Za-z]", "", file.getvalue())  # all but "erase line", where a redraw begins
     assert max(map(len, re.split(r"[\r\n]|\x1b\[2K", shown))) <= 60
 
 
-def test_the_page_can_be_drawn_while_steps_arrive():
-    view, _ = live()
+def test_the_live_page_can_be_drawn_while_steps_arrive():
+    display, _ = live()
     stop, errors = threading.Event(), []
 
     def draw():
         while not stop.is_set():
             try:
-                view._console.render_lines(view._page())
+                display._console.render_lines(display._page())
             except Exception as error:
                 errors.append(error)
 
     thread = threading.Thread(target=draw)
     thread.start()
     for step in range(300):
-        view.step_done(step, METRICS)
-        view.phase("update", total=step)
+        display.show_step(step, METRICS)
+        display.start_phase("update", total=step)
     stop.set()
     thread.join()
     assert errors == []
 
 
-@pytest.mark.parametrize(("plain", "kind"), [(None, PlainView), (True, PlainView), (False, LiveView)])
+@pytest.mark.parametrize(("plain", "kind"), [(None, PlainDisplay), (True, PlainDisplay), (False, LiveDisplay)])
 def test_the_view_is_plain_unless_on_a_terminal(plain, kind):
-    assert isinstance(make_view(3, plain, file=io.StringIO()), kind)
+    assert isinstance(make_display(3, plain, file=io.StringIO()), kind)
 
 
 def test_the_view_is_live_on_a_terminal(monkeypatch):
@@ -131,38 +131,38 @@ def test_the_view_is_live_on_a_terminal(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     leader, follower = os.openpty()
     with open(follower, "w") as file:
-        assert isinstance(make_view(3, file=file), LiveView)
+        assert isinstance(make_display(3, file=file), LiveDisplay)
         monkeypatch.setenv("TERM", "dumb")
-        assert isinstance(make_view(3, file=file), PlainView)
+        assert isinstance(make_display(3, file=file), PlainDisplay)
     os.close(leader)
 
 
-def test_samples_come_now_and_then():
+def test_samples_are_shown_at_intervals():
     file = io.StringIO()
-    view = PlainView(3, file=file)
+    display = PlainDisplay(3, file=file)
     for _ in range(5):
-        view.sample("q", "4", "text", "wrong", -0.5)
+        display.show_sample("q", "4", "text", "wrong", -0.5)
     assert file.getvalue().count("sample") == 1
     assert "sample, wrong, reward -0.5, gold 4" in file.getvalue()
 
 
-def test_a_long_phase_says_where_it_is():
+def test_a_long_phase_shows_its_progress():
     file = io.StringIO()
-    view = PlainView(3, done=1, file=file, quiet_seconds=0)
-    view.phase("rollout", total=256)
-    view.advance(128)
+    display = PlainDisplay(3, steps_done=1, file=file, quiet_seconds=0)
+    display.start_phase("rollout", total=256)
+    display.advance(128)
     assert file.getvalue() == "  step 2 rollout: 128 of 256\n"
 
 
-def test_a_line_of_a_response_cannot_pass_for_a_line_of_ours():
+def test_no_line_of_a_response_looks_like_a_step():
     file = io.StringIO()
-    view = PlainView(3, file=file)
-    view.sample("q", "4", "x\nstep 9/9  reward +1.000", "wrong", -0.5)
-    view.notice("x\nstep 9/9")
+    display = PlainDisplay(3, file=file)
+    display.show_sample("q", "4", "x\nstep 9/9  reward +1.000", "wrong", -0.5)
+    display.show_notice("x\nstep 9/9")
     assert [line for line in file.getvalue().split("\n") if line.startswith("step")] == []
 
 
-def test_a_reader_that_went_away_does_not_stop_the_run():
+def test_a_closed_output_does_not_stop_the_run():
     class Gone(io.StringIO):
         writes = 0
 
@@ -172,12 +172,12 @@ def test_a_reader_that_went_away_does_not_stop_the_run():
 
     gone, closed = Gone(), io.StringIO()
     closed.close()
-    drive(PlainView(3, file=gone))
-    drive(PlainView(3, file=closed))
+    drive(PlainDisplay(3, file=gone))
+    drive(PlainDisplay(3, file=closed))
     assert gone.writes == 1
 
 
-def test_a_signal_handler_may_speak_while_a_line_is_being_written():
+def test_a_signal_handler_may_print_while_a_line_is_being_written():
     class Busy(io.StringIO):
         busy = True
 
@@ -187,38 +187,38 @@ def test_a_signal_handler_may_speak_while_a_line_is_being_written():
             return super().write(text)
 
     file = Busy()
-    view = PlainView(3, file=file)
-    view.notice("lost")
+    display = PlainDisplay(3, file=file)
+    display.show_notice("lost")
     file.busy = False
-    view.notice("seen")
+    display.show_notice("seen")
     assert file.getvalue() == "note: seen\n"
 
 
-def test_a_resumed_run_begins_where_it_was():
-    view, file = live()
-    with view:
-        view.resumed(7)
+def test_a_resumed_run_starts_at_its_last_step():
+    display, file = live()
+    with display:
+        display.resume(7)
     assert " 7/20" in file.getvalue()
 
 
-def test_an_output_that_knows_no_unicode_gets_question_marks():
+def test_characters_that_the_output_cannot_encode_become_question_marks():
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
-    PlainView(3, file=file).notice("größer 🦜")
+    PlainDisplay(3, file=file).show_notice("größer 🦜")
     assert raw.getvalue() == b"note: gr??er ?\n"
 
 
-def test_time_left_counts_this_session_only(monkeypatch):
+def test_time_left_is_estimated_from_this_session_only(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("simplerl.train.console.time.monotonic", lambda: now[0])
     file = io.StringIO()
-    view = PlainView(100, file=file)
+    display = PlainDisplay(100, file=file)
     now[0] += 500  # models are loaded
-    view.resumed(40)
+    display.resume(40)
     now[0] += 20
-    view.step_done(42, {})  # 10 s a step, 58 to go
+    display.show_step(42, {})  # 10 s a step, 58 to go
     assert file.getvalue().rstrip().endswith("left 9:40")
-    view.step_done(100, {"reward/mean": float("nan")})
+    display.show_step(100, {"reward/mean": float("nan")})
     assert file.getvalue().rstrip().endswith("left 0:00") and "reward +nan" in file.getvalue()
 
 
@@ -234,4 +234,4 @@ def test_time_left_counts_this_session_only(monkeypatch):
     ],
 )
 def test_clean(text, limit, shown):
-    assert clean(text, limit) == shown
+    assert make_printable(text, limit) == shown

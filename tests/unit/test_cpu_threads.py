@@ -1,4 +1,4 @@
-"""Lanes: what runs where depends on places alone, failures come out, nothing goes on after them."""
+"""CPU threads: indices alone decide what runs where; failures are raised and stop the other threads."""
 
 import threading
 import time
@@ -6,32 +6,32 @@ import time
 import pytest
 import torch
 
-from simplerl.cpu.threads import CPUThreads, thread_count
+from simplerl.cpu import CPUThreads, thread_count
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_results_come_in_the_order_of_the_items(count):
     cpu_threads = CPUThreads(count)
 
-    def work(thread, item):
+    def work(thread_index, item):
         time.sleep(0.002 * (7 - item))
-        return thread, item
+        return thread_index, item
 
     assert cpu_threads.map(work, range(7)) == [(item % count, item) for item in range(7)]
     assert cpu_threads.map(work, []) == []
     cpu_threads.close()
 
 
-def test_lanes_really_run_side_by_side():
+def test_threads_run_side_by_side():
     cpu_threads, both = CPUThreads(2), threading.Barrier(2, timeout=20)
-    assert cpu_threads.map(lambda thread, item: both.wait() >= 0, [0, 1]) == [True, True]
+    assert cpu_threads.map(lambda thread_index, item: both.wait() >= 0, [0, 1]) == [True, True]
     cpu_threads.close()
 
 
-def test_the_first_failure_comes_out_and_no_lane_goes_on():
+def test_the_first_failure_is_raised_and_every_thread_stops():
     cpu_threads, done = CPUThreads(2), []
 
-    def work(thread, item):
+    def work(thread_index, item):
         if item == 1:
             raise ValueError("item 1")
         time.sleep(0.05)
@@ -40,7 +40,7 @@ def test_the_first_failure_comes_out_and_no_lane_goes_on():
     with pytest.raises(ValueError, match="item 1"):
         cpu_threads.map(work, range(40))
     assert len(done) < 20
-    assert cpu_threads.map(lambda thread, item: item, [5, 6]) == [5, 6]
+    assert cpu_threads.map(lambda thread_index, item: item, [5, 6]) == [5, 6]
     cpu_threads.close()
 
 
@@ -96,15 +96,15 @@ def test_whoever_stops_listening_stops_the_streams():
     cpu_threads.close()
 
 
-def test_each_lane_has_its_share_of_the_threads():
+def test_each_thread_has_its_share_of_the_torch_threads():
     before = torch.get_num_threads()
     cpu_threads = CPUThreads(2)
-    assert cpu_threads.map(lambda thread, item: torch.get_num_threads(), [0, 1]) == [max(1, before // 2)] * 2
+    assert cpu_threads.map(lambda thread_index, item: torch.get_num_threads(), [0, 1]) == [max(1, before // 2)] * 2
     assert torch.get_num_threads() == before
     cpu_threads.close()
 
 
-def test_how_many_lanes():
+def test_the_number_of_threads_if_none_is_set():
     assert thread_count(torch.device("cpu"), None) == min(8, torch.get_num_threads())
     assert thread_count(torch.device("cpu"), 3) == 3
     assert thread_count(torch.device("cuda"), None) == 1

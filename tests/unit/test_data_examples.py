@@ -102,11 +102,12 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer, tiny_model):
 
 
 def test_arithmetic_has_brief_right_solutions():
+    from simplerl.types import Rollout
     from simplerl.verifiers import math
 
     problems = load_source(source_config("arithmetic", ["size=200"]))
     verifier = math.build(math.Config())
-    verdicts = [verifier.verify(p.solution, p.answer).label for p in problems]
+    verdicts = [verifier.verify(p, Rollout.recorded(p, p.solution)).label for p in problems]
     verifier.close()
     assert set(verdicts) == {"correct"}
     assert "Wait" not in "".join(p.solution for p in problems)

@@ -11,8 +11,9 @@ import pytest
 from pyarrow import parquet
 
 from simplerl.data.base import load_problems, source_config
-from simplerl.data.rows import Keys, parse_jsonl, problems_from, read_table
+from simplerl.data.rows import Keys, problems_from, read_table
 from simplerl.errors import ConfigError, DataError
+from simplerl.storage.jsonl import parse_jsonl
 
 ROW = {"prompt": [{"content": "1+1?"}], "extra": {"gold": 2.0}, "difficulty": "Level 3", "uid": 7, "other": "kept"}
 KEYS = Keys(question="prompt.0.content", answer="extra.gold", level="difficulty", id="uid")
@@ -103,7 +104,8 @@ def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
 
 
 def test_blank_lines_are_no_rows() -> None:
-    assert parse_jsonl(b'\n{"a": 1}\r\n\n', Path("x")) == [{"a": 1}]
+    lines = b'\n{"a": 1}\r\n\n'.split(b"\n")
+    assert list(parse_jsonl(lines, Path("x"))) == [(2, {"a": 1})]
 
 
 def test_the_file_source_maps_keys_and_drops_what_cannot_be_trained_on(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_one_question_is_refused_and_the_others_are_answered(status: int) -> Non
         found = {each.id: each for each in answers(service, [asked(n) for n in range(5)], concurrency=2)}
     assert [each.finish_reason for _, each in sorted(found.items())] == ["stop", "stop", "refused", "stop", "stop"]
     reason = found["p2#0"].reason
-    assert reason is not None and f"it answered {status}" in reason and "too long" in reason
+    assert reason is not None and f"refused this request with {status}" in reason and "too long" in reason
     assert len(service.posted) == 5
 
 
@@ -227,12 +227,13 @@ def test_an_answer_of_no_use_is_asked_for_again_and_then_refused(bad: Reply) -> 
 
 
 @pytest.mark.parametrize(
-    "status, remedy", [(401, "Check the key"), (403, "Check the key"), (404, r"Check teacher\.url"), (409, "Mend it")]
+    "status, remedy",
+    [(401, "Check the key"), (403, "Check the key"), (404, r"Check teacher\.url"), (409, "Fix the service")],
 )
 def test_what_concerns_every_question_ends_the_run(status: int, remedy: str) -> None:
     with (
         Service(replies(Reply("no", status))) as service,
-        pytest.raises(RemoteError, match=rf"it answered {status} .*{remedy}.*the answers that arrived are kept"),
+        pytest.raises(RemoteError, match=rf"with {status} .*{remedy}.*the answers that arrived are kept"),
     ):
         answers(service, [asked(n) for n in range(50)], concurrency=1)
     assert len(service.posted) == 1
@@ -259,7 +260,7 @@ def test_refusals_between_answers_end_nothing() -> None:
 
 
 def test_a_stalled_question_does_not_hold_up_the_others() -> None:
-    with Service(by_question({0: Reply(how="stall")})) as service:
+    with Service(by_question({0: Reply(mode="stall")})) as service:
         teacher = teacher_of(service, concurrency=2)
         found = teacher.answer([asked(n) for n in range(10)])
         assert {next(found).id for _ in range(9)} == {f"p{n}#0" for n in range(1, 10)}

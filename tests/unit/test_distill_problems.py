@@ -46,7 +46,7 @@ def test_problems_of_a_benchmark_are_left_out_and_counted(tmp_path: Any) -> None
     assert [problem.question for problem in chosen.problems] == ["Mine?", "Mine too?"]
     assert chosen.left_out == 2
     assert chosen.overlap["arithmetic-test"] == {"exact": 1, "format-insensitive": 1, "13-gram": 0}
-    assert list(chosen.notices) == ["2 of 4 problems occur in a benchmark and are not asked"]
+    assert list(chosen.notices) == ["2 of 4 problems occur in a benchmark and are left out"]
     with pytest.raises(DataError, match=r"all 2 problems occur in a benchmark \(arithmetic-test\)"):
         source = file_of(tmp_path, rows[1:3])
         choose_problems(recipe_of(source=source, benchmarks=["arithmetic-test"]).data, 0)

@@ -15,7 +15,7 @@ from simplerl import plugins
 from simplerl.cli.main import run
 from simplerl.config import DistillRecipe, validate_recipe
 from simplerl.data.base import load_problems, source_config
-from simplerl.distill.folder import KEPT_COLUMNS, recipe_sha256
+from simplerl.distill.folder import KEPT_COLUMNS, DistillFolder, recipe_sha256
 from simplerl.distill.run import distill
 from simplerl.distill.teachers.base import short_name
 from simplerl.errors import ConfigError, DataError, EngineError, RemoteError, SimpleRLError
@@ -203,7 +203,7 @@ def test_answers_that_are_there_are_not_asked_for_again(settings: dict[str, Any]
         file.write(b'{"id":"c#0","problem_id":"c","samp')
     distill(recipe_of(settings), out, notice=said.append)
     assert Counter(asked(settings)) == Counter({f"{name}#{n}": 1 for name in "abcd" for n in (0, 1)}) | {"closed": 2}
-    assert said == ["3 of 8 answers are there already"]
+    assert said == ["3 of 8 answers are stored already"]
     whole = distill(recipe_of(settings), tmp_path / "whole")
     assert (out / "kept.jsonl").read_bytes() == whole.read_bytes()
     assert len(json.loads((out / "environment.json").read_text())) == 2
@@ -217,7 +217,7 @@ def test_killed_while_it_grades_it_needs_no_teacher(
         patch.setattr("simplerl.distill.run.graded", interrupt)
         said: list[str] = []
         distill(recipe_of(settings), out, notice=said.append)
-    assert said == [f"stopped; 8 of 8 answers are in {out}, and the same command goes on"]
+    assert said == [f"stopped; 8 of 8 answers are in {out}. Run the same command again to resume"]
     assert len(lines(distill(recipe_of(settings), out))) == 2
     assert asked(settings).count("closed") == 1
 
@@ -280,7 +280,7 @@ def test_a_data_set_that_changed_is_noticed(settings: dict[str, Any], tmp_path: 
 def test_one_process_at_a_time(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from simplerl.storage.files import locked
 
-    monkeypatch.setattr("simplerl.distill.run.locked", lambda folder: locked(folder, 0.1))
+    monkeypatch.setattr(DistillFolder, "lock", lambda folder: locked(folder.path, 0.1))
     with locked(tmp_path / "out"), pytest.raises(SimpleRLError, match="is in use by process"):
         distill(recipe_of(settings), tmp_path / "out")
 
@@ -288,8 +288,11 @@ def test_one_process_at_a_time(settings: dict[str, Any], tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     "body, fault",
     [
-        ("return", "8 of 8 questions were never answered, the first is a#0"),
-        ("yield said(asked[0]); yield said(asked[0])", "the teacher answered 'a#0', which it was not asked, or not t"),
+        ("return", "8 of 8 questions were never answered; the first is a#0"),
+        (
+            "yield said(asked[0]); yield said(asked[0])",
+            "the teacher answered 'a#0', which was not asked, or was answered b",
+        ),
     ],
 )
 def test_a_teacher_that_breaks_its_contract(settings: dict[str, Any], tmp_path: Path, body: str, fault: str) -> None:

@@ -21,14 +21,14 @@ def encode(tokenizer, text):
 
 
 def test_end_tokens_of_tokenizer_and_model(ends):
-    codes = ends.table([(), ("<end>",)])
+    codes = ends.codes([(), ("<end>",)])
     assert codes[0].nonzero().flatten().tolist() == [0, 1]
     assert codes[1].nonzero().flatten().tolist() == [0, 1, 2]
     assert codes[1][2] == END
 
 
 def test_only_tokens_with_its_last_character_can_complete_a_stop_string(ends, tokenizer):
-    codes = ends.table([("stop", "x#")])[0]
+    codes = ends.codes([("stop", "x#")])[0]
     suspects = [index for index, code in enumerate(codes.tolist()) if code == SUSPECT]
     assert tokenizer.convert_ids_to_tokens(suspects) == ["p", "#"]
 

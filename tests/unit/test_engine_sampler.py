@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from simplerl.engines._sampler import Settings, draw
+from simplerl.engines._sampler import SamplingTensors, draw_tokens
 
 # Probabilities 0.5, 0.25, 0, 0.125, 0.125: exact in float32, so the edges of the inverse are exact too.
 LOGITS = torch.tensor([math.log(0.5), math.log(0.25), -torch.inf, math.log(0.125), math.log(0.125)])
 
 
 def settings(rows, temperature=1.0, top_k=0, top_p=1.0, greedy=False):
-    return Settings(
+    return SamplingTensors(
         torch.full((rows,), temperature),
         torch.full((rows,), top_k, dtype=torch.long),
         torch.full((rows,), top_p),
@@ -23,7 +23,7 @@ def settings(rows, temperature=1.0, top_k=0, top_p=1.0, greedy=False):
 
 def draw_many(logits, uniforms, **how):
     rows = len(uniforms)
-    return draw(logits.expand(rows, -1), torch.as_tensor(uniforms, dtype=torch.float32), settings(rows, **how))
+    return draw_tokens(logits.expand(rows, -1), torch.as_tensor(uniforms, dtype=torch.float32), settings(rows, **how))
 
 
 def test_inverse_of_the_cumulative_distribution_by_hand():
@@ -69,16 +69,16 @@ def test_greedy_takes_the_likeliest_and_reports_temperature_one():
 def test_rows_do_not_depend_on_how_their_neighbours_sample():
     torch.manual_seed(0)
     logits, uniforms = torch.randn(4, 50) * 3, torch.rand(4)
-    mixed = Settings(
+    mixed = SamplingTensors(
         torch.tensor([1.0, 0.7, 1.0, 1.0]),
         torch.tensor([0, 0, 5, 0]),
         torch.tensor([1.0, 1.0, 1.0, 0.5]),
         torch.tensor([False, False, False, False]),
     )
-    tokens, logprobs = draw(logits, uniforms, mixed)
+    tokens, logprobs = draw_tokens(logits, uniforms, mixed)
     for row in range(4):
-        alone = Settings(*(field[row : row + 1] for field in mixed))
-        token, logprob = draw(
+        alone = SamplingTensors(*(field[row : row + 1] for field in mixed))
+        token, logprob = draw_tokens(
             logits[row : row + 1], uniforms[row : row + 1], alone, filtered=row >= 2, greedy=bool(row % 2)
         )
         assert token.item() == tokens[row].item()

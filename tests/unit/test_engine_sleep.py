@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import engine_models as tiny
 import pytest
 import torch
 
+from simplerl import plugins
 from simplerl.cluster.learner import RankWorker
 from simplerl.config import LoraConfig, Recipe, SFTRecipe, validate_recipe
 from simplerl.engines import vllm
@@ -120,9 +122,9 @@ def test_the_embedded_engine_frees_its_caches_and_answers_as_before_once_it_has_
     model = tiny.model()
     own, asked = tiny.engine(tiny.save(model, tmp_path)), [tiny.request("r", [5])]
     before = generate(own, asked)
-    assert own._kept
+    assert own._idle_caches
     own.sleep()
-    assert not own._kept
+    assert not own._idle_caches
     own.load_weights(iter(model.state_dict().items()), version=0)
     assert generate(own, asked) == before
 
@@ -136,14 +138,18 @@ def test_an_engine_without_sleep_cannot_be_asked_for_it(tmp_path: Any) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text("""
 from typing import Literal
-from simplerl.engines.base import EngineConfig
+from simplerl.engines.base import Engine, EngineConfig
 class Config(EngineConfig):
     name: Literal["mine"] = "mine"
 def build(config, path, tokenizer, **how):
-    return object()
+    return Engine()
 """)
     made = recipe(engine={"path": str(plugin), "sleep": True})
-    with pytest.raises(EngineError, match="'mine' has no method `sleep`; leave it false"):
+    with pytest.raises(EngineError, match="'mine' cannot sleep; leave it false"):
+        services.build_engine(made, None, torch.device("cpu"))  # type: ignore[arg-type]
+    plugin.write_text(plugin.read_text().replace("return Engine()", "return object()"))
+    sys.modules.pop(plugins.load("engines", "mine", plugin).__name__)
+    with pytest.raises(EngineError, match=r"build\(\) returned a object, not an engine"):
         services.build_engine(made, None, torch.device("cpu"))  # type: ignore[arg-type]
 
 

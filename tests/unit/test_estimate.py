@@ -1,23 +1,29 @@
-"""What follows from a recipe, against numbers worked by hand and published ones."""
+"""Steps, updates and models of a recipe, against numbers worked by hand and published ones."""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from simplerl.config import Recipe, load_recipe, validate_recipe
+from simplerl.data.base import load_problems, source_config
 from simplerl.errors import ConfigError
-from simplerl.estimate.memory import models_held
+from simplerl.estimate.execution import required_models
+from simplerl.estimate.memory import models_in_memory
 from simplerl.estimate.overview import make_plan
 from simplerl.estimate.shapes import KNOWN, Shape, known_shape
-from simplerl.estimate.steps import total_steps
+from simplerl.estimate.steps import known_problems, needs_scoring_pass, total_steps
+from simplerl.train.trainer import RLTrainer
 
 pytestmark = pytest.mark.unit
 
-# 5 tokens of 4 numbers; 2 layers with 2 heads of 2 over 1 key-value head; 3 in the middle.
+# 5 tokens of 4 numbers, 2 layers, 2 query heads and 1 KV head of 2 numbers, MLP size 3.
 SMALL = Shape(vocab=5, hidden=4, layers=2, heads=2, kv_heads=1, intermediate=3, head_dim=2, tied=True, qkv_bias=True)
 
 
@@ -35,7 +41,7 @@ def test_parameters_by_hand() -> None:
     # Layer: q and o 4x4 each, k and v 4x2 each, biases 4 + 2 + 2, three 4x3 matrices, two norms of 4: 100.
     assert SMALL.parameters == 5 * 4 + 2 * 100 + 4
     assert SMALL.critic_parameters == SMALL.parameters + 4 + 1
-    assert SMALL.cache_elements == 2 * 2 * 1 * 2
+    assert SMALL.kv_numbers == 2 * 2 * 1 * 2
 
 
 def test_untied_head_is_counted_once_more_and_not_in_the_critic() -> None:
@@ -92,7 +98,16 @@ def test_steps_of_a_run() -> None:
     assert (plan.max_response_tokens_per_step, plan.max_tokens_per_step) == (24 * 30, 24 * 50)
 
 
-def test_train_steps_override_episodes() -> None:
+@pytest.mark.skipif("SIMPLERL_DATA" not in os.environ, reason="SIMPLERL_DATA, the published sets, is unset")
+@pytest.mark.parametrize("source", ["math-lvl3to5", "math", "gsm8k", "gsm8k-math1"])
+def test_sources_that_know_their_size_have_it(source: str) -> None:
+    problems, _ = load_problems(source_config(source))
+    assert known_problems(recipe(data={"source": source})) == len(problems)
+    assert known_problems(recipe(data={"source": source, "levels": [1]})) is None
+    assert known_problems(recipe()) is None
+
+
+def test_train_steps_override_data_epochs() -> None:
     fixed = recipe(train={"minibatch_size": 8, "steps": 5})
     assert total_steps(fixed, problems=1) == 5
     assert make_plan(fixed).steps == 5
@@ -103,8 +118,67 @@ def test_a_batch_larger_than_the_data_is_an_error() -> None:
         total_steps(recipe(), problems=1)
     assert str(error.value) == (
         "rollout.prompts_per_step=6 is more than the 3 prompts of train.data_epochs=3; "
-        "lower the one, raise the other, or set train.steps"
+        "lower prompts_per_step, raise data_epochs, or set train.steps"
     )
+
+
+# --- when the policy is scored before the update ----------------------------------------------------------------------
+
+UPDATES = [(1, 24), (1, 8), (2, 24), (2, 8)]
+"""Passes over a batch of 24 sequences, and sequences of a minibatch: 1, 3, 2 and 6 updates."""
+IMPORTANCE: list[dict[str, object]] = [
+    {},
+    {"importance": "none"},
+    {"importance": "truncated"},
+    {"importance": "masked"},
+    {"staleness": 1},  # truncated by default
+    {"staleness": 1, "importance": "none"},
+]
+ALGORITHMS: list[dict[str, object]] = [
+    {"name": "ppo", "kl_coef": 0.1},
+    {"name": "ppo", "kl_coef": 0.0},
+    {"name": "grpo"},
+]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_only_a_single_update_without_any_other_use_of_old_logprobs_needs_no_scoring_pass(
+    step: int, warmup: int
+) -> None:
+    """Of the 72 combinations at a step: one update, no importance weights (3 spellings), no KL in the reward (2
+    algorithms), and an actor that is trained, which in a warm-up of two steps it is from the third."""
+    without = []
+    for (epochs, size), importance, algorithm in product(UPDATES, IMPORTANCE, ALGORITHMS):
+        train = {"ppo_epochs": epochs, "minibatch_size": size, "critic_warmup_steps": warmup, **importance}
+        made, needs_old = recipe(train=train, algorithm=algorithm), algorithm.get("kl_coef") == 0.1
+        needed = needs_scoring_pass(made, step, needs_old_logprobs=needs_old)
+        trainer = SimpleNamespace(recipe=made, algorithm=SimpleNamespace(needs_old_logprobs=needs_old))
+        assert RLTrainer.scores_first(trainer, step) is needed  # type: ignore[arg-type]
+        if not needed:
+            without.append((epochs, size, importance, algorithm))
+    if step <= warmup:
+        assert without == []
+        return
+    no_weights = ({}, {"importance": "none"}, {"staleness": 1, "importance": "none"})
+    assert without == [(1, 24, each, algorithm) for each in no_weights for algorithm in ALGORITHMS[1:]]
+
+
+def test_the_planner_scores_where_the_trainer_does() -> None:
+    one_update: dict[str, object] = {"minibatch_size": 24}
+
+    def scores(algorithm: dict[str, object], **train: object) -> tuple[bool, bool]:
+        models = required_models(recipe(algorithm=algorithm, train=one_update | train))
+        return models.scores_policy, models.always_scores_policy
+
+    assert scores({"name": "grpo"}) == (False, False)
+    assert scores({"name": "grpo"}, ppo_epochs=2) == (True, True)
+    assert scores({"name": "grpo"}, minibatch_size=12) == (True, True)
+    assert scores({"name": "grpo"}, importance="truncated") == (True, True)
+    assert scores({"name": "grpo"}, staleness=1) == (True, True)
+    assert scores({"name": "ppo", "kl_coef": 0.1}) == (True, True)
+    assert scores({"name": "ppo", "kl_coef": 0.0}) == (False, False)
+    assert scores({"name": "ppo", "kl_coef": 0.0}, critic_warmup_steps=3) == (True, False)
 
 
 def test_the_published_run() -> None:
@@ -128,8 +202,8 @@ def test_the_published_run() -> None:
         ({"name": "grpo", "kl_loss_coef": 0.1}, ("actor", "reference", "engine copy")),
     ],
 )
-def test_models_held(algorithm: dict[str, object], models: tuple[str, ...]) -> None:
-    assert models_held(recipe(algorithm=algorithm)) == models
+def test_models_in_memory(algorithm: dict[str, object], models: tuple[str, ...]) -> None:
+    assert models_in_memory(recipe(algorithm=algorithm)) == models
 
 
 @pytest.mark.parametrize(

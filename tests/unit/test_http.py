@@ -1,4 +1,4 @@
-"""A real server on 127.0.0.1 fails in every way there is, and a client that asks again only where that may help."""
+"""The HTTP client against a real server on 127.0.0.1, which fails in many ways: retries, refusals, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 GOOD = Reply({"reward": 0.5})
 PROBLEM = Problem("p/1", "What is 3+4?", "7")
-ROLLOUT = Rollout("r", Prompt(PROBLEM, "Q", (1,)), (2,), (-0.5,), "It is \\boxed{7}.", "stop", 0)
+ROLLOUT = Rollout.single_turn("r", Prompt(PROBLEM, "Q", (1,)), (2,), (-0.5,), "It is \\boxed{7}.", "stop", 0)
 RECIPE = {
     "model": {"path": "none"},
     "data": {"source": "arithmetic"},
@@ -51,32 +51,32 @@ def client_of(service: Service, **settings: Any) -> http.Client:
     return http.Client(http.Endpoint(url=service.url, **settings))
 
 
-def ask(service: Service, **settings: Any) -> dict[str, Any]:
+def post(service: Service, **settings: Any) -> dict[str, Any]:
     client = client_of(service, **settings)
     try:
-        return client.ask({"n": 1}, dict)
+        return client.post({"n": 1}, dict)
     finally:
         client.close()
 
 
-# --- asking -----------------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 def test_json_is_posted_and_the_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", " secret\n")
     with Service(replies(GOOD)) as service:
         client = client_of(service, key_variable="MY_KEY")
-        # A lone surrogate is no UTF-8.
-        assert client.ask({"text": "é\ud800∞"}, lambda answer: answer["reward"]) == 0.5
+        # A lone surrogate cannot be encoded as UTF-8.
+        assert client.post({"text": "é\ud800∞"}, lambda answer: answer["reward"]) == 0.5
         client.close()
     assert service.posted == [{"text": "é?∞"}]
     assert service.headers[0]["Authorization"] == "Bearer secret"
     assert service.headers[0]["Content-Type"] == "application/json"
 
 
-def test_a_key_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(ConfigError, match="key_variable=MY_KEY: there is no such environment variable"):
+    with pytest.raises(ConfigError, match="key_variable=MY_KEY: this environment variable is not set"):
         http.Client(http.Endpoint(url="http://127.0.0.1/", key_variable="MY_KEY"))
 
 
@@ -84,9 +84,9 @@ def test_a_key_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     "url, fault",
     [
         ("ftp://host/x", "must be http://HOST"),
-        ("127.0.0.1:8000", "no address|must be http://HOST"),
+        ("127.0.0.1:8000", "not an address|must be http://HOST"),
         ("http:///x", "must be http://HOST"),
-        ("http://host:port/x", "is no address"),
+        ("http://host:port/x", "is not an address"),
         ("https://me:secret@host/x", "use key_variable"),
     ],
 )
@@ -95,98 +95,100 @@ def test_addresses_are_checked_with_the_recipe(url: str, fault: str) -> None:
         validate_recipe(RECIPE | {"reward": {"name": "http", "url": url}})
 
 
-# --- asking again -----------------------------------------------------------------------------------------------------
+# --- retries ----------------------------------------------------------------------------------------------------------
 
-PASSING = [
+TRANSIENT = [
     Reply("busy", 500),
     Reply("busy", 503),
     Reply("slower, please", 429),
-    Reply(how="drop"),
-    Reply({"reward": 1}, how="tear"),
-    Reply(how="stall"),
-    Reply(b" ", how="drip"),
+    Reply(mode="drop"),
+    Reply({"reward": 1}, mode="tear"),
+    Reply(mode="stall"),
+    Reply(b" ", mode="drip"),
 ]
 
 
-@pytest.mark.parametrize("failure", PASSING, ids=lambda reply: f"{reply.status}-{reply.how}")
-def test_what_may_pass_is_asked_again(failure: Reply) -> None:
-    slow = failure.how in ("stall", "drip")
+@pytest.mark.parametrize("failure", TRANSIENT, ids=lambda reply: f"{reply.status}-{reply.mode}")
+def test_failures_that_may_pass_are_retried(failure: Reply) -> None:
+    slow = failure.mode in ("stall", "drip")
     with Service(replies(failure, failure, GOOD)) as service:
-        assert ask(service, timeout_seconds=0.4 if slow else 60) == {"reward": 0.5}
+        assert post(service, timeout_seconds=0.4 if slow else 60) == {"reward": 0.5}
     assert len(service.posted) == 3 or (slow and len(service.posted) > 3)
 
 
-def test_a_service_that_stays_away_is_given_up() -> None:
+def test_a_service_that_stays_down_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     endpoint = http.Endpoint(url=f"http://127.0.0.1:{port}/ask", give_up_seconds=0.05)
     with pytest.raises(RemoteError) as caught:
-        http.Client(endpoint).ask({}, dict)
+        http.Client(endpoint).post({}, dict)
     assert f"{endpoint.url} gave no answer in " in str(caught.value)
     assert "(give_up_seconds=0.05); the last failure: ConnectError: " in str(caught.value)
-    assert "Start it again, then run the same command: a run goes on from its last checkpoint" in str(caught.value)
+    assert "Restart the service, then run the same command again: a run resumes from its last checkpoint" in str(
+        caught.value
+    )
 
 
 def test_the_error_counts_attempts_and_quotes_the_last_answer(slept: list[float]) -> None:
     with Service(replies(Reply("overloaded", 503))) as service:
         with pytest.raises(RemoteError, match=r"in 1 attempts .*503 Service Unavailable '\"overloaded\"'"):
-            ask(service, give_up_seconds=0)
+            post(service, give_up_seconds=0)
         assert (len(service.posted), slept) == (1, [])
         with pytest.raises(RemoteError, match=r"gave no answer in (\d+) attempts") as caught:
-            ask(service, give_up_seconds=0.2)
+            post(service, give_up_seconds=0.2)
     assert f"in {len(service.posted) - 1} attempts" in str(caught.value)
     assert len(slept) == len(service.posted) - 2 > 1
 
 
-def test_waits_double_at_most_and_end_at_a_limit(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
+def test_waits_are_random_below_a_limit_that_doubles(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
     monkeypatch.setattr(http, "FIRST_WAIT", 1.0)
     monkeypatch.setattr(http, "LONGEST_WAIT", 5.0)
     with Service(replies(*[Reply(status=500)] * 30, GOOD)) as service:
-        ask(service, give_up_seconds=1e6)
+        post(service, give_up_seconds=1e6)
     assert len(slept) == 30
     assert all(0 <= wait <= min(2**attempt, 5) for attempt, wait in enumerate(slept))
-    assert len(set(slept)) == 30, "threads that failed together must not come back together"
+    assert len(set(slept)) == 30, "threads that failed together must not retry together"
 
 
-def test_retry_after_is_honoured(slept: list[float]) -> None:
+def test_retry_after_sets_the_wait(slept: list[float]) -> None:
     with Service(replies(Reply(status=429, headers={"Retry-After": "7"}), GOOD)) as service:
-        ask(service)
+        post(service)
     assert slept == [7.0]
 
 
-def test_a_service_that_asks_for_more_time_than_there_is_is_not_waited_for(slept: list[float]) -> None:
+def test_a_retry_after_beyond_the_time_limit_is_an_error_at_once(slept: list[float]) -> None:
     with (
         Service(replies(Reply(status=503, headers={"Retry-After": "601"}))) as service,
         pytest.raises(RemoteError, match="in 1 attempts"),
     ):
-        ask(service, give_up_seconds=600)
+        post(service, give_up_seconds=600)
     assert slept == []
 
 
-def test_retry_after_may_be_a_date_or_nonsense() -> None:
+def test_retry_after_may_be_a_number_a_date_or_nonsense() -> None:
     assert http._retry_after(" 2.5 ") == 2.5
     assert 3500 < http._retry_after(formatdate(time.time() + 3600, usegmt=True)) <= 3600
     assert http._retry_after(formatdate(time.time() - 3600, usegmt=True)) == 0
     assert [http._retry_after(text) for text in ("", "soon", "nan", "-3")] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(("quiet", "said"), [(60.0, 1), (0.0, 4)])
-def test_outages_are_said_once_a_minute(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, quiet: float, said: int
+@pytest.mark.parametrize(("quiet", "warnings"), [(60.0, 1), (0.0, 4)])
+def test_outages_give_one_warning_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, quiet: float, warnings: int
 ) -> None:
-    """A service that is merely busy refuses every other question: a line for each would bury all else."""
+    """A service that is merely busy refuses every other request: a warning for each would hide other messages."""
     monkeypatch.setattr(http, "QUIET_SECONDS", quiet)
     bad = Reply(status=429)
     with Service(replies(bad, bad, bad, GOOD, GOOD, bad, GOOD)) as service:
         client = client_of(service)
-        assert [client.ask({}, dict)["reward"] for _ in range(3)] == [0.5, 0.5, 0.5]
+        assert [client.post({}, dict)["reward"] for _ in range(3)] == [0.5, 0.5, 0.5]
         client.close()
     lines = [record.getMessage() for record in caplog.records if record.name == http.__name__]
-    assert [line.partition(" (")[0] for line in lines] == [f"{service.url} does not answer"] * said
+    assert [line.partition(" (")[0] for line in lines] == [f"{service.url} does not answer"] * warnings
 
 
-def test_once_one_question_is_lost_the_others_are_not_waited_for() -> None:
-    """The second is refused while the first waits for an hour that the service asked for."""
+def test_an_error_that_ends_the_client_ends_the_waits_of_other_threads() -> None:
+    """The second request is refused while the first waits for a Retry-After of an hour."""
     waiting = threading.Event()
 
     def answer(question: dict[str, Any]) -> Reply:
@@ -197,25 +199,28 @@ def test_once_one_question_is_lost_the_others_are_not_waited_for() -> None:
 
     with Service(answer) as service, ThreadPoolExecutor(1) as threads:
         client = client_of(service, give_up_seconds=1e6)
-        first = threads.submit(client.ask, {"n": 1}, dict)
+        first = threads.submit(client.post, {"n": 1}, dict)
         assert waiting.wait(30)
         with pytest.raises(RemoteError, match="400"):
-            client.ask({"n": 2}, dict)
+            client.post({"n": 2}, dict)
         with pytest.raises(RemoteError, match="503"):
             first.result(30)
         client.close()
 
 
-# --- what asking again does not mend ----------------------------------------------------------------------------------
+# --- failures without a retry -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])
 def test_a_refusal_is_final(status: int) -> None:
     with (
         Service(replies(Reply(b"a" * 200 + b"b" * 200, status))) as service,
-        pytest.raises(RemoteError, match=rf"refused: it answered {status} .*'a{{200}}'\. Mend it there, then run"),
+        pytest.raises(
+            RemoteError,
+            match=rf"refused the request with {status} .*'a{{200}}'\. Fix the service or its address, then run",
+        ),
     ):
-        ask(service)
+        post(service)
     assert len(service.posted) == 1
 
 
@@ -224,7 +229,7 @@ def test_redirects_are_not_followed(status: int) -> None:
     with Service(replies(GOOD)) as other:
         moved = Reply(b"", status, {"Location": other.url})
         with Service(replies(moved)) as service, pytest.raises(RemoteError, match=rf"{status} .* to {other.url}"):
-            ask(service)
+            post(service)
     assert (len(service.posted), other.posted) == (1, [])
 
 
@@ -242,108 +247,108 @@ def test_redirects_are_not_followed(status: int) -> None:
         (b" " * (1 << 20) + b"{}", "longer than 1,048,576 bytes"),
     ],
 )
-def test_an_answer_of_no_use_is_final(content: bytes, fault: str) -> None:
+def test_an_unusable_answer_is_final(content: bytes, fault: str) -> None:
     with Service(replies(Reply(content))) as service, pytest.raises(RemoteError) as caught:
-        ask(service)
+        post(service)
     assert len(service.posted) == 1
     shown = repr(content.decode("utf-8", "replace")[:200])
-    assert str(caught.value).startswith(f"{service.url}: no use in 200 OK {shown}: ")
+    assert str(caught.value).startswith(f"{service.url}: unusable answer 200 OK {shown}: ")
     assert fault in str(caught.value)
 
 
-def test_an_answer_without_end_is_not_read() -> None:
+def test_an_endless_answer_is_read_up_to_the_limit_only() -> None:
     with (
-        Service(replies(Reply(b"{", how="flood"))) as service,
+        Service(replies(Reply(b"{", mode="flood"))) as service,
         pytest.raises(RemoteError, match="longer than 1,048,576 bytes"),
     ):
-        ask(service)
+        post(service)
     assert len(service.posted) == 1
 
 
-# --- services with manners of their own -------------------------------------------------------------------------------
+# --- retry policies ---------------------------------------------------------------------------------------------------
 
 
-def mannered(service: Service, manners: http.RetryPolicy) -> closing[http.Client]:
-    return closing(http.Client(http.Endpoint(url=service.url), manners))
+def client_with(service: Service, policy: http.RetryPolicy) -> closing[http.Client]:
+    return closing(http.Client(http.Endpoint(url=service.url), policy))
 
 
-def test_one_question_may_be_refused_and_the_others_go_on() -> None:
-    manners = http.RetryPolicy(refusals=frozenset({400, 422}))
+def test_a_refused_request_leaves_the_client_usable() -> None:
+    policy = http.RetryPolicy(refusal_statuses=frozenset({400, 422}))
     with (
         Service(replies(Reply("long", 422), GOOD, Reply(status=503), GOOD)) as service,
-        mannered(service, manners) as client,
+        client_with(service, policy) as client,
     ):
-        with pytest.raises(http.RefusedError, match=rf"{service.url} refused this question: it answered 422 .*long"):
-            client.ask({}, dict)
-        assert client.ask({}, dict) == {"reward": 0.5}
-        # It still asks again, which a client that has ended does not.
-        assert client.ask({}, dict) == {"reward": 0.5}
+        with pytest.raises(http.RefusedError, match=rf"{service.url} refused this request with 422 .*long"):
+            client.post({}, dict)
+        assert client.post({}, dict) == {"reward": 0.5}
+        # It still retries, which a client that has ended does not.
+        assert client.post({}, dict) == {"reward": 0.5}
     assert len(service.posted) == 4
 
 
-def test_a_refusal_that_ends_the_client_says_what_mends_it() -> None:
-    manners = http.RetryPolicy(remedies={401: "Check the key"}, again="then go on")
-    with Service(replies(Reply("who?", 401), Reply("gone", 404))) as service, mannered(service, manners) as client:
-        with pytest.raises(RemoteError, match=r"it answered 401 Unauthorized '\"who\?\"'\. Check the key, then go on$"):
-            client.ask({}, dict)
-        with pytest.raises(RemoteError, match=r"it answered 404 .*\. Mend it there, then go on$") as caught:
-            client.ask({}, dict)
+def test_a_refusal_that_ends_the_client_names_a_remedy() -> None:
+    policy = http.RetryPolicy(remedies={401: "Check the key"}, resume_hint="then resume")
+    with Service(replies(Reply("who?", 401), Reply("gone", 404))) as service, client_with(service, policy) as client:
+        with pytest.raises(RemoteError, match=r"with 401 Unauthorized '\"who\?\"'\. Check the key, then resume$"):
+            client.post({}, dict)
+        with pytest.raises(RemoteError, match=r"with 404 .*\. Fix the service or its address, then resume$") as caught:
+            client.post({}, dict)
     assert not isinstance(caught.value, http.RefusedError)
 
 
 @pytest.mark.parametrize("content", [b"<html>bad gateway</html>", b'{"choices": [', b'{"reward": "?"}'])
-def test_an_answer_of_no_use_is_asked_for_again_where_that_may_help(content: bytes) -> None:
+def test_an_unusable_answer_is_retried_if_the_policy_says_so(content: bytes) -> None:
     answer = replies(Reply(content), Reply(content), GOOD, Reply(content))
-    with Service(answer) as service, mannered(service, http.RetryPolicy(useless=2)) as client:
-        assert client.ask({}, rewards._number) == 0.5
-        with pytest.raises(http.RefusedError, match=r"3 answers of no use, the last: no use in 200 OK"):
-            client.ask({}, rewards._number)
+    with Service(answer) as service, client_with(service, http.RetryPolicy(unusable_retries=2)) as client:
+        assert client.post({}, rewards._number) == 0.5
+        with pytest.raises(http.RefusedError, match=r"3 unusable answers, the last: unusable answer 200 OK"):
+            client.post({}, rewards._number)
     assert len(service.posted) == 6
 
 
-def test_how_long_an_answer_may_be_is_the_kind_of_service_s_business() -> None:
+def test_the_policy_limits_the_length_of_an_answer() -> None:
     long = Reply({"text": "x" * (1 << 20)})
     with Service(replies(long)) as service:
-        with mannered(service, http.RetryPolicy(max_answer=1 << 21)) as client:
-            assert client.ask({}, lambda answer: len(answer["text"])) == 1 << 20
+        with client_with(service, http.RetryPolicy(max_answer_bytes=1 << 21)) as client:
+            assert client.post({}, lambda answer: len(answer["text"])) == 1 << 20
         with (
-            mannered(service, http.RetryPolicy(max_answer=4096)) as client,
+            client_with(service, http.RetryPolicy(max_answer_bytes=4096)) as client,
             pytest.raises(RemoteError, match="it is longer than 4,096 bytes"),
         ):
-            client.ask({}, dict)
+            client.post({}, dict)
 
 
-def test_a_question_may_have_headers_of_its_own_in_every_attempt() -> None:
+def test_headers_of_a_request_are_sent_in_every_attempt() -> None:
     with Service(replies(Reply(status=500), GOOD)) as service:
         client = client_of(service)
-        client.ask({}, dict, {"Idempotency-Key": "k1"})
-        client.ask({}, dict)
+        client.post({}, dict, {"Idempotency-Key": "k1"})
+        client.post({}, dict)
         client.close()
     assert [headers.get("Idempotency-Key") for headers in service.headers] == ["k1", "k1", None]
 
 
 def test_attempts_of_all_threads_are_evenly_spaced() -> None:
-    """1,200 a minute are one every 50 ms, those asked again included."""
+    """1,200 a minute are one every 50 ms, retries included."""
     times: list[float] = []
 
     def answer(question: dict[str, Any]) -> Reply:
         times.append(time.monotonic())
         return Reply(status=503) if len(times) == 2 else GOOD
 
-    manners = http.RetryPolicy(per_minute=1200)
-    with Service(answer) as service, ThreadPoolExecutor(4) as threads, mannered(service, manners) as client:
+    policy = http.RetryPolicy(requests_per_minute=1200)
+    with Service(answer) as service, ThreadPoolExecutor(4) as threads, client_with(service, policy) as client:
         started = time.monotonic()
-        list(threads.map(lambda n: client.ask({"n": n}, dict), range(7)))
+        list(threads.map(lambda n: client.post({"n": n}, dict), range(7)))
     assert len(times) == 8
     assert all(moment - started > 0.05 * number - 0.01 for number, moment in enumerate(sorted(times)))
 
 
-def test_who_waits_for_a_turn_is_let_go_when_the_client_is_closed() -> None:
-    pace, over = http._Pace(1.0), threading.Event()
-    pace.wait(over)
-    over.set()
+def test_closing_the_client_ends_the_wait_for_a_turn() -> None:
+    pace, closed = http._Pace(1.0), threading.Event()
+    pace.wait(closed)
+    closed.set()
     started = time.monotonic()
-    pace.wait(over)
+    pace.wait(closed)
     assert time.monotonic() - started < 10
 
 
@@ -359,7 +364,7 @@ def reward_of(service: Service, verdict: Verdict, **settings: Any) -> float:
         reward.close()
 
 
-def test_a_reward_is_asked_for_with_all_that_is_known() -> None:
+def test_a_reward_request_holds_the_problem_the_response_and_the_verdict() -> None:
     with Service(replies(Reply({"reward": -3, "why": "because"}))) as service:
         assert reward_of(service, Verdict("correct", "7", "string")) == -3.0
         assert type(reward_of(service, Verdict("no_answer"))) is float, "also if the service gives an integer"
@@ -379,12 +384,17 @@ def test_a_reward_is_a_number(value: Any) -> None:
         reward_of(service, Verdict("wrong"))
 
 
-def test_a_reward_without_an_address_is_a_mistake_in_the_recipe() -> None:
+def test_a_reward_without_an_address_is_an_error_of_the_recipe() -> None:
     with pytest.raises(ConfigError, match=r"reward\.url: is required"):
         validate_recipe(RECIPE | {"reward": "http"})
 
 
 # --- the verifier -----------------------------------------------------------------------------------------------------
+
+
+def judged_response(response: str) -> tuple[Problem, Rollout]:
+    problem = Problem("p", "How many?", "7")
+    return problem, Rollout.recorded(problem, response)
 
 
 def verifier_of(service: Service, **settings: Any) -> verifiers.HttpVerifier:
@@ -397,12 +407,13 @@ def test_verdicts_come_from_the_service() -> None:
     )
     with Service(answers) as service:
         verifier = verifier_of(service)
-        first, second = verifier.verify("I say 7", "7"), verifier.verify("", "7")
+        first, second = verifier.verify(*judged_response("I say 7")), verifier.verify(*judged_response(""))
         verifier.close()
     assert (first.label, first.extracted, first.method) == ("correct", "7", "judge")
     assert (second.label, second.extracted, second.method) == ("no_answer", None, "http")
     assert first.seconds > 0
-    assert service.posted == [{"response": "I say 7", "gold": "7"}, {"response": "", "gold": "7"}]
+    known = {"gold": "7", "problem_id": "p", "question": "How many?"}
+    assert service.posted == [{"response": "I say 7"} | known, {"response": ""} | known]
 
 
 @pytest.mark.parametrize(
@@ -415,16 +426,16 @@ def test_verdicts_come_from_the_service() -> None:
         ({"verdict": "wrong", "method": {}}, '"method" is {}, not a string'),
     ],
 )
-def test_a_verdict_that_is_none(answer: dict[str, Any], fault: str) -> None:
+def test_an_answer_without_a_verdict_is_an_error(answer: dict[str, Any], fault: str) -> None:
     with Service(replies(Reply(answer))) as service:
         verifier = verifier_of(service)
         with pytest.raises(RemoteError, match=fault):
-            verifier.submit("x", "7").result(30)
+            verifier.submit(*judged_response("x")).result(30)
         verifier.close()
 
 
-def test_as_many_questions_as_allowed_are_asked_at_once() -> None:
-    """Nobody is answered before four have come."""
+def test_concurrency_requests_are_sent_at_once() -> None:
+    """The service answers no request before four have arrived."""
     together = threading.Barrier(4)
 
     def answer(question: dict[str, Any]) -> Reply:
@@ -433,6 +444,6 @@ def test_as_many_questions_as_allowed_are_asked_at_once() -> None:
 
     with Service(answer) as service:
         verifier = verifier_of(service, concurrency=4)
-        verdicts = [verifier.submit(str(n), "7") for n in range(12)]
+        verdicts = [verifier.submit(*judged_response(str(n))) for n in range(12)]
         assert [verdict.result(30).extracted for verdict in verdicts] == [str(n) for n in range(12)]
         verifier.close()

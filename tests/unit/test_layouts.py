@@ -33,7 +33,7 @@ def prompt(*token_ids: int) -> Prompt:
 
 
 def graded(to: Prompt, *token_ids: int) -> GradedRollout:
-    rollout = Rollout("r", to, token_ids, tuple(-0.5 * t for t in token_ids), "", "stop", 0)
+    rollout = Rollout.single_turn("r", to, token_ids, tuple(-0.5 * t for t in token_ids), "", "stop", 0)
     return GradedRollout(rollout, Verdict("correct"), 1.0)
 
 
@@ -59,7 +59,7 @@ def values(layout: Any) -> dict[str, Any]:
 def test_padded_rows_start_at_their_left() -> None:
     assert values(Padded.lay_out(BATCH)) == {
         "ids": [[1, 2, 13, 0, 0], [3, 14, 15, 0, 0], [1, 2, 10, 11, 12]],
-        "where": [1, 5, 6, 11, 12, 13],
+        "logit_positions": [1, 5, 6, 11, 12, 13],
         "targets": [13, 14, 15, 10, 11, 12],
     }
 
@@ -68,7 +68,7 @@ def test_packed_sequences_follow_each_other() -> None:
     layout = Packed.lay_out(BATCH)
     assert values(layout) == {
         "ids": [[1, 2, 13, 3, 14, 15, 1, 2, 10, 11, 12]],
-        "where": [1, 3, 4, 7, 8, 9],
+        "logit_positions": [1, 3, 4, 7, 8, 9],
         "targets": [13, 14, 15, 10, 11, 12],
         "positions": [[0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4]],
         "cu_seqlens": [0, 3, 6, 11],
@@ -81,7 +81,7 @@ def test_shared_prompts_are_there_once_and_before_all_responses() -> None:
     # Segments: start, length, and start and length of the prompt that it attends to.
     assert values(Shared.lay_out(BATCH)) == {
         "ids": [[1, 2, 3, 13, 14, 15, 10, 11, 12]],
-        "where": [1, 2, 4, 1, 6, 7],
+        "logit_positions": [1, 2, 4, 1, 6, 7],
         "targets": [13, 14, 15, 10, 11, 12],
         "positions": [[0, 1, 0, 2, 1, 2, 2, 3, 4]],
         "segments": [[0, 2, 0, 0], [2, 1, 0, 0], [3, 1, 0, 2], [4, 2, 2, 1], [6, 3, 0, 2]],
@@ -160,6 +160,8 @@ def test_examples_are_a_batch_with_advantages_of_one() -> None:
     batch = collate_examples([Example(prompt(1, 2), (3,)), Example(prompt(4), (5, 6))])
     assert values(batch) == {
         "tokens": [1, 2, 3, 4, 5, 6],
+        "loss_mask": [False, False, True, False, True, True],
+        "lengths": [3, 3],
         "prompt_lengths": [2, 1],
         "response_lengths": [1, 2],
         "groups": [0, 1],

@@ -1,4 +1,4 @@
-"""Into which minibatches a step's responses go."""
+"""The split of a step's responses into minibatches."""
 
 from itertools import chain
 from types import SimpleNamespace
@@ -33,11 +33,11 @@ def test_every_response_is_in_one_minibatch_of_each_epoch():
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(24))
 
 
-def test_the_order_is_that_of_seed_step_and_epoch():
+def test_the_order_depends_on_seed_step_and_epoch():
     first, second = rows()[:3], rows()[3:]
     assert rows() == [*first, *second]
     assert first not in (second, rows(step=2)[:3], rows(seed=1)[:3], [sorted(each) for each in first])
 
 
-def test_a_minibatch_of_all_is_the_batch_as_it_is():
+def test_a_minibatch_of_every_response_keeps_the_batch_unshuffled():
     assert rows(minibatch_size=24) == [None, None]

@@ -107,10 +107,10 @@ def test_one_setting_of_one_stage_is_overridden_on_the_command_line() -> None:
     ("stage", "values", "words"),
     [
         ("sft", {"set": {"model": {"path": "{zer}"}}}, "stages.sft: {zer}: no stage of that name before this one"),
-        ("sft", {"set": {"model": {"path": "{long}"}}}, "those that do: zero"),
+        ("sft", {"set": {"model": {"path": "{long}"}}}, "stages that do: zero"),
         ("after", {"model": "{before}"}, "stages.after: {before}: no stage of that name before this one makes"),
         ("after", {"suite": "arithmetics"}, "stages.after: no suite 'arithmetics'; did you mean 'arithmetic'?"),
-        ("long", {"set": {"train": {"stepz": 3}}}, "stages.long: train.stepz=3: there is no such setting; did you"),
+        ("long", {"set": {"train": {"stepz": 3}}}, "stages.long: train.stepz=3: unknown setting; did you"),
         ("long", {"set": {"train": {"steps": {"x": 1}}}}, "stages.long: set: steps=2 is a value and has no settings"),
         ("sft", {"recipe": "zero.toml"}, "stages.sft: zero.toml is a recipe for `simplerl train`, but the stage says"),
         ("sft", {"recipe": "gone.toml"}, "stages.sft: recipe gone.toml does not exist"),
@@ -128,7 +128,7 @@ def test_every_line_of_what_is_wrong_names_the_stage() -> None:
 
 def test_a_report_needs_an_evaluation_and_a_name_is_reserved() -> None:
     assert "no eval stage before it" in refused({"zero": STAGES["zero"], "report": {"run": "report"}})
-    assert "call the stage by another name" in refused({"superseded": STAGES["zero"]})
+    assert "give the stage another name" in refused({"superseded": STAGES["zero"]})
 
 
 # --- fingerprints -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What is done and unchanged is skipped, what was begun is gone on with, what changed is kept aside and done anew."""
+"""Finished stages are skipped, started ones resumed, changed ones moved aside and run again."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_changed_is_kept_aside_and_done_anew_with_all_that_comes_of_it(doin
     first = state()
     done, lines, _ = go(doing, "stages.more.set.train.steps=3")
     assert done == ["more", "test", "table"]
-    assert lines[1] == "more: changed; what it made before is kept in runs/mine/superseded/more-1"
+    assert lines[1] == "more: changed; its earlier output is in runs/mine/superseded/more-1"
     go(doing, "stages.more.set.train.steps=4")
     kept = Path("runs/mine/superseded")
     assert {path.name for path in kept.iterdir()} == {f"{name}-{n}" for name in NAMES[1:] for n in (1, 2)}
@@ -149,7 +149,7 @@ def test_a_stage_that_was_stopped_stops_the_pipeline_and_is_gone_on_with(doing: 
     doing.instead["more"] = instead
     done, lines, finished = go(doing)
     assert (done, finished) == (["zero", "more"], False)
-    assert lines[-1] == "more: train stopped after 0:00:00; the same command goes on from there"
+    assert lines[-1] == "more: train stopped after 0:00:00; run the same command again to resume"
     doing.instead.clear()
     done, _, finished = go(doing)
     assert (done, finished) == (NAMES[1:], True)
@@ -181,7 +181,7 @@ def test_the_folder_of_something_else_is_refused(doing: Stages) -> None:
 def test_a_damaged_state_is_said_with_what_to_do(doing: Stages) -> None:
     go(doing)
     Path("runs/mine/state.json").write_text("{")
-    with pytest.raises(SimpleRLError, match=r"state\.json is damaged: .* Remove it to have every stage done anew"):
+    with pytest.raises(SimpleRLError, match=r"state\.json is damaged: .* Remove it to run every stage again"):
         go(doing)
 
 
@@ -197,9 +197,9 @@ def test_a_dry_run_says_what_would_be_done(doing: Stages, capsys: pytest.Capture
     assert doing.done == [] and not Path("runs").exists()
     doing.instead["test"] = lambda task: None
     go(doing)
-    assert [row[-1] for row in dry()] == ["done", "done", "to go on with", "to do"]
+    assert [row[-1] for row in dry()] == ["done", "done", "to resume", "to do"]
     changed = dry("--set", "stages.more.set.train.steps=3")
-    assert [row[-1] for row in changed] == ["done", "changed, to do anew", "to do", "to do"]
+    assert [row[-1] for row in changed] == ["done", "changed, to run again", "to do", "to do"]
 
 
 def test_a_pipeline_that_was_stopped_exits_with_one(doing: Stages, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from synthetic_runs import write_run
 from simplerl.config import PipelineRecipe, validate_recipe
 from simplerl.pipeline import report, stages
 from simplerl.pipeline.plan import Task, make_plan
-from simplerl.storage.records import RunFolder, recipe_table
+from simplerl.storage.folder import recipe_table
+from simplerl.storage.records import RunFolder
 
 pytestmark = pytest.mark.unit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from simplerl.cli.train import check_names
 from simplerl.config import (
+    KINDS,
+    RENAMED,
     DistillRecipe,
     PipelineRecipe,
     SFTRecipe,
@@ -18,6 +21,7 @@ from simplerl.config import (
     shipped_recipes,
 )
 from simplerl.data.base import benchmark_module
+from simplerl.errors import ConfigError
 from simplerl.estimate.overview import make_plan
 from simplerl.estimate.steps import sft_steps
 from simplerl.pipeline.plan import make_plan as make_pipeline
@@ -180,7 +184,8 @@ def test_simplerl_zero_optimises_as_published() -> None:
         "logprob_temperature": "one",
     }
     assert {key: recipe["train"][key] for key in train} == train
-    adamw = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0, "moments": "float32"}
+    adamw = {"name": "adamw", "path": None, "betas": (0.9, 0.95), "eps": 1e-8}
+    adamw |= {"weight_decay": 0.0, "max_grad_norm": 1.0}
     schedule = {"schedule": "cosine", "warmup": 0.03, "min_lr_ratio": 0.1}
     assert recipe["actor"] == {"learning_rate": 5e-7, **adamw, **schedule}
     assert recipe["critic"] == {"learning_rate": 9e-6, **adamw, **schedule}
@@ -231,3 +236,33 @@ def test_an_evaluation_may_have_a_template_of_its_own() -> None:
     """The published training prompts lack the newline that the published evaluation has."""
     recipe = load_recipe("simplerl-zero-qwen2.5-math-7b")
     assert (recipe.data.template, recipe.eval.template) == ("qwen25-math-cot-v0", "qwen25-math-cot")
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("train.episodes=2", "train.data_epochs"),
+        ("train.epochs=2", "train.ppo_epochs"),
+        ("train.lanes=1", "train.cpu_threads"),
+        ("engine.lanes=1", "engine.cpu_threads"),
+        ("actor.floor=0.1", "actor.min_lr_ratio"),
+        ("cluster.patience=3", "cluster.heartbeat_timeout"),
+    ],
+)
+def test_a_setting_that_was_renamed_names_its_new_name(setting: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(setting.partition('=')[0])} is now called {re.escape(name)}"):
+        load_recipe("quickstart", ["engine.name=embedded", setting])
+
+
+def test_every_new_name_is_a_setting() -> None:
+    """A renamed key that names a key nobody knows would send a user in a circle."""
+    known = {
+        f"{block}.{key}"
+        for name in ("quickstart", "zoo-grpo-qwen2.5-0.5b", "quickstart-sft", "quickstart-distill")
+        for block, table in load_recipe(name, kind=KINDS[read_recipe(name).get("kind", "train")]).model_dump().items()
+        for key in (table if isinstance(table, dict) else ())
+    }
+    blocks = {key.partition(".")[0] for key in known}
+    for old, new in RENAMED.items():
+        assert old not in known
+        assert new in blocks or any(word.strip(",;()") in known for word in new.split()), new

@@ -57,7 +57,7 @@ def test_fine_tuning_shows_its_loss_in_place_of_the_reward_and_nothing_empty(sft
     assert found == {
         "dynamics": ["Accuracy", "Loss", "Response length", "Style"],
         "benchmarks": ["arithmetic-test"],
-        "answers": ["Cut at the limit", "Program code", "Self-checks", "No boxed answer"],
+        "answers": ["Truncated at the limit", "Program code", "Self-checks", "No boxed answer"],
         "diagnostics": ["Training loss", "Entropy", "Gradient norms", "Learning rates", "Packing"],
         "cost": ["Time", "Tokens", "Throughput", "Memory"],
     }
@@ -88,7 +88,7 @@ def test_a_run_has_all_its_figures_and_none_that_is_empty(runs):
     found = {spec.name: titles(spec) for spec in figures(runs)}
     assert list(found) == ["dynamics", "benchmarks", "answers", "diagnostics", "cost"]
     assert found["answers"] == [
-        "Verdicts", "Length by verdict", "Cut at the limit", "Program code", "Self-checks", "No boxed answer"
+        "Verdicts", "Length by verdict", "Truncated at the limit", "Program code", "Self-checks", "No boxed answer"
     ]  # fmt: skip
     assert found["cost"] == ["Time", "Throughput", "Memory"]
     assert {"KL to the base model", "Entropy", "Clipped", "Critic", "Gradient norms", "Engine against learner"} <= set(

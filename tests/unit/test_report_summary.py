@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from simplerl.report.run_data import RunData
-from simplerl.report.summary import duration, headlines, percent, spread, summarise
+from simplerl.report.summary import headlines, in_percent, spread, summarise
 
 N = "\N{NO-BREAK SPACE}"
 DASH = "\N{EN DASH}"
@@ -28,14 +28,7 @@ def plain(sentences):
     ("share", "words"), [(0.0523, "5.2 %"), (0, "0 %"), (1.0, "100 %"), (0.9996, "100.0 %"), (0.0004, "0.0 %")]
 )
 def test_percent(share, words):
-    assert percent(share).replace(N, " ") == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (59.6, "1 min"), (547.3, "9 min 7 s"), (7200, "2 h"), (3661, "1 h 1 min 1 s")]
-)
-def test_duration(seconds, words):
-    assert duration(seconds).replace(N, " ") == words
+    assert in_percent(share).replace(N, " ") == words
 
 
 def test_spread_of_equal_words_is_one_word():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from synthetic_responses import response, write_eval, write_rollouts
 
@@ -43,3 +45,11 @@ def test_the_audit_is_bounded(run, tmp_path, monkeypatch):
     monkeypatch.setattr(verdicts, "MOST_JUDGED", 5)
     write_rollouts(tmp_path, 4, [response(f"p{i}", verdict="wrong", extracted="2") for i in range(100)])
     assert audit_sample([run]).judged == 2 + 0 + 5 + 1
+
+
+def test_the_audit_leaves_out_what_is_not_mathematics(run):
+    programs = replace(run, recipe={"verifier": {"name": "python-tests"}})
+    assert audit_sample([run]) == (3, 1, audit_sample([run]).pairs, [], True)
+    assert audit_sample([programs]) == (0, 0, [], ["python-tests"], False)
+    both = audit_sample([programs, run])
+    assert (both.judged, both.found, both.left_out, both.possible) == (3, 1, ["python-tests"], True)

@@ -40,7 +40,7 @@ def build(**settings: Any) -> Reward:
 
 def value(reward: Reward, label: VerdictLabel = "correct", tokens: int = 1) -> float:
     """The reward of a response of `tokens` tokens."""
-    rollout = Rollout("r", PROMPT, (5,) * tokens, (-1.0,) * tokens, "7", "stop", 0)
+    rollout = Rollout.single_turn("r", PROMPT, (5,) * tokens, (-1.0,) * tokens, "7", "stop", 0)
     return reward(rollout, Verdict(label))
 
 
@@ -145,7 +145,7 @@ def test_a_plain_function_is_shaped_like_a_plug_in(tmp_path: Path) -> None:
     assert value(build(path=path), tokens=100) == 700
     assert value(build(path=path, clip=5), tokens=100) == 5
     assert value(build(path=path, overlong_buffer=20, overlong_penalty=2), tokens=90) == 629
-    with pytest.raises(ConfigError, match=r"reward\.clipp=5: there is no such setting; did you mean 'clip'\?"):
+    with pytest.raises(ConfigError, match=r"reward\.clipp=5: unknown setting; did you mean 'clip'\?"):
         build(path=path, clipp=5)
 
 
@@ -191,7 +191,7 @@ def test_a_user_s_own_settings_may_leave_shaping_out(tmp_path: Path) -> None:
     text = "from simplerl.config import PluginConfig as Config\n\ndef reward(rollout, verdict):\n    return 1.0\n"
     path = user_file(tmp_path, text)
     assert value(build(path=path)) == 1
-    with pytest.raises(ConfigError, match=r"reward\.clip=5: there is no such setting"):
+    with pytest.raises(ConfigError, match=r"reward\.clip=5: unknown setting"):
         build(path=path, clip=5)
 
 

@@ -1,4 +1,4 @@
-"""Grading: while rollouts are still decoded, in the order of the requests, and only until the first failure."""
+"""Grading: it starts while rollouts are still decoded, keeps the order of the requests, and ends at a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from simplerl.errors import EngineError, RemoteError
-from simplerl.rollouts.grade import graded_rollouts, in_order
+from simplerl.rollouts.grade import generate_and_grade, results_in_order
 from simplerl.types import Problem, Prompt, Request, Rollout, Sampling, Verdict
 from simplerl.verifiers.base import Verifier
 
@@ -23,7 +23,7 @@ FINISHED = (3, 0, 1, 5, 4, 2)
 
 
 class Engine:
-    """Finishes the requests in the order `FINISHED`; says in `events` when it does."""
+    """Finishes the requests in the order `FINISHED`, and appends each to `events`."""
 
     def __init__(self, events: list[Any]) -> None:
         self.events = events
@@ -31,32 +31,32 @@ class Engine:
     def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
         for n in FINISHED[: len(requests)]:
             self.events.append(f"rollout {n}")
-            yield Rollout(str(n), PROMPT, (n,), (-1.0,), f"answer {n}", "stop", 0)
+            yield Rollout.single_turn(str(n), PROMPT, (n,), (-1.0,), f"answer {n}", "stop", 0)
 
 
 class Echo(Verifier):
-    """Extracts the response's last word, at once."""
+    """Judges at once: every response is correct, and its last word is the extracted answer."""
 
     def __init__(self, events: list[Any]) -> None:
         self.events = events
 
-    def verify(self, response: str, gold: str) -> Verdict:
-        self.events.append(f"verdict {response[-1]}")
-        return Verdict("correct", response.split()[-1])
+    def verify(self, problem: Problem, rollout: Rollout) -> Verdict:
+        self.events.append(f"verdict {rollout.text[-1]}")
+        return Verdict("correct", rollout.text.split()[-1])
 
 
-class Later(Verifier):
-    """Every verdict comes when the test says so."""
+class ManualVerifier(Verifier):
+    """Never judges: the test sets each verdict's future."""
 
     def __init__(self) -> None:
         self.futures: dict[str, Future[Verdict]] = {}
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
-        return self.futures.setdefault(response[-1], Future())
+    def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
+        return self.futures.setdefault(rollout.text[-1], Future())
 
 
 class Threaded:
-    """A reward that waits: `call(number)`, in so many threads."""
+    """A reward that calls `call(number)` in `concurrency` threads."""
 
     def __init__(self, concurrency: int, call: Any) -> None:
         self.concurrency, self.call = concurrency, call
@@ -66,14 +66,16 @@ class Threaded:
 
 
 def grade(engine: Any, verifier: Verifier, reward: Any, events: list[Any] | None = None) -> list[float]:
-    said = [] if events is None else events
-    graded = graded_rollouts(engine, REQUESTS, verifier, reward, lambda g: said.append(f"done {g.rollout.request_id}"))
+    events = [] if events is None else events
+    graded = generate_and_grade(
+        engine, REQUESTS, verifier, reward, lambda g: events.append(f"done {g.rollout.request_id}")
+    )
     assert [each.rollout.request_id for each in graded] == [request.id for request in REQUESTS]
     assert all(each.verdict.extracted == each.rollout.request_id for each in graded)
     return [each.reward for each in graded]
 
 
-def test_every_rollout_is_graded_before_the_next_is_waited_for() -> None:
+def test_a_finished_rollout_is_graded_before_the_next_one_is_decoded() -> None:
     events: list[Any] = []
     main = threading.current_thread()
 
@@ -86,14 +88,14 @@ def test_every_rollout_is_graded_before_the_next_is_waited_for() -> None:
     assert events == [f"{what} {n}" for n in FINISHED for what in ("rollout", "verdict", "reward", "done")]
 
 
-def test_rewards_are_called_in_the_engine_s_order_whenever_verdicts_come() -> None:
-    verifier, called = Later(), []
+def test_rewards_are_called_in_the_engines_order_in_any_order_of_verdicts() -> None:
+    verifier, called = ManualVerifier(), []
     numbers = [str(n) for n in FINISHED]
 
     class Slow(Engine):
         def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
             yield from super().submit(requests)
-            # Everything is decoded; the verdicts come in the opposite order.
+            # Every rollout is decoded; the verdicts arrive in the opposite order.
             for number in reversed(numbers):
                 assert called == []
                 verifier.futures[number].set_result(Verdict("correct", number))
@@ -103,8 +105,8 @@ def test_rewards_are_called_in_the_engine_s_order_whenever_verdicts_come() -> No
 
 
 @pytest.mark.parametrize("concurrency", [2, 3, 6])
-def test_rewards_that_wait_are_asked_for_together(concurrency: int) -> None:
-    """None is there before `concurrency` of them have been asked for."""
+def test_rewards_with_concurrency_are_called_together(concurrency: int) -> None:
+    """Each call waits until `concurrency` calls run."""
     together = threading.Barrier(concurrency)
 
     def call(number: int) -> int:
@@ -114,7 +116,7 @@ def test_rewards_that_wait_are_asked_for_together(concurrency: int) -> None:
     assert grade(Engine([]), Echo([]), Threaded(concurrency, call)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_threads_and_none_give_the_same() -> None:
+def test_threads_do_not_change_the_rewards() -> None:
     assert grade(Engine([]), Echo([]), Threaded(4, lambda n: n * n)) == grade(Engine([]), Echo([]), Threaded(1, pow2))
 
 
@@ -122,7 +124,7 @@ def pow2(number: int) -> int:
     return number**2
 
 
-def test_the_first_failure_is_raised_while_others_are_under_way() -> None:
+def test_the_first_failure_is_raised_while_other_rewards_still_run() -> None:
     release, ended = threading.Event(), threading.Event()
 
     def call(number: int) -> float:
@@ -140,8 +142,8 @@ def test_the_first_failure_is_raised_while_others_are_under_way() -> None:
         release.set()
 
 
-def test_a_verifier_s_failure_is_raised_wherever_it_stands() -> None:
-    verifier = Later()
+def test_a_failure_of_the_verifier_is_raised_at_once_at_any_position() -> None:
+    verifier = ManualVerifier()
 
     class Failing(Engine):
         def submit(self, requests: Sequence[Request]) -> Iterator[Rollout]:
@@ -153,10 +155,10 @@ def test_a_verifier_s_failure_is_raised_wherever_it_stands() -> None:
     events: list[Any] = []
     with pytest.raises(RemoteError, match="gone"):
         grade(Failing(events), verifier, lambda rollout, verdict: 1.0)
-    assert events[-1] == "rollout 4", "nothing is decoded in vain"
+    assert events[-1] == "rollout 4", "no later rollout is decoded"
 
 
-def test_a_stop_asked_for_between_rollouts_is_heard() -> None:
+def test_an_exception_of_progress_stops_grading() -> None:
     class Stop(Exception):
         pass
 
@@ -165,7 +167,7 @@ def test_a_stop_asked_for_between_rollouts_is_heard() -> None:
 
     events: list[Any] = []
     with pytest.raises(Stop):
-        graded_rollouts(Engine(events), REQUESTS, Echo([]), Threaded(2, lambda n: n), stop)
+        generate_and_grade(Engine(events), REQUESTS, Echo([]), Threaded(2, lambda n: n), stop)
     assert "rollout 3" in events
 
 
@@ -175,24 +177,24 @@ def test_requests_that_never_finish_are_an_error() -> None:
             return super().submit(requests[:4])
 
     with pytest.raises(EngineError, match="2 of 6 requests never finished, the first is 2"):
-        graded_rollouts(Short([]), REQUESTS, Echo([]), lambda rollout, verdict: 1.0)
+        generate_and_grade(Short([]), REQUESTS, Echo([]), lambda rollout, verdict: 1.0)
 
 
-# --- in_order ---------------------------------------------------------------------------------------------------------
+# --- results_in_order -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("most", [1, 2, 5])
-def test_no_more_than_allowed_wait_at_a_time(most: int) -> None:
+@pytest.mark.parametrize("max_pending", [1, 2, 5])
+def test_at_most_max_pending_tasks_are_unfinished(max_pending: int) -> None:
     futures: list[Future[int]] = []
 
     def started(threads: ThreadPoolExecutor) -> Iterator[tuple[int, Future[int]]]:
         for number in range(12):
-            assert number < most or futures[number - most].done()
+            assert number < max_pending or futures[number - max_pending].done()
             futures.append(threads.submit(late, number))
             yield number, futures[-1]
 
     with ThreadPoolExecutor(1) as threads:
-        assert list(in_order(started(threads), most)) == [(n, n) for n in range(12)]
+        assert list(results_in_order(started(threads), max_pending)) == [(n, n) for n in range(12)]
 
 
 def late(number: int) -> int:
@@ -200,8 +202,8 @@ def late(number: int) -> int:
     return number
 
 
-def test_a_failure_behind_a_head_that_waits_is_raised() -> None:
-    """All have been started, and the first one never comes."""
+def test_a_failure_is_raised_before_an_earlier_task_has_finished() -> None:
+    """Three tasks are started, and the first one does not finish."""
     futures: list[Future[int]] = [Future() for _ in range(3)]
     timers = [
         threading.Timer(0.02, futures[2].set_exception, [RemoteError("gone")]),
@@ -210,19 +212,24 @@ def test_a_failure_behind_a_head_that_waits_is_raised() -> None:
     for timer in timers:
         timer.start()
     with pytest.raises(RemoteError, match="gone"):
-        list(in_order(enumerate(futures)))
+        list(results_in_order(enumerate(futures)))
     assert not futures[0].done()
     for timer in timers:
         timer.cancel()
         timer.join()
 
 
-def test_the_line_waits_for_its_head() -> None:
+def test_results_wait_for_the_first_task() -> None:
     head: Future[str] = Future()
     timer = threading.Timer(0.05, head.set_result, ["late"])
     rest: list[Future[str]] = [Future() for _ in range(3)]
     for future in rest:
         future.set_result("early")
     timer.start()
-    assert list(in_order(enumerate([head, *rest]), most=2)) == [(0, "late"), (1, "early"), (2, "early"), (3, "early")]
+    assert list(results_in_order(enumerate([head, *rest]), max_pending=2)) == [
+        (0, "late"),
+        (1, "early"),
+        (2, "early"),
+        (3, "early"),
+    ]
     timer.join()

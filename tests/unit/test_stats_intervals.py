@@ -1,4 +1,4 @@
-from math import comb, sqrt
+from math import comb, pi, sqrt, tan
 
 import numpy as np
 import pytest
@@ -73,10 +73,25 @@ def test_wilson_agrees_with_scipy(successes, n):
 # --- several samples --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 29, 30, 271, 2817])
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_t_quantiles_agree_with_scipy(degrees, level):
-    assert t_quantile(degrees, level) == pytest.approx(stats.t.ppf(0.5 + level / 2, degrees), rel=1e-9)
+def test_t_quantiles_of_one_and_two_degrees_worked_by_hand(level):
+    # One degree is Cauchy's distribution, P(|T| <= t) = 2 / pi atan t; of two, P(|T| <= t) = t / sqrt(2 + t^2).
+    assert t_quantile(1, level) == pytest.approx(tan(pi * level / 2), rel=1e-12)
+    assert t_quantile(2, level) == pytest.approx(level * sqrt(2 / (1 - level**2)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "level", "t"),
+    # Fisher and Yates, Statistical Tables (6th edition, 1963), table III.
+    [(3, 0.95, 3.182), (7, 0.95, 2.365), (29, 0.95, 2.045), (30, 0.999, 3.646), (120, 0.95, 1.980), (120, 0.5, 0.677)],
+)
+def test_t_quantiles_match_the_printed_table(degrees, level, t):
+    assert t_quantile(degrees, level) == pytest.approx(t, abs=5.1e-4)
+
+
+def test_t_of_many_degrees_is_normal():
+    # Hill, Communications of the ACM 13 (1970), algorithm 396: z + (z^3 + z) / (4 n) + O(1 / n^2).
+    assert t_quantile(10_000) == pytest.approx(Z_95 + (Z_95**3 + Z_95) / 40_000, abs=1e-7)
 
 
 def test_t_needs_a_degree_of_freedom():

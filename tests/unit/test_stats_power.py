@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import power_proportions_2indep
 
+from simplerl.stats import power
 from simplerl.stats.paired import mcnemar
 from simplerl.stats.power import (
     POWER,
@@ -26,7 +27,26 @@ def test_power_is_the_sum_over_all_outcomes(problems, delta, discordant):
         for lost in range(problems + 1 - gained)
         if mcnemar(gained, lost) <= 0.05
     )
-    assert power_paired(problems, delta, discordant) == pytest.approx(rejected, abs=1e-8)
+    assert power_paired(problems, delta, discordant) == pytest.approx(rejected, abs=1e-12)
+
+
+def test_power_of_seven_problems_worked_by_hand():
+    # All 7 differ, 7 of 8 times for the better model. Significant are 7 : 0 and 0 : 7, with p = 2 / 128; 6 : 1 has
+    # p = 2 (1 + 7) / 128 = 0.125.
+    assert power_paired(7, 0.75, 1.0) == pytest.approx((7 / 8) ** 7 + (1 / 8) ** 7, abs=1e-15)
+
+
+def test_significant_counts_are_those_of_whole_numbers():
+    """Of n tosses, s counts of the rarer side are significant: 2 (C(n, 0) + ... + C(n, s - 1)) / 2^n <= 1 / 20."""
+    found = power._significant(1_000)
+    assert len(found) == 995
+    for tosses, significant in enumerate(found, start=power.FEWEST):
+        row, tail, expected = 1, 1, 0
+        while 40 * tail <= 2**tosses:
+            expected += 1
+            row = row * (tosses - expected + 1) // expected
+            tail += row
+        assert significant == expected, tosses
 
 
 def test_six_problems_show_what_solves_all_of_them():

@@ -70,7 +70,7 @@ def test_full_disk_keeps_the_old_file_and_says_what_was_wanted(tmp_path, monkeyp
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]
     assert (
-        str(path) in str(caught.value) and "wants 5,000 bytes" in str(caught.value) and "are free" in str(caught.value)
+        str(path) in str(caught.value) and "needs 5,000 bytes" in str(caught.value) and "are free" in str(caught.value)
     )
 
 
@@ -80,7 +80,7 @@ def test_full_disk_leaves_no_half_line(tmp_path, monkeypatch, room):
     atomic.append_line(path, b'{"step":1}')
     fill_disk_after(monkeypatch, room)
 
-    with pytest.raises(atomic.DiskFullError, match="wants 20 bytes"):
+    with pytest.raises(atomic.DiskFullError, match="needs 20 bytes"):
         atomic.append_line(path, b"x" * 19)
 
     assert path.read_bytes() == b'{"step":1}\n'
@@ -95,7 +95,7 @@ def test_other_errors_pass_unchanged_and_leave_nothing(tmp_path):
 
 REAL_FULL_DISK = """
     import sys, pathlib, torch
-    from simplerl import atomic, checkpoint
+    from simplerl.storage import atomic, checkpoint
     from simplerl.storage.records import RunFolder
     room = pathlib.Path(sys.argv[1])
     checkpoint.save(room, 1, {"actor": {"w": torch.zeros(1000)}}, {})
@@ -129,7 +129,7 @@ def test_a_disk_that_is_really_full_leaves_the_last_good_state(tmp_path):
     assert done.returncode == 0, done.stderr
     *full, files, good = done.stdout.splitlines()
     assert [line.split()[0] for line in full] == ["file", "checkpoint", "rollouts", "line"]
-    assert "wants 4,000,003 bytes" in full[1]
+    assert "needs 4,000,003 bytes" in full[1]
     whole = [f"checkpoints/step-000001/{name}" for name in ("actor.safetensors", "manifest.json", "state.json")]
     assert files == str([*whole, "metrics.jsonl"])
     assert good == "step-000001 0"

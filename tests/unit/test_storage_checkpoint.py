@@ -159,7 +159,7 @@ def test_when_every_checkpoint_is_torn_the_run_does_not_start_over_by_itself(tmp
     for step in (4, 8):
         flip_byte(save(tmp_path, step) / "actor.safetensors", -1)
     with pytest.raises(
-        CheckpointError, match=r"(?s)whole.*step-000008 is torn.*step-000004 is torn.*delete that folder"
+        CheckpointError, match=r"(?s)complete.*step-000008 is torn.*step-000004 is torn.*delete that folder"
     ):
         checkpoint.latest(tmp_path)
 
@@ -207,7 +207,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path)
 
 KILL_SAVERS = """
     import os, pathlib, random, signal, sys, time, torch
-    from simplerl import checkpoint
+    from simplerl.storage import checkpoint
 
     folder, rng, kills, mid_save = pathlib.Path(sys.argv[1]), random.Random(0), int(sys.argv[2]), 0
 
@@ -294,74 +294,7 @@ def test_an_error_at_any_system_call_of_saving_leaves_a_checkpoint(tmp_path, mon
     assert atomic.remove_leftovers(tmp_path / "checkpoints") == []
 
 
-# --- optimisers -------------------------------------------------------------------------------------------------------
-
-
-def model_and_optimiser(seed):
-    torch.manual_seed(seed)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 1))
-    groups = [{"params": model[0].parameters(), "lr": 1e-3}, {"params": model[2].parameters(), "weight_decay": 0.1}]
-    return model, torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95))
-
-
-def take_step(model, optimiser, seed):
-    optimiser.zero_grad()
-    torch.manual_seed(seed)
-    model(torch.randn(4, 5)).square().sum().backward()
-    optimiser.step()
-
-
-def test_optimiser_from_a_checkpoint_takes_the_same_next_steps_bit_for_bit(tmp_path):
-    model, optimiser = model_and_optimiser(0)
-    for seed in range(3):
-        take_step(model, optimiser, seed)
-    optimiser.param_groups[0]["lr"] = 1 / 3e4  # a schedule has moved it
-    tensors, scalars = checkpoint.flatten_optimiser(optimiser)
-    assert set(tensors) == {f"{i}.{key}" for i in range(4) for key in ("step", "exp_avg", "exp_avg_sq")}
-    path = checkpoint.save(tmp_path, 3, {"actor": dict(model.state_dict()), "opt": tensors}, {"opt": scalars})
-
-    other, restored = model_and_optimiser(1)
-    tensors, state = checkpoint.load(path)
-    other.load_state_dict(tensors["actor"])
-    checkpoint.restore_optimiser(restored, tensors["opt"], state["opt"])
-    for seed in range(3, 6):
-        take_step(model, optimiser, seed)
-        take_step(other, restored, seed)
-
-    for one, two in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(bits(one.data), bits(two.data))
-    assert restored.param_groups[0]["betas"] == (0.9, 0.95)
-    assert restored.param_groups[0]["lr"] == 1 / 3e4
-
-
-def test_restored_optimiser_shares_no_memory_with_what_was_loaded():
-    model, optimiser = model_and_optimiser(0)
-    take_step(model, optimiser, 0)
-    tensors, scalars = checkpoint.flatten_optimiser(optimiser)
-    before = {name: value.clone() for name, value in tensors.items()}
-    other, restored = model_and_optimiser(0)
-    checkpoint.restore_optimiser(restored, before, scalars)
-    take_step(other, restored, 1)
-    assert all(torch.equal(before[name], tensors[name]) for name in tensors)
-
-
-def test_optimiser_before_its_first_step_comes_back_empty():
-    _, optimiser = model_and_optimiser(0)
-    tensors, scalars = checkpoint.flatten_optimiser(optimiser)
-    assert tensors == {}
-    checkpoint.restore_optimiser(optimiser, tensors, json.loads(json.dumps(scalars)))
-    assert optimiser.state_dict()["state"] == {}
-
-
-def test_optimiser_of_another_model_is_refused():
-    model, optimiser = model_and_optimiser(0)
-    take_step(model, optimiser, 0)
-    tensors, scalars = checkpoint.flatten_optimiser(optimiser)
-    with pytest.raises(CheckpointError, match=r"\[2, 2\] parameters, this model \[1\]"):
-        checkpoint.restore_optimiser(torch.optim.AdamW([torch.zeros(3, requires_grad=True)]), tensors, scalars)
-    tensors["1.exp_avg"] = torch.zeros(8)
-    with pytest.raises(CheckpointError, match=r"1\.exp_avg has shape \[8\], its parameter \[7\]"):
-        checkpoint.restore_optimiser(optimiser, tensors, scalars)
+# --- imports ---------------------------------------------------------------------------------------------------------
 
 
 def test_importing_checkpoints_loads_no_torch():

@@ -13,7 +13,8 @@ import pytest
 from simplerl.config import Recipe
 from simplerl.errors import ConfigError, SimpleRLError
 from simplerl.storage import atomic
-from simplerl.storage.records import COLUMNS, RunFolder, recipe_table, rollout_row
+from simplerl.storage.folder import recipe_table
+from simplerl.storage.records import COLUMNS, RunFolder, rollout_row
 from simplerl.types import GradedRollout, Problem, Prompt, Rollout, Verdict
 
 
@@ -39,7 +40,7 @@ def run(tmp_path):
 
 def graded(text="so \\boxed{4}", advantage=0.5, **verdict):
     problem = Problem("gsm8k/7", "2+2?", "4", level=3, subject="sums")
-    rollout = Rollout("r", Prompt(problem, "Q: 2+2?", (1, 2, 3)), (5, 6), (-0.1, -0.2), text, "stop", 11)
+    rollout = Rollout.single_turn("r", Prompt(problem, "Q: 2+2?", (1, 2, 3)), (5, 6), (-0.1, -0.2), text, "stop", 11)
     return rollout_row(12, GradedRollout(rollout, Verdict("correct", "4", "string"), 1.0), 2, advantage)
 
 
@@ -90,6 +91,23 @@ def test_a_setting_added_by_a_newer_version_is_named(run, make_recipe):
     (run.path / "recipe.toml").write_text(tomli_w.dumps(table))
     with pytest.raises(ConfigError, match=r"train\.ppo_epochs: stored '\(not set\)', given 1"):
         run.open(recipe, {})
+
+
+def test_a_run_written_before_0_2_is_refused_in_one_line_and_its_metrics_are_read(run, make_recipe):
+    recipe = make_recipe()
+    run.create(recipe, {})
+    table = recipe_table(recipe)
+    table["train"]["epochs"] = table["train"].pop("ppo_epochs")
+    import tomli_w
+
+    (run.path / "recipe.toml").write_text(tomli_w.dumps(table))
+    (run.path / "metrics.jsonl").write_text('{"step":1,"ratio/clip_share":0.25,"length/cut":160.0,"pack/fill":0.9}\n')
+    with pytest.raises(ConfigError, match=r"written before 0\.2 \(train\.epochs\) and cannot be resumed") as caught:
+        run.open(recipe, {})
+    assert "\n" not in str(caught.value)
+    assert run.read_metrics() == [
+        {"step": 1, "ratio/clip_fraction": 0.25, "length/truncated": 160.0, "pack/token_utilization": 0.9}
+    ]
 
 
 def test_create_refuses_a_folder_that_holds_a_run(run, make_recipe):

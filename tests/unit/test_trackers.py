@@ -1,4 +1,4 @@
-"""Trackers get every number, stay in the run folder, and never stop a run."""
+"""Trackers receive every number, write into the run folder, and never stop a run."""
 
 import sys
 
@@ -19,7 +19,7 @@ def trackers(tmp_path, notices=None, **config):
     return Trackers(TrackConfig(**config), tmp_path, FakeRecipe(), notice=notice)
 
 
-def test_nothing_asked_loads_nothing(tmp_path):
+def test_no_tracker_is_loaded_unless_switched_on(tmp_path):
     tracker = trackers(tmp_path)
     tracker.log(1, {"reward/mean": 1.0})
     tracker.close()
@@ -33,12 +33,12 @@ def read_scalars(folder, name):
     return {event.step: event.value for event in events.Scalars(name)}
 
 
-@pytest.mark.filterwarnings("ignore")  # of tensorboard's own
-def test_tensorboard_holds_every_number_and_forgets_what_a_killed_session_logged_too_much(tmp_path):
+@pytest.mark.filterwarnings("ignore")  # warnings of tensorboard itself
+def test_tensorboard_hides_steps_that_a_killed_session_logged_after_its_checkpoint(tmp_path):
     pytest.importorskip("tensorboard")
     first = trackers(tmp_path, tensorboard=True)
     for step in (1, 2, 3, 4):
-        first.log(step, {"step": step, "reward/mean": step / 4, "text": "no number", "none": None})
+        first.log(step, {"step": step, "reward/mean": step / 4, "text": "not a number", "none": None})
     first.close()
     second = trackers(tmp_path, tensorboard=True)
     second.log(3, {"reward/mean": 9.0})
@@ -46,7 +46,7 @@ def test_tensorboard_holds_every_number_and_forgets_what_a_killed_session_logged
     assert read_scalars(tmp_path / "tensorboard", "reward/mean") == {1: 0.25, 2: 0.5, 3: 9.0}
 
 
-@pytest.mark.filterwarnings("ignore")  # of wandb's own
+@pytest.mark.filterwarnings("ignore")  # warnings of wandb itself
 def test_wandb_offline_stays_in_the_run_folder_and_keeps_its_id(tmp_path):
     pytest.importorskip("wandb")
     notices = []
@@ -81,7 +81,7 @@ class Failing:
         raise ConnectionError("the network is gone")
 
     def close(self):
-        raise AssertionError("was dropped")
+        raise AssertionError("a dropped tracker is not closed")
 
 
 class Recording:
@@ -95,7 +95,7 @@ class Recording:
         raise OSError("disk")
 
 
-def test_a_failing_tracker_is_named_once_and_the_others_go_on(tmp_path):
+def test_a_failing_tracker_gives_one_notice_and_the_others_continue(tmp_path):
     notices, good = [], Recording()
     tracker = trackers(tmp_path, notices)
     tracker._active.update({"bad": Failing(), "good": good})
@@ -105,13 +105,13 @@ def test_a_failing_tracker_is_named_once_and_the_others_go_on(tmp_path):
     tracker.close()
     assert len(notices) == 2
     assert notices[0].startswith(
-        "bad failed and is switched off for this session (ConnectionError: the network is gone)"
+        "bad failed and is off for the rest of this session (ConnectionError: the network is gone)"
     )
     assert notices[1].startswith("good failed")
     tracker.close()
 
 
-def test_a_tracker_that_fails_at_its_start_is_left_out(tmp_path, monkeypatch):
+def test_a_tracker_that_fails_at_its_start_is_dropped(tmp_path, monkeypatch):
     notices = []
     monkeypatch.setattr("simplerl.train.trackers.TensorBoard", lambda *_: 1 / 0)
     tracker = trackers(tmp_path, notices, tensorboard=True)

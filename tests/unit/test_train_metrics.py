@@ -14,7 +14,9 @@ pytestmark = pytest.mark.unit
 
 def graded(problem: str, tokens: int, reward: float) -> GradedRollout:
     prompt = Prompt(Problem(problem, "?", "7"), "?", (1,))
-    return GradedRollout(Rollout("r", prompt, (2,) * tokens, (-1.0,) * tokens, "", "stop", 0), Verdict("wrong"), reward)
+    return GradedRollout(
+        Rollout.single_turn("r", prompt, (2,) * tokens, (-1.0,) * tokens, "", "stop", 0), Verdict("wrong"), reward
+    )
 
 
 def test_a_response_has_the_mean_advantage_of_its_tokens() -> None:

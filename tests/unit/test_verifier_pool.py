@@ -17,7 +17,7 @@ import pytest
 
 from simplerl.errors import DependencyError
 from simplerl.verifiers.math import pool as pool_module
-from simplerl.verifiers.math.pool import Gate, Outcome, SymbolicPool, Task, Tasks
+from simplerl.verifiers.math.pool import Outcome, SymbolicPool, WorkerProcess
 
 pytestmark = [
     pytest.mark.unit,
@@ -145,7 +145,7 @@ def test_payloads_do_not_run(pool, tmp_path):
 def test_an_answer_too_long_to_be_one_starts_nothing():
     pool = SymbolicPool()
     assert pool.submit("1" * 5000, "1").result(timeout=0) == Outcome("unparsed", 0.0)
-    assert workers() == [] or pool._slots[0].worker._process is None
+    assert pool._workers.processes[0]._process is None
     pool.close()
 
 
@@ -217,7 +217,7 @@ def stop_children(pool: SymbolicPool, times: int) -> None:
     """Stops the next children of the pool's only worker, as if the machine had no time for them."""
     seen: set[int] = set()
     while len(seen) < times:
-        process = pool._slots[0].worker._process
+        process = pool._workers.processes[0]._process
         for pid in set(children(process.pid)) - seen if process else ():
             os.kill(pid, signal.SIGSTOP)
             seen.add(pid)
@@ -237,38 +237,56 @@ def test_a_worker_that_does_not_answer_is_replaced(monkeypatch):
     monkeypatch.setattr(pool_module, "GRACE_SECONDS", 0.2)
     pool = SymbolicPool(wall_seconds=2.5)
     assert pool.submit(*PAIR).result().status == "equal"
-    stopped = pool._slots[0].worker._process.pid
+    stopped = pool._workers.processes[0]._process.pid
     os.kill(stopped, signal.SIGSTOP)
     assert pool.submit(*PAIR).result().status == "equal"
     assert not alive(stopped)
     pool.close()
 
 
-def test_who_is_alone_waits_for_the_others_and_keeps_them_out():
-    gate, events = Gate(), []
-    inside, leave = threading.Event(), threading.Event()
+class FakeWorkers:
+    """Replaces the processes of every pool: a pair whose answer is in `held` runs until its event is set.
 
-    def first() -> None:
-        with gate.passed(alone=False):
-            inside.set()
-            leave.wait()
-            events.append("first leaves")
+    The first comparison of a pair whose answer starts with "stall" gets no reply.
+    """
 
-    def enter(name: str, alone: bool) -> None:
-        with gate.passed(alone=alone):
-            events.append(f"{name} enters")
-            time.sleep(0.05)
-            events.append(f"{name} leaves")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *held: str) -> None:
+        self.events: list[str] = []
+        self.held = {answer: threading.Event() for answer in held}
+        monkeypatch.setattr(WorkerProcess, "start", lambda process: None)
+        monkeypatch.setattr(WorkerProcess, "ask", lambda process, question, seconds: self.ask(question["answer"]))
 
-    with ThreadPoolExecutor(3) as runners:
-        runners.submit(first)
-        inside.wait()
-        runners.submit(enter, "alone", True)
-        wait_for(lambda: gate._wanting)
-        runners.submit(enter, "late", False)
-        time.sleep(0.05)
-        leave.set()
-    assert events == ["first leaves", "alone enters", "alone leaves", "late enters", "late leaves"]
+    def ask(self, answer: str) -> dict[str, object] | None:
+        stalls = answer.startswith("stall") and f"{answer} starts" not in self.events
+        self.events.append(f"{answer} starts")
+        if answer in self.held:
+            self.held[answer].wait(60)
+        self.events.append(f"{answer} ends")
+        return None if stalls else {"status": "equal", "seconds": 0.0}
+
+
+def test_a_stalled_pair_is_compared_again_with_nothing_else_running(monkeypatch):
+    fake = FakeWorkers(monkeypatch, "busy")
+    pool = SymbolicPool(2)
+    busy = pool.submit("busy", "")
+    wait_for(lambda: fake.events)
+    stalled = pool.submit("stalled", "")
+    wait_for(lambda: len(fake.events) == 3 and pool._workers._turnstile.locked())
+    late = [pool.submit(answer, "") for answer in ("late", "later")]
+    assert fake.events == ["busy starts", "stalled starts", "stalled ends"]
+    fake.held["busy"].set()
+    assert {future.result(timeout=60).status for future in (busy, stalled, *late)} == {"equal"}
+    assert fake.events[3:6] == ["busy ends", "stalled starts", "stalled ends"]
+    assert sorted(fake.events[6:]) == ["late ends", "late starts", "later ends", "later starts"]
+    pool.close()
+
+
+def test_two_stalled_pairs_do_not_wait_for_each_other(monkeypatch):
+    FakeWorkers(monkeypatch)
+    pool = SymbolicPool(2)
+    futures = [pool.submit(f"stalled {number}", "") for number in range(20)]
+    assert {future.result(timeout=60).status for future in futures} == {"equal"}
+    pool.close()
 
 
 # --- use --------------------------------------------------------------------------------------------------------------
@@ -284,20 +302,28 @@ def test_asyncio(pool):
     assert [each.status for each in found] == ["different", "different", "equal"]
 
 
-def test_a_full_queue_holds_who_submits_until_there_is_room_or_it_closes():
-    tasks = Tasks(1)
-    tasks.put(Task("1", "1"))
+def test_submit_blocks_while_the_queue_is_full(monkeypatch):
+    fake = FakeWorkers(monkeypatch, "first", "second")
+    pool = SymbolicPool(queue=1)
+    pool.submit("first", "")
+    wait_for(lambda: fake.events)
+    second = pool.submit("second", "")
     with ThreadPoolExecutor(1) as other:
-        second = other.submit(tasks.put, Task("2", "2"))
+        third = other.submit(pool.submit, "third", "")
         time.sleep(0.05)
-        assert not second.done()
-        assert tasks.get().answer == "1"
-        second.result(timeout=10)
-        third = other.submit(tasks.put, Task("3", "3"))
-        assert [task.answer for task in tasks.close()] == ["2"]
+        assert not third.done()
+        fake.held["first"].set()
+        waiting = third.result(timeout=60)
+        fourth = other.submit(pool.submit, "fourth", "")
+        time.sleep(0.05)
+        assert not fourth.done()
+        closing = threading.Thread(target=pool.close)
+        closing.start()
         with pytest.raises(RuntimeError, match="closed"):
-            third.result(timeout=10)
-    assert tasks.get() is None
+            fourth.result(timeout=60)
+        fake.held["second"].set()
+        closing.join()
+    assert waiting.cancelled() and second.result(timeout=0).status == "equal"
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -316,6 +342,21 @@ def test_close_ends_everything_with_work_pending():
     assert (set(workers()), len(threads())) == before
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit("1", "1")
+
+
+def test_close_ends_a_stalled_pair_that_waits_to_run_alone(monkeypatch):
+    ask, stalls = WorkerProcess.ask, []
+
+    def stall(process, question, seconds):
+        return stalls.append(question) if question["answer"] == "stalled" else ask(process, question, seconds)
+
+    monkeypatch.setattr(WorkerProcess, "ask", stall)
+    pool = SymbolicPool(2, cpu_seconds=60, wall_seconds=60)
+    futures = [pool.submit(SLOW, "1"), pool.submit("stalled", "1")]
+    wait_for(lambda: any(children(pid) for pid in workers()))
+    wait_for(lambda: stalls and pool._workers._turnstile.locked())
+    pool.close()
+    assert [future.result(timeout=0).status for future in futures] == ["crash", "crash"]
 
 
 def test_a_pool_used_and_forgotten_in_a_thread_ends_too():
@@ -339,7 +380,7 @@ from simplerl.verifiers.math.pool import SymbolicPool
 pool = SymbolicPool(cpu_seconds=600, wall_seconds=600)
 assert pool.submit("1", "1").result().status == "equal"
 pool.submit({SLOW!r}, "1")
-print(pool._slots[0].worker._process.pid, flush=True)
+print(pool._workers.processes[0]._process.pid, flush=True)
 time.sleep(0.5)
 {ending}
 """
@@ -350,3 +391,30 @@ time.sleep(0.5)
             owner.kill()
         owner.wait(timeout=60)
     wait_for(lambda: not alive(worker) and not alive(child))
+
+
+def test_a_forked_process_does_not_end_the_pool_of_its_parent():
+    script = """
+import os, sys
+from simplerl.verifiers.math.pool import SymbolicPool
+
+pool = SymbolicPool()
+assert pool.submit("1", "1").result().status == "equal"
+worker = pool._workers.processes[0]._process.pid
+if not (child := os.fork()):
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+assert pool.submit("1", "1").result().status == "equal"
+assert pool._workers.processes[0]._process.pid == worker
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_worker_does_not_inherit_secrets(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    pool = SymbolicPool()
+    assert pool.submit(*PAIR).result().status == "equal"
+    environment = Path(f"/proc/{pool._workers.processes[0]._process.pid}/environ").read_bytes()
+    assert b"PYTHONHASHSEED=0" in environment and b"hf_secret" not in environment
+    pool.close()

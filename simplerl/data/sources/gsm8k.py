@@ -18,6 +18,9 @@ SET = StoredSet(
     prefix="gsm8k_train",
 )
 
+USABLE_PROBLEMS = 7473
+"""Problems that are fit for training, see `load_problems`; known without reading the set."""
+
 
 class Config(StoredConfig):
     """GSM8K's 7,473 training problems."""

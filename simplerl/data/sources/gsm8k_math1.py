@@ -11,6 +11,9 @@ from simplerl.types import Problem
 
 PARTS = (GSM8K, MATH)
 
+USABLE_PROBLEMS = 8431
+"""Problems that are fit for training, see `load_problems`; known without reading the set."""
+
 
 class Config(StoredConfig):
     """GSM8K's training split and level 1 of the 12,000 MATH problems."""

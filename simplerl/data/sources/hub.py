@@ -23,7 +23,7 @@ class Config(SourceConfig):
     """The configuration, of data sets that have several."""
 
     file: str | None = None
-    """One file of the repository, instead of what its card declares."""
+    """One file of the repository, used instead of the files its card declares."""
 
     revision: str | None = None
     """Branch, tag or commit; a commit makes the run repeatable."""

@@ -25,6 +25,9 @@ SET = StoredSet(
     hub=HubTable("nlile/hendrycks-MATH-benchmark", split="train", keys=Keys(question="problem")),
 )
 
+USABLE_PROBLEMS = 11_998
+"""Problems that are fit for training, see `load_problems`; known without reading the set."""
+
 
 class Config(StoredConfig):
     """12,000 MATH problems; two have no answer and are dropped for training."""

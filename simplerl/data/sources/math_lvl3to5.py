@@ -41,6 +41,9 @@ ORIGINAL_BLOB = "a51b46c19354c8ac1c409115f95ee3578c67cedd"
 # The published answer of these two is the word "None"; these are what their solutions box.
 BOXED = {"math_lvl3to5_8k/3380": "9", "math_lvl3to5_8k/7997": "2"}
 
+USABLE_PROBLEMS = 8521
+"""Problems that are fit for training, see `load_problems`; known without reading the set."""
+
 
 class Config(StoredConfig):
     """8,523 MATH problems of levels 3-5; two have no answer and are dropped for training."""

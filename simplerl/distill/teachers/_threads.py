@@ -1,4 +1,4 @@
-"""Many questions at once, each result handed over the moment it is there."""
+"""Many questions at once; results are yielded as they arrive."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ B = TypeVar("B")
 
 
 def as_finished(work: Callable[[A], B], tasks: Iterable[A], threads: int) -> Generator[B]:
-    """Results in the order in which they are finished.
+    """Results in the order in which they finish.
 
-    After a failure nothing new is begun, what is under way is still handed over, and then the failure is raised.
-    Threads that nobody waits for any more end with the process.
+    After a failure nothing new starts; running tasks finish and are yielded, then the failure is raised. Threads that
+    nobody waits for end with the process.
     """
     left = deque(tasks)
     results: SimpleQueue[Future[B] | None] = SimpleQueue()
     begun = min(threads, len(left))
     for _ in range(begun):
-        # A pool's threads would keep the process alive until the last answer is there, after Ctrl-C too.
+        # a pool's threads would keep the process alive until the last answer, even after Ctrl-C
         threading.Thread(target=_work, args=(work, left, results), name="teacher", daemon=True).start()
     failures: list[BaseException] = []
     try:
@@ -41,11 +41,11 @@ def as_finished(work: Callable[[A], B], tasks: Iterable[A], threads: int) -> Gen
 
 
 def _work(work: Callable[[A], B], left: deque[A], results: SimpleQueue[Future[B] | None]) -> None:
-    """Takes tasks as long as there are some; None says that this thread has ended."""
+    """Run tasks until there are none; None marks the end of this thread."""
     while left:
         try:
             task = left.popleft()
-        except IndexError:  # another thread was faster
+        except IndexError:  # another thread took the last task
             break
         outcome = _outcome(work, task)
         if outcome.exception():

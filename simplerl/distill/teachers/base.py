@@ -1,6 +1,6 @@
-"""What a teacher is: questions in, each answer out as it arrives. Nothing here imports torch.
+"""The teacher protocol: questions in, answers out as they arrive. Nothing here imports torch.
 
-A teacher of one's own is one file with a class `Config(TeacherConfig)` and a function `build(config, sampling)`.
+A new teacher is one file with a class `Config(TeacherConfig)` and a function `build(config, sampling)`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ AnswerEnd = Literal["stop", "length", "refused"]
 
 
 class TeacherConfig(PluginConfig):
-    """Settings every teacher has."""
+    """Settings of every teacher."""
 
     may_change: ClassVar[frozenset[str]] = frozenset()
-    """Names of the settings that change no answer: how patiently is asked, and where."""
+    """Names of settings that change no answer, such as the address and time-outs."""
 
     model: str
-    """Which model answers."""
+    """The model that answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One response to ask for. `seed` depends on the run's seed, the problem and the sample's number alone."""
+    """One response to request. `seed` depends on the run's seed, the problem and the sample number alone."""
 
     id: str
     problem: Problem
@@ -38,9 +38,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question. `tokens` is None where the teacher does not count them.
+    """The answer to a question. `tokens` is None if the teacher does not count them.
 
-    "refused": there will be no response to this question, for the `reason` given; `text` is empty.
+    "refused": this question gets no response, for the `reason`; `text` is empty.
     """
 
     id: str
@@ -55,18 +55,19 @@ class Teacher(Protocol):
     """A source of long responses."""
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Answer]:
-        """One answer to each question, handed over the moment it arrives, in any order."""
+        """Yield one answer to each question at its arrival, in any order."""
         ...
 
     def provenance(self) -> Mapping[str, Any]:
-        """What makes the answers, as plain JSON without secrets. A folder goes on with the same alone; what stands
-        under "url" and "versions" may differ from session to session."""
+        """Origin of the answers, as plain JSON without secrets. A folder resumes only with an equal origin; "url" and
+        "versions" may differ between sessions.
+        """
         ...
 
     def close(self) -> None: ...
 
 
 def short_name(model: str) -> str:
-    """A model without its folders; an export (`RUN/exports/final`) is called by its run."""
+    """A model's name without its folders; an export (`RUN/exports/final`) is named after its run."""
     path = Path(model)
     return path.parents[1].name if path.parent.name == "exports" else path.name

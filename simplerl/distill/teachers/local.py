@@ -17,7 +17,7 @@ ANY_LENGTH = 1 << 30
 
 
 class Config(TeacherConfig):
-    """Which model, and how it is asked."""
+    """The model and its prompt."""
 
     name: Literal["local"] = "local"
 
@@ -28,10 +28,10 @@ class Config(TeacherConfig):
     """Inference engine."""
 
     template: str = "chat"
-    """Prompt template, see `data.template` of a training recipe."""
+    """Prompt template, see `data.template` of a training recipe. Default chat."""
 
     max_prompt_tokens: int = Field(default=1024, ge=1)
-    """Longer prompts are refused."""
+    """Longest prompt, in tokens. Longer ones are refused."""
 
 
 class LocalTeacher:
@@ -45,7 +45,7 @@ class LocalTeacher:
         self._provenance = provenance
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Answer]:
-        """The refusals first, then the responses as they finish."""
+        """Yield the refusals first, then responses as they finish."""
         prompts = self.prompts(asked)
         for each, prompt in zip(asked, prompts, strict=True):
             if self.is_too_long(prompt):
@@ -89,7 +89,7 @@ def answer_of(rollout: Rollout) -> Answer:
 
 
 def build(config: Config, sampling: DistillSampling) -> Teacher:
-    """Loads the model. Raises `ConfigError` where there is none."""
+    """Load the model. Raises `ConfigError` if there is none."""
     import torch
 
     import simplerl

@@ -6,8 +6,8 @@ tokens are not known, because the service counts those of the reasoning too.
 
 | what the service says                                  | what happens                                         |
 |--------------------------------------------------------|------------------------------------------------------|
-| no connection, time-out, torn answer, 429, 5xx         | asked again for `give_up_seconds`, then the run ends |
-| 200 that is no JSON, or holds no choice or no text     | asked again 4 times, then the question is refused    |
+| no connection, time-out, torn answer, 429, 5xx         | tried again for `give_up_seconds`, then the run ends |
+| 200 without JSON, a choice or a text                   | tried 4 more times, then the question is refused     |
 | 400, 413, 422; a `finish_reason` content_filter        | the question is refused                              |
 | 20 problems refused in a row (`refusals_in_a_row`)     | the run ends: it is not about the problems           |
 | any other status                                       | the run ends                                         |
@@ -38,12 +38,12 @@ ENDS: Mapping[str, AnswerEnd] = {
     "length": "length",
     "max_tokens": "length",
 }
-"""What services call the end of a response."""
+"""Finish reasons of services, and ours."""
 
 MAX_ANSWER = 64 << 20
 USELESS = 4
 SEEDS = 1 << 31
-"""Some services take no larger seed."""
+"""Largest seed that every service accepts."""
 
 KEY = "Check the key and that it may use this model (key_variable names the environment variable that holds it)"
 REMEDIES = {
@@ -51,11 +51,11 @@ REMEDIES = {
     403: KEY,
     404: "Check teacher.url, which usually ends in /v1, and teacher.model",
 }
-AGAIN = "then run the same command: the answers that arrived are kept, and only the others are asked for"
+AGAIN = "then run the same command again: the answers that arrived are kept, only the others are requested"
 
 
 class Config(TeacherConfig, Endpoint):
-    """Where the service is, and how it is asked."""
+    """Address of the service, and settings of the requests."""
 
     may_change: ClassVar[frozenset[str]] = frozenset(
         {"requests_per_minute", "refusals_in_a_row", *Endpoint.model_fields}
@@ -67,34 +67,35 @@ class Config(TeacherConfig, Endpoint):
     """Base address, such as http://127.0.0.1:8000/v1."""
 
     model: str
-    """The model's name, as the service calls it."""
+    """Name of the model at the service."""
 
     system: str | None = None
-    """System prompt; empty: none is sent."""
+    """System prompt. Empty (default): none is sent."""
 
     prompt: str = "{input}\nPlease reason step by step, and put your final answer within \\boxed{}."
-    """The user's message; {input} is the problem."""
+    """Text of the user's message; {input} is replaced by the problem."""
 
     reasoning: Literal["keep", "drop"] = "keep"
-    """Whether reasoning that comes apart from the content becomes part of the response, between <think> tags."""
+    """Reasoning that comes apart from the content. `keep` (default): put it into the response, in <think> tags. `drop`:
+    leave it out."""
 
     timeout_seconds: float = Field(default=1800.0, gt=0)
-    """For one attempt. A long response takes minutes."""
+    """Seconds for one attempt. A long response takes minutes."""
 
     give_up_seconds: float = Field(default=7200.0, ge=0)
-    """For all attempts at a question: a service that is away, overloaded or slow is asked again until then."""
+    """Seconds for all attempts at a question; until then an absent, overloaded or slow service is tried again."""
 
     requests_per_minute: float | None = Field(default=None, gt=0)
-    """Attempts of all threads together, evenly spaced; empty: as they come."""
+    """Attempts per minute of all threads together, evenly spaced. None (default): no limit."""
 
     refusals_in_a_row: int = Field(default=20, ge=1)
-    """So many different problems, refused one after the other, end the run."""
+    """Refused problems in a row that end the run."""
 
     @field_validator("prompt")
     @classmethod
     def _has_place(cls, text: str) -> str:
         if "{input}" not in text:
-            raise ValueError("has no {input}, where the problem would stand")
+            raise ValueError("has no {input}, the place of the problem")
         return text
 
     @property
@@ -107,21 +108,21 @@ class OpenAITeacher:
 
     def __init__(self, config: Config, sampling: DistillSampling) -> None:
         self.config, self.sampling = config, sampling
-        manners = RetryPolicy(
-            max_answer=MAX_ANSWER,
-            refusals=frozenset({400, 413, 422}),
-            useless=USELESS,
-            per_minute=config.requests_per_minute,
+        policy = RetryPolicy(
+            max_answer_bytes=MAX_ANSWER,
+            refusal_statuses=frozenset({400, 413, 422}),
+            unusable_retries=USELESS,
+            requests_per_minute=config.requests_per_minute,
             remedies=REMEDIES,
-            again=AGAIN,
+            resume_hint=AGAIN,
         )
         self._refused: set[str] = set()
-        self._client = Client(config.model_copy(update={"url": config.address}), manners)
+        self._client = Client(config.model_copy(update={"url": config.address}), policy)
 
     def answer(self, asked: Sequence[Asked]) -> Iterator[Answer]:
-        """Answers in the order in which they arrive; a refusal waits until an answer shows that the service is well.
+        """Yield answers in the order of arrival; a refusal is held back until an answer shows that the service works.
 
-        Raises `RemoteError` when the service is given up, after every answer that still arrived.
+        Raises `RemoteError` when it gives up, after every answer that still arrived.
         """
         refused: list[Answer] = []
         with closing(as_finished(self.ask, asked, self.config.concurrency)) as answers:
@@ -135,11 +136,11 @@ class OpenAITeacher:
         yield from refused
 
     def ask(self, asked: Asked) -> Answer:
-        """One answer; safe from any thread. Raises `RemoteError` where the run should end."""
+        """One answer. Safe from any thread. Raises `RemoteError` if the run must end."""
         question = self.question(asked)
         headers = {"Idempotency-Key": idempotency_key(asked, question)}
         try:
-            answer = self._client.ask(question, lambda body: read(body, asked.id, self.config.reasoning), headers)
+            answer = self._client.post(question, lambda body: read(body, asked.id, self.config.reasoning), headers)
         except RefusedError as error:
             self._count_refusal(asked, error)
             return Answer(asked.id, "", None, "refused", str(error))
@@ -155,7 +156,7 @@ class OpenAITeacher:
             ) from error
 
     def question(self, asked: Asked) -> dict[str, Any]:
-        """What is posted."""
+        """The body of the request."""
         user = {"role": "user", "content": self.config.prompt.replace("{input}", asked.problem.question)}
         system = [{"role": "system", "content": self.config.system}] if self.config.system else []
         return {
@@ -182,7 +183,7 @@ class OpenAITeacher:
 
 
 def idempotency_key(asked: Asked, question: Mapping[str, Any]) -> str:
-    """The same for every attempt at a question, in this session or a later one, and for nothing else."""
+    """An idempotency key: equal for every attempt at a question, in any session, and for nothing else."""
     what = orjson.dumps([asked.seed, asked.id, question], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(what).hexdigest()
 
@@ -191,7 +192,7 @@ def idempotency_key(asked: Asked, question: Mapping[str, Any]) -> str:
 
 
 def read(body: Mapping[str, Any], id: str, reasoning: Literal["keep", "drop"]) -> Answer:
-    """The answer in a completion. Raises `ValueError` for one that holds no response."""
+    """The answer in a completion. Raises `ValueError` if it holds no response."""
     choice = _first_choice(body)
     message = choice.get("message")
     if not isinstance(message, dict):
@@ -214,11 +215,11 @@ def _first_choice(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(message: Mapping[str, Any], reasoning: Literal["keep", "drop"], end: AnswerEnd) -> tuple[str, bool]:
-    """The response, and whether it is all that the model wrote."""
+    """The response, and True if it is everything that the model wrote."""
     content = message.get("content")
     thought = message.get("reasoning_content") or message.get("reasoning")
     thought = thought.strip() if isinstance(thought, str) else ""
-    # A model that is cut while it reasons has no content yet.
+    # a model truncated in its reasoning has no content yet
     if not isinstance(content, str) and not (content is None and end == "length"):
         raise ValueError(f'"content" is {content!r}, not a text')
     content = content or ""

@@ -1,1 +1,1 @@
-"""From a recipe to the parts of a run."""
+"""Builds the parts of a run from its recipe."""

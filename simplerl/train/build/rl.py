@@ -1,69 +1,80 @@
-"""From a recipe of reinforcement learning to its trainer."""
+"""Builds the trainer of a reinforcement learning recipe."""
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simplerl.config import Recipe
 from simplerl.data.stream import PromptStream
 from simplerl.data.templates import build_prompts
 from simplerl.errors import DataError
 from simplerl.estimate.steps import total_steps, updates_per_step
-from simplerl.rollouts.collect import Sampler
+from simplerl.rollouts.collect import RolloutCollector
+from simplerl.rollouts.prefetch import RolloutPrefetcher, RolloutsOnDemand
+from simplerl.rollouts.weight_sync import WeightSync
 from simplerl.train.base import Job
-from simplerl.train.console import STEP_COLUMNS
-from simplerl.train.trainer import RLTrainer
-from simplerl.types import Notice, Phase, Prompt
-
-if TYPE_CHECKING:
-    from simplerl.cluster.placement import Placement
-
-
 from simplerl.train.build.problems import training_problems
 from simplerl.train.build.services import (
     build_algorithm,
     build_reward,
     choose_device,
-    placed_engine,
-    placed_learner,
-    placed_verifier,
+    place_engine,
+    place_learner,
+    place_verifier,
 )
+from simplerl.train.console import STEP_COLUMNS
+from simplerl.train.trainer import RLTrainer
+from simplerl.types import Notice, Phase, Prompt
+from simplerl.verifiers.base import usable_problems
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from simplerl.cluster.placement import Placement
 
 
-def training_prompts(recipe: Recipe, tokenizer: Any, notice: Notice) -> list[Prompt]:
-    """The training problems as prompts; what is left out is counted and said."""
+def training_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, notice: Notice) -> list[Prompt]:
+    """Build prompts from the training problems. Notices count the problems that are left out.
+
+    Raises `DataError` if none is left.
+    """
     data = recipe.data
-    problems = training_problems(data, notice)
+    problems = training_problems(data, notice, usable_problems(recipe.verifier.name, recipe.verifier.path))
     prompts, dropped = build_prompts(problems, data.template, tokenizer, data.max_prompt_tokens)
     if dropped:
-        notice(f"{dropped} of {len(problems)} prompts are longer than {data.max_prompt_tokens} tokens and left out")
+        notice(
+            f"{dropped} of {len(problems)} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens} "
+            "and are left out"
+        )
     if not prompts:
         raise DataError(
-            f"no training prompt is left of {data.source.name}: data.levels={list(data.levels)}, "
-            f"data.max_prompt_tokens={data.max_prompt_tokens}; loosen one of them"
+            f"{data.source.name}: every training prompt is left out; data.levels={list(data.levels)}, "
+            f"data.max_prompt_tokens={data.max_prompt_tokens}: loosen one of them"
         )
     return prompts
 
 
-def reinforcement_job(recipe: Recipe, tokenizer: Any, notice: Notice) -> Job:
-    """Problems as prompts, and a trainer that learns from its own responses to them."""
+def reinforcement_job(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, notice: Notice) -> Job:
+    """Load the prompts; the job builds a trainer that samples responses to them and learns from these."""
     prompts = training_prompts(recipe, tokenizer, notice)
     steps = total_steps(recipe, len(prompts))
 
-    def build(phase: Phase, place: Placement | None = None) -> RLTrainer:
+    def build(phase: Phase, placement: Placement | None = None) -> RLTrainer:
         device = choose_device(recipe)
         algorithm = build_algorithm(recipe)
-        sampler = Sampler(
-            recipe=recipe,
-            stream=PromptStream(prompts, recipe.seed),
-            engine=placed_engine(recipe, tokenizer, device, place),
-            verifier=placed_verifier(recipe, place),
-            reward=build_reward(recipe),
-            algorithm=algorithm,
+        engine = place_engine(recipe, tokenizer, device, placement)
+        verifier, reward = place_verifier(recipe, placement), build_reward(recipe)
+        collector = RolloutCollector(recipe, PromptStream(prompts, recipe.seed), engine, verifier, reward, algorithm)
+        learner = place_learner(recipe, algorithm, steps * updates_per_step(recipe), device, placement)
+        weights = WeightSync(recipe, engine, learner)
+        rollouts = (
+            RolloutPrefetcher(collector, weights, phase, steps)
+            if recipe.train.staleness
+            else RolloutsOnDemand(collector, weights, phase)
         )
-        learner = placed_learner(recipe, algorithm, steps * updates_per_step(recipe), device, place)
-        gc.freeze()  # what is there now stays: looking through it again and again takes 3 % of a short step
-        return RLTrainer(recipe, sampler, learner, steps, phase)
+        # Models and prompts are never garbage; scanning them at every collection takes 3 % of a short step.
+        gc.freeze()
+        return RLTrainer(recipe, rollouts, engine, verifier, reward, algorithm, learner, steps, phase)
 
     return Job(steps, STEP_COLUMNS, build)

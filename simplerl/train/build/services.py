@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run."""
+"""Builds the services of a run: engine, verifier, reward, algorithm, learner."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from simplerl import plugins
 from simplerl.algorithms.base import Algorithm
-from simplerl.config import PluginConfig, Recipe, SFTRecipe, TrainingRecipe
+from simplerl.config import Recipe, SFTRecipe, TrainingRecipe
 from simplerl.engines.base import Engine
 from simplerl.errors import ConfigError, EngineError
-from simplerl.learner.learner import Learner, Loss
+from simplerl.learner.base import Learner, Loss
+from simplerl.learner.learner import LocalLearner
 from simplerl.learner.models import resolve_model_path
 from simplerl.learner.parallel import SingleProcess
 from simplerl.rewards.base import Reward, RewardConfig
 from simplerl.rewards.shaping import shape
-from simplerl.verifiers.base import Verifier
+from simplerl.verifiers.base import Verifier, build_verifier
 
 if TYPE_CHECKING:
     from simplerl.cluster.placement import Placement
@@ -33,27 +34,26 @@ def load_tokenizer(recipe: TrainingRecipe) -> PreTrainedTokenizerBase:
 
 
 def choose_device(recipe: TrainingRecipe) -> torch.device:
-    """The recipe's device; `auto` is CUDA where this machine or the recipe's cluster has it."""
-    wanted, here = recipe.model.device, torch.cuda.is_available()
-    if wanted == "auto" and not here and recipe.cluster.ray is not None:
+    """The recipe's device; `auto` is CUDA if this machine or the recipe's cluster has a GPU.
+
+    Raises `ConfigError` for `cuda` on a machine without one.
+    """
+    wanted, has_cuda = recipe.model.device, torch.cuda.is_available()
+    if wanted == "auto" and not has_cuda and recipe.cluster.ray is not None:
         from simplerl.cluster import ray
 
-        ray.start(recipe.cluster)
-        here = ray.gpus()[0] > 0
-    if wanted == "cuda" and not here and recipe.cluster.ray is None:
+        ray.connect(recipe.cluster)
+        has_cuda = ray.gpu_counts()[0] > 0
+    if wanted == "cuda" and not has_cuda and recipe.cluster.ray is None:
         raise ConfigError("model.device=cuda but this machine has no CUDA device; use model.device=auto or cpu")
-    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and here) else "cpu")
-
-
-def build_verifier(config: PluginConfig) -> Verifier:
-    return plugins.load("verifiers", config.name, config.path).build(config)
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and has_cuda) else "cpu")
 
 
 def build_reward(recipe: Recipe | SFTRecipe) -> Reward:
-    """The recipe's reward with its shaping (`simplerl.rewards.shaping`).
+    """Build the recipe's reward with its shaping, see `simplerl.rewards.shaping`.
 
-    It comes from the plug-in's `build(config)`, or is the plain function `reward(rollout, verdict)` of a user's file. A
-    user's `Config` that does not extend `RewardConfig` has no shaping.
+    A plug-in defines `build(config)`; a user's own file may define a plain function `reward(rollout, verdict)` instead.
+    A user's `Config` that does not extend `RewardConfig` has no shaping.
     """
     config = recipe.reward
     module = plugins.load("rewards", config.name, config.path)
@@ -74,7 +74,7 @@ def build_algorithm(recipe: Recipe) -> Algorithm:
 
 
 def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Engine:
-    """An engine in this process. Raises `EngineError` where it should sleep and cannot."""
+    """Build an engine in this process. Raises `EngineError` if it must sleep but cannot."""
     module = plugins.load("engines", recipe.engine.name, recipe.engine.path)
     engine = module.build(
         recipe.engine,
@@ -88,8 +88,13 @@ def build_engine(recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, dev
         lora=recipe.model.lora,
         **({"transfer": recipe.transfer} if recipe.transfer else {}),
     )
-    if recipe.sleeps and not hasattr(engine, "sleep"):
-        raise EngineError(f"engine.sleep=true, but engine {recipe.engine.name!r} has no method `sleep`; leave it false")
+    if not isinstance(engine, Engine):
+        raise EngineError(
+            f"engine {recipe.engine.name!r}: build() returned a {type(engine).__name__}, not an engine; "
+            "make it a subclass of simplerl.engines.base.Engine"
+        )
+    if recipe.sleeps and not engine.can_sleep:
+        raise EngineError(f"engine.sleep=true, but engine {recipe.engine.name!r} cannot sleep; set engine.sleep=false")
     return engine
 
 
@@ -99,22 +104,28 @@ def build_learner(
     horizon: int,
     device: torch.device,
     end_id: int | None,
-    ranks: SingleProcess | None = None,
-) -> Learner:
-    """A learner in this process; `end_id` is the token that its responses end with, where that is not the model's."""
+    parallel: SingleProcess | None = None,
+) -> LocalLearner:
+    """Build a learner in this process, or as one rank of `parallel`. `horizon`: optimiser steps of the schedule.
+
+    `end_id`: a token that ends responses, which an exported model stops at too. None: the model's own end tokens.
+    """
     torch.manual_seed(recipe.seed)
-    learner = Learner(recipe, loss, horizon, device, ranks)  # type: ignore[arg-type]
+    assert isinstance(recipe, Recipe | SFTRecipe)
+    learner = LocalLearner(recipe, loss, horizon, device, parallel)
     if end_id is not None:
-        learner.stop_at(end_id)
+        learner.add_end_token(end_id)
     return learner
 
 
 @contextmanager
-def reserved(recipe: Recipe | SFTRecipe, run_dir: Path, *, again: bool = False) -> Iterator[Placement | None]:
-    """Where the recipe's learners and engines go in a cluster; None where everything runs in this process.
+def reserve_placement(
+    recipe: Recipe | SFTRecipe, run_dir: Path, *, after_loss: bool = False
+) -> Iterator[Placement | None]:
+    """Reserve GPUs for the recipe's processes and check their nodes. None: everything runs in this process.
 
-    `again`, after a loss, it waits for a node that may come back. Raises `ClusterError` where GPUs are missing, or
-    nodes differ or do not share the run's folder.
+    `after_loss`: wait longer for free GPUs, because a lost node may return. Raises `ClusterError` if GPUs are missing,
+    nodes have different releases, or learners' nodes do not share the run's folder.
     """
     if recipe.cluster.ray is None:
         yield None
@@ -122,57 +133,55 @@ def reserved(recipe: Recipe | SFTRecipe, run_dir: Path, *, again: bool = False) 
     from simplerl.cluster import check, placement, ray
 
     engines = recipe.cluster.engines if recipe.needs_engine else 0
-    seconds = int(ray.START) if again else placement.RESERVE
+    seconds = int(ray.START_TIMEOUT) if after_loss else placement.RESERVE_TIMEOUT
     device = choose_device(recipe).type
     if recipe.transfer is not None and device != "cuda":
-        raise ConfigError("cluster.transfer=direct is made for GPUs, and the cluster has none; leave it at store")
-    with placement.reserved(recipe.cluster, device, engines, seconds) as place:
-        packages = getattr(plugins.load("engines", recipe.engine.name, recipe.engine.path), "PACKAGES", ())
+        raise ConfigError("cluster.transfer=direct needs GPUs, but the cluster has none; set cluster.transfer=store")
+    with placement.reserve_gpus(recipe.cluster, device, engines, seconds) as reserved:
+        packages: tuple[str, ...] = getattr(recipe.engine, "packages", ())
         model = recipe.model.path if Path(recipe.model.path).is_dir() else ""
-        check.check(place, run_dir, packages, model, everywhere=recipe.transfer is not None)
-        yield place
+        check.check_nodes(reserved, run_dir, packages, model, everywhere=recipe.transfer is not None)
+        yield reserved
 
 
-def placed_learner(
+def place_learner(
     recipe: TrainingRecipe,
     loss: Loss,
     horizon: int,
     device: torch.device,
-    place: Placement | None,
+    placement: Placement | None,
     end_id: int | None = None,
 ) -> Learner:
-    """A learner in this process, or sharded over processes of a cluster."""
-    if place is None:
+    """Build a learner in this process, or start one sharded over processes of a cluster."""
+    if placement is None:
         return build_learner(recipe, loss, horizon, device, end_id)
     from simplerl.cluster.learner import RemoteLearner
     from simplerl.cluster.transfer import DirectTransfer
 
     direct = None
     if (kind := recipe.transfer) is not None:
-        waits = not getattr(recipe.train, "staleness", 0)
-        direct = partial(DirectTransfer, kind=kind, dtype=recipe.model.dtype, waits=waits)
+        keeps_weights = not getattr(recipe.train, "staleness", 0)
+        direct = partial(DirectTransfer, kind=kind, dtype=recipe.model.dtype, keeps_weights=keeps_weights)
     make = partial(build_learner, recipe, loss, horizon, device, end_id)
-    offload = recipe.model.offloads_weights
-    return RemoteLearner(  # type: ignore[return-value]
-        make, recipe.cluster, device.type, place, offload=offload, direct=direct
-    )
+    offloads = recipe.model.offloads_weights
+    return RemoteLearner(make, recipe.cluster, device.type, placement, offloads_weights=offloads, direct=direct)
 
 
-def placed_engine(
-    recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device, place: Placement | None
+def place_engine(
+    recipe: TrainingRecipe, tokenizer: PreTrainedTokenizerBase, device: torch.device, placement: Placement | None
 ) -> Engine:
-    """An engine in this process, or several in processes of a cluster."""
-    if place is None:
+    """Build an engine in this process, or start several in processes of a cluster."""
+    if placement is None:
         return build_engine(recipe, tokenizer, device)
     from simplerl.cluster.engines import RemoteEngines
 
-    return RemoteEngines(partial(build_engine, recipe, tokenizer, device), recipe.cluster, place)
+    return RemoteEngines(partial(build_engine, recipe, tokenizer, device), recipe.cluster, placement)
 
 
-def placed_verifier(recipe: TrainingRecipe, place: Placement | None) -> Verifier:
-    """The verifier in this process, or several in processes of a cluster."""
-    if place is None or not recipe.cluster.verifiers:
+def place_verifier(recipe: TrainingRecipe, placement: Placement | None) -> Verifier:
+    """Build the verifier in this process, or start several in processes of a cluster."""
+    if placement is None or not recipe.cluster.verifiers:
         return build_verifier(recipe.verifier)
     from simplerl.cluster.verifiers import RemoteVerifier
 
-    return RemoteVerifier(partial(build_verifier, recipe.verifier), recipe.cluster, place)
+    return RemoteVerifier(partial(build_verifier, recipe.verifier), recipe.cluster, placement)

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from simplerl.config import PluginConfig
-from simplerl.types import Verdict, VerdictLabel
+from simplerl.types import Problem, Rollout, Verdict, VerdictLabel
 from simplerl.verifiers.base import Mode, Verifier, done
 from simplerl.verifiers.math.compare import asks_for_letter, compare
 from simplerl.verifiers.math.extract import extract, last_boxes
@@ -50,8 +50,12 @@ class MathVerifier(Verifier):
         self.mode: Mode = mode
         self.pool = pool
 
-    def submit(self, response: str, gold: str) -> Future[Verdict]:
-        """The verdict on a whole response, against a bare gold answer."""
+    def submit(self, problem: Problem, rollout: Rollout) -> Future[Verdict]:
+        """Judge a response against the problem's gold answer."""
+        return self.submit_response(rollout.text, problem.answer)
+
+    def submit_response(self, response: str, gold: str) -> Future[Verdict]:
+        """Judge the text of a whole response against a bare gold answer."""
         started = time.perf_counter()
         try:
             found = extract(response, self.mode, choice=asks_for_letter(gold))
@@ -62,7 +66,7 @@ class MathVerifier(Verifier):
         return self._judged(found.answer, gold, found.method, started)
 
     def submit_answer(self, answer: str, gold: str) -> Future[Verdict]:
-        """The verdict on a bare answer."""
+        """Judge a bare answer against a bare gold answer."""
         started = time.perf_counter()
         answer = last_boxes(answer, joined=True).answer or answer.strip()
         if not answer:
@@ -109,6 +113,11 @@ class MathVerifier(Verifier):
 
         pool.submit(answer, gold).add_done_callback(decided)
         return verdict
+
+
+def same_answer(a: str, b: str) -> bool:
+    """True if the exact path finds two bare answers equal; pairs that it leaves open count as different."""
+    return compare(a, b).equal is True
 
 
 def build(config: Config) -> MathVerifier:

@@ -21,7 +21,7 @@ DELIMITED = {
     "\\|": ("\\|", "abs"),
     "\\Vert": ("\\Vert", "abs"),
 }
-# They make another thing of what is under them; over points, \\overline{AB}, they do not.
+# They change the meaning of their argument; over points, \\overline{AB}, they do not.
 ACCENTS = {"\\bar": "bar", "\\overline": "bar", "\\hat": "hat", "\\widehat": "hat", "\\tilde": "tilde"}
 _PLAIN_INSIDE = re.compile(r"\(?[A-Za-z]\)?|[-+]?[\d.,/ ]*\d[\d.,/ %]*")
 
@@ -289,7 +289,7 @@ class Atoms(Reader):
 def repeating(text: str, period: str) -> Node:
     r"""`0.1\overline{6}` is exactly 1/6."""
     if not period.isdigit():
-        raise Unreadable("a bar over something that is no digits")
+        raise Unreadable("a bar over something other than digits")
     places = len(text.partition(".")[2])
     tail = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
     return Number(Fraction(text + "0") + tail)

@@ -1,6 +1,6 @@
 """Wrong verdicts that a looser comparison would call right: what a person looks at to judge the verifier.
 
-No rule here decides a verdict. Most of what they find is wrong indeed; what is not is a false negative.
+No rule here decides a verdict. Most findings are wrong answers indeed; the others are false negatives.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Rule = tuple[Kind, str]
 def audit(wrong: Iterable[Judged], symbolic: Symbolic | None = None) -> list[Finding]:
     """The first rule, in the order of `KINDS`, under which each answer would be right; those without are left out.
 
-    `symbolic` is asked about what no other rule finds, each pair once: `SymbolicPool.submit`, for one.
+    `symbolic` decides pairs that no other rule finds, each once: `SymbolicPool.submit`, for example.
     """
     judged = list(wrong)
     rules = [_rule(each) for each in judged]
@@ -197,7 +197,7 @@ def _rounds(text: str, value: Sequence[complex], other: Sequence[complex]) -> bo
 
 
 def _elsewhere(response: str, extracted: str | None, gold: str) -> Rule | None:
-    """The gold answer in a box that is not the one that counted; where there is no box, as the last value."""
+    """The gold answer in another box than the one that counted, or, without a box, as the last value."""
     text = cut(response)
     boxes = (box_at(text, match.start()) for match in islice(_BOX.finditer(text), MAX_BOXES))
     contents = {box.content for box in boxes if box and box.content}

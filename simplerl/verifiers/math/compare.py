@@ -169,7 +169,7 @@ def plain_words(text: str) -> str:
 
 
 def as_word(text: str) -> bool:
-    """One word of letters, which is no product of variables."""
+    """One word of letters, which is not a product of variables."""
     word = plain_words(text)
     if ROMAN.fullmatch(canonical(text)):
         return True

@@ -66,7 +66,7 @@ class Box:
 
 
 def extract(text: str, mode: Mode, choice: bool = False) -> Extraction:
-    """The final answer of a response. `choice`: a letter is asked for, which changes the fallbacks only."""
+    """The final answer of a response. `choice`: the gold answer is a letter, which changes the fallbacks only."""
     text = cut(text)
     found = last_boxes(text, joined=mode == "evaluation")
     if found.answer is not None or mode == "reward" or found.method == "unclosed box":

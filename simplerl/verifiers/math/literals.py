@@ -40,5 +40,5 @@ def work(node: Node) -> int:
 
 
 def unevaluated(answer: Node, gold: Node, finished: bool) -> bool:
-    """A computation where a number is asked for. `finished`: as training asks it."""
+    """A computation in place of a number. `finished`: as in training."""
     return is_number(gold) and work(answer) > (0 if finished else MAX_WORK)

@@ -72,7 +72,7 @@ def evaluate(node: Node, at: Point) -> Approx:
             return _leaf(at[name])
         case Apply(op, args):
             return _applied(op, args, at)
-    raise Undefined(f"{type(node).__name__} is no number")
+    raise Undefined(f"{type(node).__name__} is not a number")
 
 
 def is_known(op: str) -> bool:

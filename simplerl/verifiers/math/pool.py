@@ -1,7 +1,8 @@
-"""Symbolic comparison in worker processes: whatever an answer does, it does not do it here.
+"""Symbolic comparison of answers in worker processes that can be killed.
 
-A thread per worker owns its process (`simplerl.verifiers.math.worker`), hands it one pair at a time and replaces it
-when it dies or does not answer. Nothing here imports sympy, and no process starts before the first pair.
+Each worker thread owns one process (`simplerl.verifiers.math.worker`), sends it one pair at a time, and replaces it if
+it dies or does not answer. This module does not import sympy, and no process starts before the first pair.
+Why not a library's process pool: docs/adr/0002-symbolic-pool.md.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,28 +27,28 @@ from simplerl.errors import DependencyError
 
 Status = Literal["equal", "different", "unparsed", "timeout", "stalled", "memory", "crash"]
 
-LONGEST = 2000
-"""Characters of an answer that is looked at. Two must fit in a pipe (64 KiB), or a worker that hangs would block us."""
+MAX_CHARACTERS = 2000
+"""Longest answer that is compared. Two of them fit in a pipe (64 KiB), so writing to a hung worker cannot block."""
 
 ATTEMPTS = 3
 START_SECONDS = 120.0
 CLOSE_SECONDS = 30.0
 GRACE_SECONDS = 3.0
-"""What a worker gets beyond the time of its child, to answer."""
+"""Time a worker has to report, after the wall-clock limit of its comparison."""
 
 COMMAND = (sys.executable, "-P", "-m", "simplerl.verifiers.math.worker")
-# One thread, and the same order of sets every time.
+# One thread each, and the same order of sets in every process.
 SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What comparing two answers ended in.
+    """Result of one comparison.
 
-    `different` is also what math-verify gives up on. `unparsed`: one of them is not mathematics. `timeout`: the CPU
-    time was used up, which load on the machine cannot cause. `stalled`: the wall-clock time was, twice, the second time
-    with nothing else running in the pool. `memory`, `crash`: there was no memory left, or the process died. `seconds`
-    is CPU time, and wall-clock time for a worker that did not answer.
+    `different`: also if math-verify gives up. `unparsed`: one answer is not mathematics. `timeout`: the CPU time was
+    used up, which load on the machine cannot cause. `stalled`: the wall-clock time was used up twice, the second time
+    with nothing else running in the pool. `memory`: the memory limit was reached. `crash`: the process died. `seconds`
+    is CPU time, or wall-clock time if the worker did not answer.
     """
 
     status: Status
@@ -63,9 +63,9 @@ class Task:
 
 
 class SymbolicPool:
-    """Compares answers, `workers` at a time. Safe from any thread; `asyncio.wrap_future` makes a future awaitable.
+    """Compare answers in `workers` processes. Safe to call from any thread; `asyncio.wrap_future` awaits a future.
 
-    `memory_bytes` is what one comparison may add to a warm worker (about 90 MB). At most `queue` pairs wait.
+    `memory_bytes`: memory of one comparison, beyond that of its worker (about 90 MB). At most `queue` pairs wait.
     """
 
     def __init__(
@@ -78,222 +78,202 @@ class SymbolicPool:
         queue: int = 1024,
     ) -> None:
         limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_bytes": memory_bytes}
-        gate = Gate()
-        self._tasks = Tasks(queue)
-        self._slots = [Slot(self._tasks, gate, limits) for _ in range(workers)]
-        # Runs at the latest when the interpreter ends, and does not know this object, which it would keep alive.
-        self._end = weakref.finalize(self, end, self._tasks, self._slots, os.getpid())
+        self._workers = Workers(workers, limits, queue)
+        # Called at interpreter exit at the latest. A reference to this object would keep it alive.
+        self._close = weakref.finalize(self, self._workers.close)
 
     def submit(self, answer: str, gold: str) -> Future[Outcome]:
-        """The outcome as soon as there is one; waits while the queue is full. Raises `RuntimeError` once closed.
+        """Queue a pair; block while the queue is full. Raise `RuntimeError` if the pool is closed.
 
-        The future raises `DependencyError` where workers cannot start, and is cancelled if the pool closes first.
+        The future raises `DependencyError` if workers cannot start. It is cancelled if the pool closes first.
         """
         task = Task(answer, gold)
-        if max(len(answer), len(gold)) > LONGEST:
+        if max(len(answer), len(gold)) > MAX_CHARACTERS:
             task.future.set_result(Outcome("unparsed", 0.0))
-            return task.future
-        self._tasks.put(task)
+        else:
+            self._workers.put(task)
         return task.future
 
     def close(self) -> None:
-        """Ends all processes and threads; pairs that wait are cancelled, those being compared end as `crash`."""
-        self._end()
+        """Stop all processes and threads. Waiting pairs are cancelled; running pairs end as `crash`."""
+        self._close()
 
 
-def end(tasks: Tasks, slots: list[Slot], owner: int) -> None:
-    """Closes a pool, in the process that made it and not in one forked from it."""
-    if os.getpid() != owner:
-        return
-    for task in tasks.close():
-        task.future.cancel()
-    for slot in slots:
-        slot.worker.interrupt()
-    for slot in slots:
-        if slot.thread is not threading.current_thread():
-            slot.thread.join(CLOSE_SECONDS)
+class Workers:
+    """Bounded queue of pairs, and the threads that take from it, each with its own process."""
 
-
-class Tasks:
-    """A queue of bounded length that can be closed under those who wait at either end of it."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, workers: int, limits: dict[str, float], max_waiting: int) -> None:
+        self.processes = [WorkerProcess() for _ in range(workers)]
+        self._limits = limits
+        self._owner = os.getpid()
+        self._max_waiting = max_waiting
         self._waiting: deque[Task] = deque()
-        self._changed = threading.Condition()
         self._closed = False
+        self._changed = threading.Condition()
+        # A comparison holds one permit. One that must run alone holds all of them, and the turnstile while it collects
+        # them, so that later pairs cannot overtake it again and again.
+        self._permits = threading.Semaphore(workers)
+        self._turnstile = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, args=(process,), name="symbolic-verifier", daemon=True)
+            for process in self.processes
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, task: Task) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._most)
+            self._changed.wait_for(lambda: self._closed or len(self._waiting) < self._max_waiting)
             if self._closed:
                 raise RuntimeError("the pool is closed")
             self._waiting.append(task)
             self._changed.notify_all()
 
-    def get(self) -> Task | None:
-        """The next task, when there is one; None once the queue is closed."""
+    def close(self) -> None:
+        """Stop everything, but only in the process that made the pool, not in one forked from it."""
+        if os.getpid() != self._owner:
+            return
+        with self._changed:
+            self._closed = True
+            cancelled, self._waiting = self._waiting, deque()
+            self._changed.notify_all()
+        for task in cancelled:
+            task.future.cancel()
+        for process in self.processes:
+            process.kill()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(CLOSE_SECONDS)
+
+    def _next(self) -> Task | None:
+        """Wait for the next pair. None: the pool is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting)
             self._changed.notify_all()
             return None if self._closed else self._waiting.popleft()
 
-    def close(self) -> list[Task]:
-        """Whatever still waits."""
-        with self._changed:
-            self._closed = True
-            left, self._waiting = list(self._waiting), deque()
-            self._changed.notify_all()
-            return left
+    def _run(self, process: WorkerProcess) -> None:
+        while task := self._next():
+            if not task.future.set_running_or_notify_cancel():
+                continue
+            try:
+                outcome = self._compare(process, task)
+            except Exception as error:
+                task.future.set_exception(error)
+            else:
+                task.future.set_result(outcome)
+        process.discard()
 
+    def _compare(self, process: WorkerProcess, task: Task) -> Outcome:
+        """Compare a pair. If it stalls, compare it once more with nothing else running."""
+        with self._turnstile:
+            pass
+        with self._permits:
+            outcome = self._attempt(process, task)
+        if outcome.status == "stalled":
+            with self._turnstile, contextlib.ExitStack() as held:
+                for _ in self.processes:
+                    held.enter_context(self._permits)
+                outcome = self._attempt(process, task)
+        return outcome
 
-class Gate:
-    """Many are inside together, or one alone; who wants to be alone goes first."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._wanting = 0
-
-    @contextlib.contextmanager
-    def passed(self, *, alone: bool) -> Iterator[None]:
-        with self._changed:
-            self._wanting += alone
-            self._changed.wait_for(lambda: not (self._inside if alone else self._wanting))
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._wanting -= alone
-                self._changed.notify_all()
-
-
-class Slot:
-    """A thread with a worker, which it starts for its first task."""
-
-    def __init__(self, tasks: Tasks, gate: Gate, limits: dict[str, float]) -> None:
-        self.worker = Worker()
-        self._tasks = tasks
-        self._gate = gate
-        self._limits = limits
-        self.thread = threading.Thread(target=self._run, name="symbolic-verifier", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        while task := self._tasks.get():
-            if task.future.set_running_or_notify_cancel():
-                self._resolve(task)
-        self.worker.discard()
-
-    def _resolve(self, task: Task) -> None:
-        try:
-            outcome = self._attempts(task, alone=False)
-            if outcome.status == "stalled":
-                outcome = self._attempts(task, alone=True)
-        except Exception as error:
-            task.future.set_exception(error)
-        else:
-            task.future.set_result(outcome)
-
-    def _attempts(self, task: Task, *, alone: bool) -> Outcome:
-        with self._gate.passed(alone=alone):
-            for _ in range(ATTEMPTS):
-                with contextlib.suppress(OSError, ValueError):
-                    return self._attempt(task)
-                self.worker.discard()
+    def _attempt(self, process: WorkerProcess, task: Task) -> Outcome:
+        """Ask the process; if it is lost, start a new one and ask that, `ATTEMPTS` times in all."""
+        seconds = self._limits["wall_seconds"] + GRACE_SECONDS
+        for _ in range(ATTEMPTS):
+            try:
+                process.start()
+                reply = process.ask({"answer": task.answer, "gold": task.gold, **self._limits}, seconds)
+            except (OSError, ValueError):
+                process.discard()
+                continue
+            if reply is None:
+                process.discard()
+                return Outcome("stalled", seconds)
+            return Outcome(reply["status"], reply["seconds"])
         return Outcome("crash", 0.0)
 
-    def _attempt(self, task: Task) -> Outcome:
-        self.worker.start()
-        seconds = self._limits["wall_seconds"] + GRACE_SECONDS
-        try:
-            reply = self.worker.ask({"answer": task.answer, "gold": task.gold, **self._limits}, seconds)
-        except TimeoutError:
-            self.worker.discard()
-            return Outcome("stalled", seconds)
-        return Outcome(reply["status"], reply["seconds"])
 
+class WorkerProcess:
+    """Process of one worker thread. `kill` is safe to call from any thread, the other methods only from that one.
 
-class Worker:
-    """The process of a slot. `interrupt` may come from any thread; the rest is for the thread of the slot.
-
-    A process that is lost, or says what is no answer, raises `OSError` or `ValueError`.
+    A process that is lost, or sends a reply to another question, raises `OSError` or `ValueError`.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._missing: str | None = None
-        self._interrupted = False
-        self._pending = b""
+        self._import_error: str | None = None
+        self._closed = False
         self._ids = itertools.count()
-        # Reentrant: the collector may end a forgotten pool in whichever thread it runs.
+        # Reentrant: garbage collection may close a forgotten pool in any thread, at any moment.
         self._lock = threading.RLock()
 
     def start(self) -> None:
-        """Starts the process, unless it runs. Raises `DependencyError` if math-verify does not work here."""
-        if self._missing is None and self._process is None:
+        """Start the process unless it runs. Raise `DependencyError` if it cannot import math-verify."""
+        if self._import_error is None and self._process is None:
             self._spawn()
-            self._missing = self._line(START_SECONDS).get("error")
-        if self._missing is not None:
-            raise DependencyError(f"math-verify does not work here; `pip install math-verify` ({self._missing})")
+            ready = self._read(START_SECONDS)
+            if ready is None:
+                raise TimeoutError(f"the worker did not start in {START_SECONDS:g} s")
+            self._import_error = ready.get("error")
+        if self._import_error is not None:
+            raise DependencyError(f"math-verify does not work here; `pip install math-verify` ({self._import_error})")
 
-    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The reply to a question. Raises `TimeoutError` for one that takes longer."""
+    def ask(self, question: Mapping[str, str | float], seconds: float) -> dict[str, Any] | None:
+        """Send a question and wait for the reply. None: no reply in `seconds`."""
         assert self._process is not None and self._process.stdin is not None
         number = next(self._ids)
         self._process.stdin.write(json.dumps({"id": number, **question}).encode() + b"\n")
-        reply = self._line(seconds)
-        if reply.get("id") != number:
+        self._process.stdin.flush()
+        reply = self._read(seconds)
+        if reply is not None and reply.get("id") != number:
             raise ValueError(f"reply {reply.get('id')} to question {number}")
         return reply
 
-    def interrupt(self) -> None:
-        """Kills the process and starts no other; who waits for its answer learns it from the end of the pipe."""
+    def kill(self) -> None:
+        """Kill the process for good. A thread that waits for its reply gets an `OSError`."""
         with self._lock:
-            self._interrupted = True
-            self._kill()
+            self._closed = True
+            self._kill_group()
 
     def discard(self) -> None:
-        """Kills the process and whatever it started, and forgets it."""
+        """Kill the process and its children, and wait for it. `start` then starts a new one."""
         with self._lock:
-            self._kill()
-            process, self._process, self._pending = self._process, None, b""
+            self._kill_group()
+            process, self._process = self._process, None
         if process is not None:
             process.communicate()  # closes the pipes and waits
 
     def _spawn(self) -> None:
+        # Nothing else of the environment, which may hold secrets, is passed to a process that reads hostile text.
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-        environment = {**inherited, **SETTINGS, "PYTHONPATH": path}
         with self._lock:
-            if self._interrupted:
+            if self._closed:
                 raise ConnectionError("the pool is closed")
-            # A session of its own: Ctrl-C is not for it, and killing its group kills its children too.
             self._process = subprocess.Popen(
-                COMMAND, bufsize=0, stdin=pipe, stdout=pipe, stderr=nothing, env=environment, start_new_session=True
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**inherited, **SETTINGS, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C does not reach it, and killing its group kills its children too
             )
 
-    def _line(self, seconds: float) -> dict[str, Any]:
-        """The next line the worker writes."""
+    def _read(self, seconds: float) -> dict[str, Any] | None:
+        """Read one line of JSON. None: none in `seconds`. The worker writes a line at once, so no part of one waits."""
         assert self._process is not None and self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        events, deadline = select.poll(), time.monotonic() + seconds
-        events.register(descriptor, select.POLLIN)
-        while b"\n" not in self._pending:
-            if not events.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError
-            data = os.read(descriptor, 1 << 16)
-            if not data:
-                raise ConnectionError("the worker ended")
-            self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
+        readable = select.poll()
+        readable.register(self._process.stdout, select.POLLIN)
+        if not readable.poll(seconds * 1000):
+            return None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ConnectionError("the worker ended")
         return json.loads(line)
 
-    def _kill(self) -> None:
-        # Not waited for yet, so its number is still its own.
+    def _kill_group(self) -> None:
+        # The process was not waited for yet, so its number cannot belong to another one.
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from simplerl.verifiers.math.reader import SEPARATORS, Unreadable
 from simplerl.verifiers.math.tokens import Token
 from simplerl.verifiers.math.tree import Apply, Node, Number, Quantity, Symbol, walk
 
-# A digit that is no exponent of a unit.
+# a digit that is not an exponent of a unit
 _NUMBER = re.compile(r"^\^|(?<![a-z^{-])\d|^-?\d")
 _UNIT_NAME = re.compile(r"[A-Za-z]+(?:[ ~/]+[A-Za-z]+)*")
 _WORD = re.compile(r"[a-z]+")

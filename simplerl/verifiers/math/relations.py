@@ -78,7 +78,7 @@ def labelled(relation: Relation) -> Node | None:
 
 
 def values(relation: Relation) -> Iterator[Node]:
-    """What a relation can stand for: the value it gives to a name, or the common value of a true chain."""
+    """The value of a relation: the one it gives to a name, or the common value of a true chain."""
     plain = exact_part(relation)
     if plain.ops and plain.ops[0] == "~":
         value: Node | None = plain.terms[0] if label(plain) is None else plain.terms[1]

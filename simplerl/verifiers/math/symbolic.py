@@ -1,7 +1,7 @@
-"""Whether two LaTeX answers are equal, by math-verify and sympy. Only ever imported where it can be killed.
+"""Compare two LaTeX answers with math-verify and sympy. Import it only in a process that can be killed.
 
-Text goes through the LaTeX grammar of latex2sympy2-extended. Sympy itself reads strings, and makes fast functions, by
-running them as Python; both are replaced here, so that nothing of an answer is ever evaluated.
+The LaTeX grammar of latex2sympy2-extended parses the text. Sympy itself runs strings as Python, to parse expressions
+and to compile functions. Importing this module replaces both, so that no part of an answer is run as code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, NoReturn, cast
 
 import sympy.parsing.sympy_parser as sympy_parser
-import sympy.physics.units  # noqa: F401  # imported late it would read its own names with what is replaced below
+import sympy.physics.units  # noqa: F401  # it parses its own names when imported, so before the replacement below
 from latex2sympy2_extended import NormalizationConfig, is_expr_of_only_symbols, latex2sympy, normalize_latex
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from latex2sympy2_extended.sets import FiniteSet
@@ -22,23 +22,23 @@ from sympy import Add, Basic, Eq, Expr, Float, I, MatrixBase, Poly, Rational, Sy
 from sympy.core import evalf
 
 Parsed = Any
-"""A `Basic` or a `MatrixBase`, whose attributes sympy does not declare."""
+"""A `Basic` or a `MatrixBase`. `Any`, because sympy does not declare their attributes."""
 
-# Units and boxes are the caller's business: stripping units here would make 2t equal to 2.
+# The caller handles units and boxes. Stripping units here would make 2t equal to 2.
 NORMALIZATION = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
-# In lower case R - r would be 0.
+# Lower-casing would make R - r zero.
 CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 SIZES = re.compile(r"\\(?:[Bb]igg?[lrm]?|limits)(?![A-Za-z])")
-# Quotes are not allowed, nor is x^T: the parser loses both, and f'(x) would be f(x), 2^T would be 2.
-# Beyond ASCII: Greek, letterlike symbols and mathematical operators.
+# Quotes and x^T are excluded: the parser drops both, so f'(x) would be f(x) and 2^T would be 2.
+# Allowed beyond ASCII: Greek, letterlike symbols and mathematical operators.
 CHARACTERS = re.compile(
     r"(?!.*(?:__|\w\s*\^\s*\{?\s*T))"
     r"[\sA-Za-z0-9\\{}()\[\]<>=+\-*/^_!%&|$.,:;~\u00b0-\u00b7\u00d7\u00f7\u0391-\u03c9\u2100-\u214f\u2200-\u22ff]+",
     re.DOTALL,
 )
 COMMAND = re.compile(r"\\\\|\\([A-Za-z]+)")
-# The lexer does not look for the end of a command: it would take \input for \in and the letters p, u, t.
+# The lexer does not check where a command ends: it would read \input as \in and the letters p, u, t.
 ALLOWED = """
     frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose cdot times div over pm mp mod sum prod int lim to rightarrow
     log ln exp sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh arsinh arcosh artanh
@@ -50,22 +50,22 @@ ALLOWED = """
     iota kappa lambda Lambda mu nu xi Xi pi Pi rho sigma Sigma tau upsilon phi Phi varphi chi psi Psi omega Omega
 """
 COMMANDS = {*ALLOWED.split(), ""}
-# Names of functions and constants as they are typed on a keyboard.
-PLAIN = re.compile(r"(?<![\\A-Za-z])(arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi|infty)(?![A-Za-z])")
-# sqrt(...) and ^(...), with parentheses inside; the library's own repair stops at the first one that closes.
+# Names of functions and constants, typed without a backslash.
+TYPED = re.compile(r"(?<![\\A-Za-z])(arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi|infty)(?![A-Za-z])")
+# sqrt(...) and ^(...), with parentheses inside. The library's own repair stops at the first closing parenthesis.
 GROUPED = re.compile(r"(?:\\?(sqrt)|\^)\s*\(((?:[^()]|\([^()]*\))*)\)")
-# A word is no product of its letters, which would make ABC equal to BCA.
+# A word is not a product of its letters. Otherwise ABC would equal BCA.
 WORD = re.compile(r"[A-Z\s]{2,}|[A-Za-z\s]{4,}")
 IMAGINARY = re.compile(r"(?<![A-Za-z])i(?![A-Za-z])|\\imath")
 
-# Where latex2sympy2-extended keeps the elements of a list, and the links of a chain, as they were written.
-WRITTEN = "_unsorted_args"
+# Attribute in which latex2sympy2-extended keeps the elements of a list, or the equations of a chain, as written.
+AS_WRITTEN = "_unsorted_args"
 
 RATIONAL = re.compile(r"(-?\d+)(?:/(\d+))?")
 DECIMAL = re.compile(r"-?\d*\.?\d+(?:[eE][+-]?\d+)?")
 
-# Read once by every process that forks children: each pair fills caches of the parser and of sympy.
-WARM_UP = (
+# Compared once by a worker before it forks children: each pair fills caches of the parser and of sympy.
+WARM_UP_PAIRS = (
     (r"\sum_{n=1}^{\infty} \frac{1}{2^n}", "1"),
     (r"\int_0^1 x^2 dx", r"\frac{1}{3}"),
     (r"\lim_{n \to \infty} \left(1+\frac{1}{n}\right)^{n}", "e"),
@@ -80,25 +80,25 @@ WARM_UP = (
 
 
 def equal(answer: str, gold: str) -> bool | None:
-    """Whether two bare answers are the same; None where one of them is no LaTeX that can be read."""
+    """True if two bare answers are equal. None: one of them is not LaTeX that can be parsed."""
     complex_numbers = any(IMAGINARY.search(text) or should_treat_as_complex(text) for text in (answer, gold))
     first, second = (parse(text, real=not complex_numbers) for text in (answer, gold))
     if first is None or second is None:
         return None
     if is_equation(first) != is_equation(second):
-        first, second = value(first), value(second)
-    if first is None or second is None or repetitions(first) != repetitions(second):
+        first, second = equation_value(first), equation_value(second)
+    if first is None or second is None or count_repeats(first) != count_repeats(second):
         return False
-    ordered = not (isinstance(first, Expr) and isinstance(second, Expr))
-    return same(first, second) or (ordered and same(second, first))
+    order_matters = not (isinstance(first, Expr) and isinstance(second, Expr))
+    return matches(first, second) or (order_matters and matches(second, first))
 
 
 def parse(text: str, *, real: bool) -> Parsed | None:
-    """Finite mathematics in the LaTeX that is allowed here; None for everything else."""
+    """Parse an answer. None: not in the LaTeX allowed here, or not finite."""
     if not CHARACTERS.fullmatch(text) or WORD.fullmatch(text):
         return None
     try:
-        parsed = read(text, real)
+        parsed = parse_latex(text, real)
     except MemoryError:
         raise
     except Exception:
@@ -106,58 +106,61 @@ def parse(text: str, *, real: bool) -> Parsed | None:
     return parsed if isinstance(parsed, Basic | MatrixBase) and not parsed.has(nan, zoo) else None
 
 
-def typeset(text: str) -> str:
-    """LaTeX for what was typed as in a program, without what only sets sizes."""
-    plain = PLAIN.sub(r"\\\1", SIZES.sub("", text)).replace("**", "^")
-    return GROUPED.sub(lambda match: (r"\sqrt" if match[1] else "^") + f"{{{match[2]}}}", plain)
+def to_latex(text: str) -> str:
+    """Replace program-style notation (`sqrt(x)**2`, `pi`) by LaTeX, and remove commands that only set sizes."""
+    latex = TYPED.sub(r"\\\1", SIZES.sub("", text)).replace("**", "^")
+    return GROUPED.sub(lambda match: (r"\sqrt" if match[1] else "^") + f"{{{match[2]}}}", latex)
 
 
-def read(text: str, real: bool) -> Any:
-    """What the grammar makes of it. Raises all kinds of errors."""
-    latex = normalize_latex(typeset(text), NORMALIZATION)
+def parse_latex(text: str, real: bool) -> object:
+    """Parse with the library's grammar. Raises many kinds of exceptions."""
+    latex = normalize_latex(to_latex(text), NORMALIZATION)
     if not COMMANDS.issuperset(COMMAND.findall(latex)):
-        raise ValueError("a command that is not allowed")
+        raise ValueError("a LaTeX command that is not allowed")
     parsed = latex2sympy(latex, is_real=real or None, normalization_config=None, conversion_config=CONVERSION)
     return parsed if real else cast(Parsed, parsed).subs(Symbol("i"), I)
 
 
-def value(parsed: Parsed) -> Parsed | None:
-    """The 4 of `x = 4`, `f(x) = 4` and `2 + 2 = 4`; None for `2 + 3 = 4` and `2x + z = 4`; no equation: itself."""
+def equation_value(parsed: Parsed) -> Parsed | None:
+    """The 4 of `x = 4`, `f(x) = 4` and `2 + 2 = 4`. None: no such value, as in `2 + 3 = 4` and `2x + z = 4`.
+
+    Anything but an equation is returned as it is.
+    """
     if not is_equation(parsed):
         return parsed
-    links = getattr(parsed, WRITTEN, (parsed,))
-    left, right = links[0].lhs, links[-1].rhs
+    equations = getattr(parsed, AS_WRITTEN, (parsed,))
+    left, right = equations[0].lhs, equations[-1].rhs
     if is_expr_of_only_symbols(left) and not left.has(Add):
         return right
-    holds = not parsed.free_symbols and all(same(link.lhs, link.rhs) for link in links)
+    holds = not parsed.free_symbols and all(matches(each.lhs, each.rhs) for each in equations)
     return right if holds else None
 
 
-def repetitions(parsed: Parsed) -> int:
-    """How many elements of a list are there twice: 2 in `1, 1, 1`, which sympy takes for the set of 1."""
-    return len(getattr(parsed, WRITTEN, parsed.args)) - len(parsed.args) if isinstance(parsed, FiniteSet) else 0
+def count_repeats(parsed: Parsed) -> int:
+    """Number of repeated elements of a list: 2 in `1, 1, 1`, which sympy parses as the set {1}."""
+    return len(getattr(parsed, AS_WRITTEN, parsed.args)) - len(parsed.args) if isinstance(parsed, FiniteSet) else 0
 
 
-def same(first: Parsed, second: Parsed) -> bool:
-    """math-verify's opinion, which depends on the order for relations and sets, without its known mistakes."""
+def matches(first: Parsed, second: Parsed) -> bool:
+    """Ask math-verify, and correct its known mistakes. The order matters for relations and sets."""
     if not verify(first, second, allow_set_relation_comp=True, timeout_seconds=None):
-        # It does not calculate where one of them is a single symbol.
+        # It does not simplify if one of them is a single symbol.
         return isinstance(first, Symbol) != isinstance(second, Symbol) and sympy_symbolic_eq(first, second)
     if isinstance(first, Eq) and isinstance(second, Eq):
-        return first == second or not contradictory(first)
-    return close(first, second)
+        return first == second or not has_no_solution(first)
+    return decimals_agree(first, second)
 
 
-def contradictory(equation: Eq) -> bool:
-    """Whether it has no solution: any two equations without one have the same."""
+def has_no_solution(equation: Eq) -> bool:
+    """True if an equation has no solution. math-verify compares solutions, so any two such equations would be equal."""
     try:
         return solve(equation, equation.free_symbols) == []
     except (NotImplementedError, ValueError, TypeError, AttributeError):
         return False
 
 
-def close(first: Parsed, second: Parsed) -> bool:
-    """Whether decimals agree relative to their size too: rounded to six places, 3e-7 is 0."""
+def decimals_agree(first: Parsed, second: Parsed) -> bool:
+    """True if decimals agree to 1e-5 of their size. math-verify rounds to six places, which makes 3e-7 zero."""
     numbers = [each for each in (first, second) if isinstance(each, Expr) and each.is_number]
     if len(numbers) < 2 or not any(each.has(Float) for each in numbers):
         return True
@@ -168,8 +171,8 @@ def close(first: Parsed, second: Parsed) -> bool:
     return abs(a - b) <= 1e-5 * max(abs(a), abs(b))
 
 
-def number(text: str, *_: Any, **__: Any) -> Expr:
-    """In place of sympy's `parse_expr`: literal numbers only."""
+def parse_number(text: str, *_: object, **__: object) -> Expr:
+    """Replacement of sympy's `parse_expr` that accepts only literal numbers."""
     if match := RATIONAL.fullmatch(text):
         return Rational(*map(int, match.groups("1")))
     if DECIMAL.fullmatch(text):
@@ -177,30 +180,30 @@ def number(text: str, *_: Any, **__: Any) -> Expr:
     raise ValueError("not a number")
 
 
-def polynomial(symbol: Symbol, expression: Expr, *_: Any, **__: Any) -> Callable[[int], Any]:
-    """In place of sympy's `lambdify` where the terms of a series are computed, which are quotients of polynomials."""
+def polynomial_function(symbol: Symbol, expression: Expr, *_: object, **__: object) -> Callable[[int], object]:
+    """Replacement of sympy's `lambdify` in `evalf`, which uses it for the terms of a series: ratios of polynomials."""
     return Poly(expression, symbol).eval
 
 
-def refuse(*_: Any, **__: Any) -> NoReturn:
-    raise NotImplementedError("nothing is evaluated here")
+def refuse(*_: object, **__: object) -> NoReturn:
+    raise NotImplementedError("strings are not run as Python here")
 
 
-def evaluate_nothing() -> None:
-    """Takes from sympy what runs strings as Python."""
-    sympy_parser.parse_expr = number
+def disable_evaluation() -> None:
+    """Replace the functions of sympy that run strings as Python."""
+    sympy_parser.parse_expr = parse_number
     sympy_parser.eval_expr = refuse
-    evalf.lambdify = polynomial
+    evalf.lambdify = polynomial_function
     vars(import_module("sympy.utilities.lambdify"))["compile"] = refuse
 
 
 def warm_up() -> Iterator[None]:
-    """Fills caches pair by pair, about a second in all; a verdict then takes a tenth of the time."""
-    for pair in WARM_UP:
+    """Fill the caches, one pair per step, about a second in all. A comparison then takes a tenth of the time."""
+    for pair in WARM_UP_PAIRS:
         equal(*pair)
         yield
 
 
-evaluate_nothing()
-# math-verify says at every first call that its time-outs, which are signals, are off.
+disable_evaluation()
+# Without this, the first call of every process logs a warning that math-verify's own time-outs (signals) are off.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

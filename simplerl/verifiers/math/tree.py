@@ -32,7 +32,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text that is no expression, in lower case with single spaces."""
+    """Text that is not an expression, in lower case with single spaces."""
 
     text: str
 

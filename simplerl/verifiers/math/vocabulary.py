@@ -47,7 +47,7 @@ NO_UNITS = {
     "below", "above", "under", "over", "plus", "minus", "times", "negative", "to", "through", "mod", "modulo", "base",
     "is", "not", "does", "wrong", "incorrect", "and", "zero",
 }  # fmt: skip
-# What is said in words, as one of its spellings.
+# phrases and the symbol of the same meaning
 PHRASES = {
     "all real numbers": "\\mathbb{R}", "all reals": "\\mathbb{R}", "all real x": "\\mathbb{R}",
     "the set of all real numbers": "\\mathbb{R}", "any real number": "\\mathbb{R}", "empty set": "\\emptyset",

@@ -1,8 +1,8 @@
-"""Judges one pair after another, each in a forked child that can be killed: `python -m simplerl.verifiers.math.worker`.
+"""Compare one pair of answers after another, each in a forked child: `python -m simplerl.verifiers.math.worker`.
 
-Each line it reads is a pair in JSON: "id", "answer", "gold", "cpu_seconds", "wall_seconds", "memory_bytes". It answers
-with {"id", "status", "seconds"}, where seconds are CPU time of the child. The first line it writes is {"ready": true}
-or {"ready": false, "error": ...}. At the end of its input it stops whatever it does. It forks: Linux and macOS only.
+Standard input: one `Request` in JSON per line. Standard output: first {"ready": true} or {"ready": false, "error":
+...}, then one {"id", "status", "seconds"} per request, where seconds are the child's CPU time. At the end of its input
+the worker stops at once and kills a child that still runs. It forks, so it needs Linux or macOS.
 """
 
 from __future__ import annotations
@@ -18,48 +18,58 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn, TypedDict
 
-Request = dict[str, Any]
-Reply = dict[str, Any]
 Equal = Callable[[str, str], bool | None]
 
 STATUS = {True: "equal", False: "different", None: "unparsed"}
 OWNER_CHECK_SECONDS = 5
-PAUSE_SECONDS = 0.05
-NO_MORE = object()
+WARM_UP_DELAY_SECONDS = 0.05
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
-# Deep enough for what people write; what is deeper is an error, not a crash.
+# Deep enough for what people write. Deeper text raises RecursionError before it can overflow the C stack.
 RECURSION_LIMIT = 3000
 OPEN_FILES = 32
+
+
+class Request(TypedDict):
+    id: int
+    answer: str
+    gold: str
+    cpu_seconds: float
+    wall_seconds: float
+    memory_bytes: int
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints is no reply
+    os.dup2(2, 1)  # anything a library prints goes to standard error
     try:
         from simplerl.verifiers.math.symbolic import equal, warm_up
     except Exception as error:
         send(replies, {"ready": False, "error": str(error)})
         return
     send(replies, {"ready": True})
-    for request in requests(warm_up()):
+    for request in read_requests(warm_up()):
         send(replies, judge(request, equal))
 
 
-def send(descriptor: int, reply: Reply) -> None:
+def send(descriptor: int, reply: dict[str, str | float]) -> None:
+    """Write a line in one call, so that the reader never sees part of one."""
     os.write(descriptor, json.dumps(reply).encode() + b"\n")
 
 
-def requests(chores: Iterator[None]) -> Iterator[Request]:
-    """The requests on standard input, until it ends or its owner is gone. Chores are done while there are none."""
-    owner, pending, idle = os.getppid(), b"", False
+def read_requests(warm_up: Iterator[None]) -> Iterator[Request]:
+    """Requests on standard input, until it ends or the owner is gone. While there are none, advance `warm_up`."""
+    owner, pending, warm = os.getppid(), b"", False
     while os.getppid() == owner:
-        if not poll({0: select.POLLIN}, OWNER_CHECK_SECONDS if idle else PAUSE_SECONDS):
-            idle = idle or next(chores, NO_MORE) is NO_MORE
-            # Frozen objects are not touched by the children's collector, so their pages stay shared.
+        if not wait_for({0: select.POLLIN}, OWNER_CHECK_SECONDS if warm else WARM_UP_DELAY_SECONDS):
+            try:
+                next(warm_up)
+            except StopIteration:
+                warm = True
+            # The children's garbage collector skips frozen objects, so their memory pages stay shared.
             gc.freeze()
             continue
         data = os.read(0, 1 << 16)
@@ -69,46 +79,47 @@ def requests(chores: Iterator[None]) -> Iterator[Request]:
         yield from map(json.loads, lines)
 
 
-def poll(events: dict[int, int], seconds: float) -> set[int]:
-    """The descriptors that something happens to within a time; that one is closed needs no asking for."""
+def wait_for(events: dict[int, int], seconds: float) -> set[int]:
+    """Descriptors with one of their events within `seconds`. An empty mask still reports that the other end closed."""
     waiting = select.poll()
-    for descriptor, wanted in events.items():
-        waiting.register(descriptor, wanted)
+    for descriptor, mask in events.items():
+        waiting.register(descriptor, mask)
     return {descriptor for descriptor, _ in waiting.poll(math.ceil(seconds * 1000))}
 
 
-def judge(request: Request, equal: Equal) -> Reply:
-    """A verdict, from a child that knows nothing of earlier ones and is gone afterwards."""
+def judge(request: Request, equal: Equal) -> dict[str, str | float]:
+    """Compare a pair in a forked child, so that no comparison affects a later one."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        decide(request, equal, writing)
+        run_child(request, equal, writing)
     os.close(writing)
-    happened = poll({reading: select.POLLIN, 0: 0}, request["wall_seconds"])
-    word = os.read(reading, 64).decode() if reading in happened else ""
+    ready = wait_for({reading: select.POLLIN, 0: 0}, request["wall_seconds"])
+    word = os.read(reading, 64).decode() if reading in ready else ""
     os.close(reading)
-    os.kill(child, signal.SIGKILL)  # it may still run, or have been stopped
-    _, ended, usage = os.wait4(child, 0)
+    os.kill(child, signal.SIGKILL)  # it may still run, or be stopped
+    _, wait_status, usage = os.wait4(child, 0)
     seconds = usage.ru_utime + usage.ru_stime
-    status = word or cause(ended, overrun=not happened, spent=seconds >= 0.99 * request["cpu_seconds"])
+    used_up = seconds >= 0.99 * request["cpu_seconds"]
+    status = word or why_no_word(wait_status, wall_time_over=not ready, cpu_time_over=used_up)
     return {"id": request["id"], "status": status, "seconds": round(seconds, 6)}
 
 
-def cause(ended: int, *, overrun: bool, spent: bool) -> str:
-    """Why a child did not answer, from its wait status and whether its time and its CPU time were used up."""
-    killer = os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else 0
-    if spent or killer in (signal.SIGPROF, signal.SIGXCPU):
+def why_no_word(wait_status: int, *, wall_time_over: bool, cpu_time_over: bool) -> str:
+    """Status of a child that wrote no word."""
+    killer = os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else 0
+    if cpu_time_over or killer in (signal.SIGPROF, signal.SIGXCPU):
         return "timeout"
-    if overrun:
+    if wall_time_over:
         return "stalled"
-    # Nobody else kills here, but a kernel short of memory does.
+    # Its pipe closed before this worker killed it: the kernel did, short of memory.
     return "memory" if killer == signal.SIGKILL else "crash"
 
 
-def decide(request: Request, equal: Equal, writing: int) -> NoReturn:
-    """The child: it writes one word, or dies without."""
+def run_child(request: Request, equal: Equal, writing: int) -> NoReturn:
+    """Compare in the child, write one word to `writing`, and exit."""
     try:
-        confine(request, writing)
+        set_limits(request, writing)
         os.write(writing, compare(request, equal).encode())
     finally:
         os._exit(0)
@@ -123,8 +134,8 @@ def compare(request: Request, equal: Equal) -> str:
         return "crash"
 
 
-def confine(request: Request, writing: int) -> None:
-    """Limits CPU time, memory, recursion and files of this process, and leaves it its pipe only."""
+def set_limits(request: Request, writing: int) -> None:
+    """Limit CPU time, memory, recursion and files of this process. Close every descriptor except `writing`."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -134,26 +145,26 @@ def confine(request: Request, writing: int) -> None:
     sys.setrecursionlimit(RECURSION_LIMIT)
     sys.dont_write_bytecode = True
     seconds = request["cpu_seconds"]
-    # The timer knows fractions of seconds; the limit is there for what would outlive the timer.
+    # The timer counts fractions of a second. The limit, in whole seconds, holds even if the timer is switched off.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    limit(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
-    limit(resource.RLIMIT_FSIZE, 0)
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-    limit(resource.RLIMIT_AS, address_space() + request["memory_bytes"])
+    lower_limit(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
+    lower_limit(resource.RLIMIT_FSIZE, 0)
+    lower_limit(resource.RLIMIT_CORE, 0)
+    lower_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
+    lower_limit(resource.RLIMIT_AS, address_space() + request["memory_bytes"])
 
 
-def limit(which: int, most: int) -> None:
-    """Lowers a limit for good; one that is lower already, or that the system does not have, stays as it is."""
-    _, hard = resource.getrlimit(which)
-    if hard == resource.RLIM_INFINITY or most <= hard:
+def lower_limit(resource_id: int, value: int) -> None:
+    """Lower a limit for good. A limit that is lower already, or unknown to the system, stays as it is."""
+    _, hard = resource.getrlimit(resource_id)
+    if hard == resource.RLIM_INFINITY or value <= hard:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(which, (most, most))
+            resource.setrlimit(resource_id, (value, value))
 
 
 def address_space() -> int:
-    """Bytes of this process's address space; 0 where the system does not tell."""
+    """Bytes of this process's address space; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -162,7 +173,7 @@ def address_space() -> int:
 
 
 def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent ends."""
+    """Ask the kernel to kill this process when its parent ends (Linux only)."""
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
