@@ -1,6 +1,6 @@
 """Mutation testing: change one operator, constant or statement at a time and see whether a test fails.
 
-    python scripts/mutate.py [ROOM ...] [--file PART] [--jobs 2] [--sample N] [--list]
+    python scripts/mutate.py [ROOM ...] [--at FILE:LINE] [--jobs 2] [--sample N] [--list]
 
 Prints the mutants that no test notices. The tests of each room are those in `ROOMS`, its fast ones. Not part of CI; the
 figures are in docs/benchmarks/mutation.md.
@@ -293,10 +293,18 @@ def survivors(
     return alive
 
 
+def is_at(mutant: Mutant, places: Sequence[str] | None) -> bool:
+    """True if a mutant is in one of these files or lines. None: everywhere."""
+    here = f"/{mutant.path.name}:{mutant.line}:"
+    return places is None or any(f"/{place}:" in here for place in places)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(ROOMS)}; all if none is given")
-    parser.add_argument("--file", default="", help="only files whose path contains this")
+    parser.add_argument(
+        "--at", action="append", metavar="FILE[:LINE]", help="only mutants of this place, repeatable"
+    )
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=1)
     parser.add_argument("--sample", type=int, help="run N mutants of each room, drawn with a fixed seed")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
@@ -316,8 +324,7 @@ def main() -> None:
             found: list[tuple[Mutant, ast.Module]] = []
             for path in sorted((ROOT / "simplerl" / room).glob("*.py")):
                 tree = ast.parse(path.read_text(encoding="utf-8"))
-                if options.file in str(path):
-                    found += [(mutant, tree) for mutant in mutants_of(path, tree)]
+                found += [(mutant, tree) for mutant in mutants_of(path, tree) if is_at(mutant, options.at)]
             if options.sample is not None:
                 found = random.Random(0).sample(found, min(options.sample, len(found)))
             if options.list:

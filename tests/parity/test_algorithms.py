@@ -267,17 +267,17 @@ def test_no_entropy_bonus_without_a_coefficient(name: str) -> None:
 
 @BOTH
 def test_a_step_s_only_update_has_ratio_one_and_measures_the_mismatch_itself(name: str) -> None:
-    # No old log-probs. Ratio 1 with the gradient of the ratio: -A / 2 of each token.
-    batch = to_train([2], [1.0, -3.0], sampled=[-1.2, -0.95], ref=[-1.5, -1.5])
-    result = policy_loss(build(name), batch, [-1.0, -1.0])
-    assert result.loss == pytest.approx((-1 + 3) / 2)
-    assert result.gradient == near(-1 / 2, 3 / 2)
-    # Own minus sampled log-probs are 0.2 and -0.05; beyond 0.1 is one of two.
-    assert result.stats["mismatch/mean"] == pytest.approx(0.125)
+    # No old log-probs. Ratio 1 with the gradient of the ratio: -A / 3 of each token.
+    batch = to_train([3], [1.0, -3.0, 5.0], sampled=[-0.8, -1.05, -1.05], ref=[-1.5] * 3)
+    result = policy_loss(build(name), batch, [-1.0] * 3)
+    assert result.loss == pytest.approx(-1)
+    assert result.gradient == near(-1 / 3, 1, -5 / 3)
+    # Own minus sampled log-probs are -0.2, 0.05 and 0.05; beyond 0.1 is one of three.
+    assert result.stats["mismatch/mean"] == pytest.approx(0.1)
     assert result.stats["mismatch/max"] == pytest.approx(0.2)
-    assert result.stats["mismatch/beyond"] == 0.5
-    # The mean of e^d - 1 - d: (0.0214028 + 0.0012294) / 2.
-    assert result.stats["mismatch/kl"] == pytest.approx(0.0113161, abs=1e-6)
+    assert result.stats["mismatch/beyond"] == pytest.approx(1 / 3)
+    # The mean of e^d - 1 - d: (0.0187308 + 0.0012711 + 0.0012711) / 3.
+    assert result.stats["mismatch/kl"] == pytest.approx(0.0070910, abs=1e-6)
     assert result.stats["kl/reference"] == pytest.approx(0.5)
 
 
@@ -415,15 +415,17 @@ def test_the_kl_coefficient_is_fixed_without_a_target_and_survives_a_checkpoint(
 @pytest.mark.parametrize(
     ("clip", "loss", "gradient"),
     [
-        # Old values 0. V = 0.5, R = 1: (V - R)^2 = 0.25, or with V clipped to 0.3, 0.49: the larger, no gradient.
-        # V = -1, R = 0.5: 2.25, or with V clipped to -0.3, 0.64: the larger is unclipped, gradient V - R.
-        (0.3, 0.5 * (0.49 + 2.25) / 2, [0, -1.5 / 2]),
-        (None, 0.5 * (0.25 + 2.25) / 2, [-0.5 / 2, -1.5 / 2]),
+        # Old values 1. The loss is half the larger of (V - R)^2 and, with V clipped to [0.7, 1.3], (V_c - R)^2.
+        #   V = 1.5, R = 2: 0.25 and 0.49 (clipped, no gradient)
+        #   V = 0.5, R = 0: 0.25 and 0.49 (clipped, no gradient)
+        #   V = 0, R = 1.5: 2.25 (gradient V - R) and 0.64
+        (0.3, 0.5 * (0.49 + 0.49 + 2.25) / 3, [0, 0, -1.5 / 3]),
+        (None, 0.5 * (0.25 + 0.25 + 2.25) / 3, [-0.5 / 3, 0.5 / 3, -1.5 / 3]),
     ],
 )
 def test_the_critic_s_loss_with_and_without_its_clip(clip: float | None, loss: float, gradient: list[float]) -> None:
-    batch = to_train([2], [0.0, 0.0], [1.0, 0.5], values=[0.0, 0.0])
-    result = value_loss(build("ppo", value_clip=clip), batch, [0.5, -1.0])
+    batch = to_train([3], [0.0] * 3, [2.0, 0.0, 1.5], values=[1.0] * 3)
+    result = value_loss(build("ppo", value_clip=clip), batch, [1.5, 0.5, 0.0])
     assert result.loss == pytest.approx(loss)
     assert result.gradient == near(*gradient)
 

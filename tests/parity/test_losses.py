@@ -78,6 +78,25 @@ def test_the_clip_leaves_the_gradient_where_the_ratio_is_on_the_bad_side():
     assert clip_fraction(logprobs, torch.zeros(2), advantages, **CLIP).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "clipped"),
+    [
+        # Bounds 0.5 and 2, both exact in float32. A token is clipped beyond them, in the direction it is pushed.
+        (4.0, 0.5, 1),
+        (4.0, 0.0, 0),
+        (4.0, -0.5, 0),
+        (2.0, 0.5, 0),
+        (0.25, -0.5, 1),
+        (0.25, 0.0, 0),
+        (0.25, 0.5, 0),
+        (0.5, -0.5, 0),
+    ],
+)
+def test_what_counts_as_clipped(ratio, advantage, clipped):
+    logprobs = torch.tensor([ratio]).log()
+    assert clip_fraction(logprobs, torch.zeros(1), torch.tensor([advantage]), clip_low=0.5, clip_high=1.0) == clipped
+
+
 def test_clip_higher_moves_the_upper_bound_alone():
     logprobs = torch.tensor([1.25, 0.75]).log()
     advantages = torch.tensor([1.0, -1.0])
@@ -167,6 +186,15 @@ def test_log_likelihood_loss_matches_values_worked_by_hand():
 
     assert loss.item() == pytest.approx(2 * math.log(2), abs=1e-6)
     assert logprobs.grad.tolist() == pytest.approx([-1 / 3] * 3)
+
+
+def test_log_likelihood_loss_is_weighted_by_the_advantages():
+    # -(1/4 x 2 x -1 + 3/4 x -1 x -2) = 1/2 - 3/2, gradient -w A.
+    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    loss = log_likelihood_loss(logprobs, torch.tensor([2.0, -1.0]), torch.tensor([0.25, 0.75]))
+    loss.backward()
+    assert loss.item() == -1
+    assert logprobs.grad.tolist() == [-0.5, 0.75]
 
 
 def test_log_likelihood_loss_is_the_policy_gradient_at_a_ratio_of_one():
