@@ -36,7 +36,12 @@ from types import CodeType
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "algorithms": ("tests/parity/test_algorithms.py",),
-    "batch": ("tests/unit/test_layouts.py", "tests/unit/test_batch.py"),
+    "batch": (
+        "tests/unit/test_layouts.py",
+        "tests/unit/test_batch.py",
+        "tests/parity/test_turns.py::test_response_level_tensors_hold_sampled_tokens_alone",
+        "tests/parity/test_turns.py::test_every_layout_predicts_a_token_from_the_one_before_it",
+    ),
     "losses": (
         "tests/parity/test_logprobs.py",
         "tests/parity/test_losses.py",
@@ -302,9 +307,7 @@ def is_at(mutant: Mutant, places: Sequence[str] | None) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(ROOMS)}; all if none is given")
-    parser.add_argument(
-        "--at", action="append", metavar="FILE[:LINE]", help="only mutants of this place, repeatable"
-    )
+    parser.add_argument("--at", action="append", metavar="FILE[:LINE]", help="only mutants of this place, repeatable")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=1)
     parser.add_argument("--sample", type=int, help="run N mutants of each room, drawn with a fixed seed")
     parser.add_argument("--list", action="store_true", help="print the mutants, run none")
@@ -315,6 +318,8 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for module in () if options.list else PRELOADED:
         importlib.import_module(module)
+    early = [name for name in sys.modules if any(name.startswith(f"simplerl.{room}.") for room in ROOMS)]
+    assert not early, f"{early} are loaded before any mutant"
     gc.freeze()  # pytest collects garbage twice; all of torch and transformers would be half of a mutant's time
     with tempfile.TemporaryDirectory() as folder:
         # Hypothesis would replay examples that failed for one mutant with every later one.
