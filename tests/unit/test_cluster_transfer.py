@@ -37,7 +37,7 @@ def recipe(*, kind: str = "train", engine: Any = "vllm", model: Any = None, **cl
     [
         ({"ray": None}, r"cluster\.transfer=direct: cluster\.ray is not set"),
         ({"engine": "embedded"}, r"engine\.name=embedded cannot receive them; vllm can; leave it at store"),
-        ({"model": {"lora": {"rank": 4}}}, r"model\.lora hands over adapters alone"),
+        ({"model": {"lora": {"rank": 4}}}, r"model\.lora sends adapters only"),
         ({"model": {"device": "cpu"}}, r"model\.device=cpu"),
         ({"transfer": "nccl"}, r"cluster\.transfer"),
     ],

@@ -145,7 +145,7 @@ def build(config, path, tokenizer, **how):
     return Engine()
 """)
     made = recipe(engine={"path": str(plugin), "sleep": True})
-    with pytest.raises(EngineError, match="'mine' cannot sleep; leave it false"):
+    with pytest.raises(EngineError, match=r"'mine' cannot sleep; set engine\.sleep=false"):
         services.build_engine(made, None, torch.device("cpu"))  # type: ignore[arg-type]
     plugin.write_text(plugin.read_text().replace("return Engine()", "return object()"))
     sys.modules.pop(plugins.load("engines", "mine", plugin).__name__)
