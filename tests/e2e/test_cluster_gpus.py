@@ -82,7 +82,7 @@ def test_a_colocated_learner_and_engine_share_a_gpu_which_no_other_pair_uses(clu
         pass
 
 
-def test_without_cuda_nothing_is_reserve_gpus(cluster):
+def test_without_cuda_no_gpu_is_reserved(cluster):
     with reserve_gpus(cluster_config(learners=2, engines=8), "cpu", engines=8) as placement:
         assert placement == Placement()
         assert placement.learner_options(1) == placement.engine_options(7) == cluster.ANY_NODE
