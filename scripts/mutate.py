@@ -36,23 +36,14 @@ from types import CodeType
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "algorithms": ("tests/parity/test_algorithms.py",),
-    "batch": (
-        "tests/unit/test_layouts.py",
-        "tests/unit/test_batch.py",
-        "tests/parity/test_turns.py::test_response_level_tensors_hold_sampled_tokens_alone",
-        "tests/parity/test_turns.py::test_every_layout_predicts_a_token_from_the_one_before_it",
-    ),
+    "batch": ("tests/unit/test_layouts.py", "tests/unit/test_batch.py", "tests/parity/test_turns.py"),
     "losses": (
         "tests/parity/test_logprobs.py",
         "tests/parity/test_losses.py",
         "tests/parity/test_advantages.py",
         "tests/parity/test_algorithms.py",
     ),
-    "rewards": (
-        "tests/unit/test_rewards.py",
-        "tests/unit/test_http.py::test_a_reward_is_asked_for_with_all_that_is_known",
-        "tests/unit/test_http.py::test_a_reward_is_a_number",
-    ),
+    "rewards": ("tests/unit/test_rewards.py", "tests/unit/test_http.py"),
 }
 """Rooms of the package and the tests that know them, in the order in which they run."""
 

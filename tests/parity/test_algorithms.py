@@ -472,6 +472,17 @@ def test_grpo_keeps_no_state_and_has_no_critic() -> None:
         value_loss(algorithm, to_train([1], [0.0], [0.0]), [0.0])
 
 
+def test_a_new_algorithm_starts_without_critic_reference_and_state() -> None:
+    """And says so if it lacks a method that every algorithm has."""
+    algorithm, batch = Algorithm(), to_train([1], [0.0])
+    needs = (algorithm.needs_critic, algorithm.needs_reference, algorithm.needs_old_logprobs)
+    assert (needs, algorithm.state()) == ((False, False, False), {})
+    with pytest.raises(NotImplementedError):
+        algorithm.compute_advantages(batch)
+    with pytest.raises(NotImplementedError):
+        policy_loss(algorithm, batch, [-1.0])
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
